@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * barrier.h - the only file that names a memory order.
+ *
+ * Shared words are plain integers in layout.h (cffi must parse it); they are
+ * touched through these, and only these, where another process may look.
+ */
+#ifndef ARCHIPELAGO_BARRIER_H
+#define ARCHIPELAGO_BARRIER_H
+
+#include <stdint.h>
+
+#define load_acquire(p)      __atomic_load_n((p), __ATOMIC_ACQUIRE)
+#define load_relaxed(p)      __atomic_load_n((p), __ATOMIC_RELAXED)
+#define store_release(p, v)  __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+#define store_relaxed(p, v)  __atomic_store_n((p), (v), __ATOMIC_RELAXED)
+#define exchange(p, v)       __atomic_exchange_n((p), (v), __ATOMIC_SEQ_CST)
+#define fetch_add(p, v)      __atomic_fetch_add((p), (v), __ATOMIC_RELAXED)
+#define full_fence()         __atomic_thread_fence(__ATOMIC_SEQ_CST)
+
+/* True when *p was `old` and is now `new`. Full barrier. */
+#define swap_if(p, old, new)                                                     \
+    ({ __typeof__(*(p)) _old = (old);                                            \
+       __atomic_compare_exchange_n((p), &_old, (new), 0, __ATOMIC_SEQ_CST,       \
+                                   __ATOMIC_RELAXED); })
+
+/* A counter that one thread writes and anyone reads. */
+#define count(p, n)          store_relaxed((p), load_relaxed(p) + (n))
+
+static inline void cpu_relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+#endif

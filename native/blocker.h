@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * blocker.h - the contract of peers that store objects (file, rados, memory), and of
+ * filters that stand before them (cache, delay, error). It declares nothing: it says
+ * what the fields of a request mean there.
+ *
+ * A blocker completes out of order and never blocks its loop. All requests name an
+ * object (req->volume == 0; req->object). An error is a negative errno.
+ *
+ *   op            in                                   out
+ *   READ          offset, size, data                   done = size. Past the end or in a hole:
+ *                                                      zeros. ENOENT: no such object
+ *   WRITE         offset, size, data                   creates the object if need be. done = size
+ *                 FUA: durable with its folder entry   ENOSPC, EDQUOT, EIO
+ *   WRITE_ZEROES  offset, size                         as WRITE of zeros; punches a hole unless
+ *                 NO_HOLE: space is allocated          NO_HOLE. Creates the object
+ *   DISCARD       offset, size                         those bytes read as zeros and hold no space
+ *                                                      afterwards. No such object: 0
+ *   DELETE        -                                    ENOENT if there is none
+ *   COPY          data: struct xobj of the source;     object becomes a copy of the source's first
+ *                 size                                 size bytes (zeros past its end; without the
+ *                                                      all-zero parts). ENOENT: no source
+ *   SYNC          object.volume = id; object.kind:     all that was acknowledged before, on objects
+ *                 DATA, or NONE for every kind         of that volume (0: of all), is durable
+ *   INFO          -                                    done = size in bytes, arg = bytes of space it
+ *                                                      takes. ENOENT
+ *   LIST          object.kind = namespace;             data: done objects (struct xobj each), arg =
+ *                 arg = cursor, 0 first                cursor to go on, 0 = that was all. Objects
+ *                 data_size >= 4096                    made or removed meanwhile may be missed or
+ *                                                      listed; others appear exactly once
+ *   REPLACE       size (64 KiB at most), data;         the object's whole content becomes data, in
+ *                 CREATE: must not exist               one atomic, durable step. EEXIST (CREATE).
+ *                 else arg = expected first 8 bytes    ESTALE: the first 8 bytes were not arg
+ *                 of the present content, as a u64     ENOENT: there is none
+ *                 (0: whatever they are)
+ *   ACQUIRE       object.kind = LOCK; data: owner      takes the lock for `arg` (a nonzero token) or
+ *                 text (size bytes); arg = token       finds it taken by it: done = its number, which
+ *                                                      grows with each taking. EBUSY: data = owner's
+ *                                                      text, done = its length
+ *   RELEASE       object.kind = LOCK; arg = token      ENOENT: not locked. EPERM: not by this token.
+ *                 FORCE: whoever has it                EBUSY: FORCE, but its holder lives here
+ *   HASH          size                                 SHA-256 of the first size bytes without
+ *                                                      trailing zeros; stores that content as a
+ *                                                      CONTENT object (unless empty); data: 32 bytes
+ *
+ * Writes to different byte ranges of one object may run at the same time; two that overlap
+ * land in either order. A lock dies with its holder's process (file) or lease (rados).
+ *
+ * DELETE, REPLACE, ACQUIRE, RELEASE are durable when the reply comes; DATA writes, zeroes and
+ * discards are after a SYNC or with FUA. Repeating any request that was cut short by a death
+ * must do no harm: object names are never used again for something else.
+ */
+#ifndef ARCHIPELAGO_BLOCKER_H
+#define ARCHIPELAGO_BLOCKER_H
+
+#define BLOCKER_REPLACE_MAX 65536   /* bytes of an object under REPLACE */
+
+#endif

@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * layout.h - everything that lies in the shared-memory segment, declared once.
+ *
+ * The cffi declarations of xseg/ are generated from this file, so it holds only
+ * what both a C compiler and cffi's parser read: enums, structs, fixed arrays.
+ * Sizes and offsets are asserted in segment.c and checked again when xseg/ loads.
+ *
+ * The segment
+ * -----------
+ * One POSIX shared-memory object per node. In order:
+ *
+ *     xheader            magic, version, bounds, offsets of everything below
+ *     xbell[]            doorbells, one per sleeping thread (see bell.h)
+ *     xport[]            ports: inbox, identity, counters
+ *     xroute[]           edges of the pipeline: "who sends what to whom"
+ *     xreq[]             request slots
+ *     buffer owners      one word per data buffer: who holds it
+ *     xvolume[]          open volumes
+ *     map frames         leaf pages of open volumes, and the stacks they point to
+ *     data buffers       4 KiB aligned, three classes
+ *
+ * Links are slot numbers, never pointers. A link is followed only after a bounds
+ * check and every walk has a step limit, so a scribbling peer cannot make another
+ * one loop or fault. Nothing here is ever locked: each word has one writer, or
+ * changes by one atomic operation.
+ *
+ * Ownership of a request
+ * ----------------------
+ * A slot belongs to the range of the port that created it (`src`), which alone
+ * takes it from its free list and puts it back. Between, it is at one place only:
+ *
+ *     FREE --get--> HELD by src --send--> QUEUED at dst --receive--> HELD by dst
+ *       ^                                                               |
+ *       +--put-- HELD by src <--receive-- REPLIED at src <----reply-----+
+ *
+ * `owner` names the port that holds (HELD) or will drain (QUEUED, REPLIED) it. A
+ * peer that needs something from another peer to serve a request makes a child in
+ * its own range (`parent` names the one it serves), and never passes the parent on.
+ * So a reply always goes to `src`, and what a dead peer held is found by a scan:
+ *
+ *   1. children it had made: wait until each comes back, then free it;
+ *   2. requests it was serving: only then put them into its inbox again.
+ *
+ * The order matters: a child write still under way must not land after its replay
+ * has been acknowledged.
+ */
+#ifndef ARCHIPELAGO_LAYOUT_H
+#define ARCHIPELAGO_LAYOUT_H
+
+enum xlimit {
+    XSEG_MAGIC = 0x47455358,        /* "XSEG" */
+    XSEG_VERSION = 1,
+    XSEG_BELLS = 64,
+    XSEG_PORTS = 128,
+    XSEG_STATIC_PORTS = 32,         /* ports of roles; the rest is for clients */
+    XSEG_ROUTES = 64,
+    XSEG_VOLUMES = 1024,            /* open at one time on a node */
+    XSEG_CLASSES = 3,               /* buffer sizes: 4 KiB, 64 KiB, 1 MiB */
+    XSEG_IO_MAX = 1048576,          /* bytes of one request's data at most */
+    XSEG_ROLE_MAX = 32,             /* bytes, with the final NUL */
+    XSEG_EDGE_MAX = 64,             /* bytes of "from>to", with the final NUL */
+    XSEG_NAME_MAX = 255,            /* bytes of a volume's name, without NUL */
+    XSEG_PATH_MAX = 192,            /* bytes of the doorbell folder, with NUL */
+    XSEG_LATENCY_BUCKETS = 24,      /* bucket i counts [2^i, 2^(i+1)) microseconds */
+    XSEG_NONE = 0,                  /* "no request/buffer": numbers are stored + 1 */
+
+    XMAP_LAYERS = 4,                /* objects one block's bytes may lie in, at most */
+    XMAP_CHUNK = 4096,              /* bytes one validity bit stands for */
+    XMAP_LEAF = 1024,               /* entries of a leaf page */
+    XMAP_WAYS = 8,                  /* frames a leaf may be found in */
+    XMAP_STACK_CLASSES = 3,         /* bitmaps of 8, 128, 512 bytes a layer */
+    XMAP_BLOCK_MIN_SHIFT = 16,      /* 64 KiB */
+    XMAP_BLOCK_MAX_SHIFT = 24       /* 16 MiB */
+};
+
+enum xop {
+    XOP_PING = 0,
+    /* The same four on a volume (volume != 0) and on an object (volume == 0). */
+    XOP_READ = 1, XOP_WRITE = 2, XOP_WRITE_ZEROES = 3, XOP_DISCARD = 4,
+    /* On a volume, at vlmc. */
+    XOP_FLUSH = 5, XOP_BLOCK_STATUS = 6, XOP_CACHE = 7,
+    /* On a volume, mapper to vlmc. */
+    XOP_VOL_SNAPSHOT = 8, XOP_VOL_CLOSE = 9, XOP_VOL_FREEZE = 10, XOP_VOL_THAW = 11,
+    /* On a volume, at the mapper. */
+    XOP_OPEN = 12, XOP_CLOSE = 13, XOP_NAMES = 14, XOP_CONTROL = 15,
+    XOP_MAP_LOAD = 16, XOP_MAP_COMMIT = 17,
+    /* On an object, at a blocker. See blocker.h for the contract. */
+    XOP_SYNC = 18, XOP_INFO = 19, XOP_LIST = 20, XOP_COPY = 21, XOP_DELETE = 22,
+    XOP_REPLACE = 23, XOP_ACQUIRE = 24, XOP_RELEASE = 25, XOP_HASH = 26,
+    XOP_COUNT = 27
+};
+
+enum xflag {
+    XREQ_FUA = 1,                   /* durable when the reply comes */
+    XREQ_NO_HOLE = 2,               /* WRITE_ZEROES: allocate, do not punch */
+    XREQ_FORCE = 4,                 /* RELEASE, CLOSE: though others object */
+    XREQ_READONLY = 8,              /* OPEN: no writes will come */
+    XREQ_SNAPSHOT_MARK = 16,        /* MAP_COMMIT: this record ends a snapshot */
+    XREQ_MORE = 32,                 /* in a reply: ask again for the rest */
+    XREQ_CREATE = 64                /* REPLACE: the object must not exist yet */
+};
+
+enum xstate { XREQ_FREE = 0, XREQ_HELD = 1, XREQ_QUEUED = 2, XREQ_REPLIED = 3 };
+
+/* What an object holds; also the namespace that LIST walks. */
+enum xkind {
+    XOBJ_NONE = 0,
+    XOBJ_DATA = 1,                  /* (volume, epoch, block number) */
+    XOBJ_CONTENT = 2,               /* SHA-256 of the bytes without trailing zeros */
+    XOBJ_HEADER = 3,                /* (volume) */
+    XOBJ_NAME = 4,                  /* SHA-256 of the volume's name */
+    XOBJ_PAGE = 5,                  /* (volume, epoch, page number) */
+    XOBJ_JOURNAL = 6,               /* (volume, epoch, journal number) */
+    XOBJ_LOCK = 7,                  /* (volume) */
+    XOBJ_KINDS = 8
+};
+
+/* An object's whole name: fixed size, no strings on the I/O path. Unused members
+ * are zero, so two names are equal when their 40 bytes are. */
+struct xobj {
+    uint32_t kind;                  /* enum xkind */
+    uint32_t epoch;
+    union {
+        struct { uint64_t volume; uint64_t index; uint64_t zero[2]; };
+        uint8_t digest[32];
+    };
+};
+
+struct xreq {
+    /* who has it */
+    uint32_t next;                  /* atomic; link of an inbox: slot number + 1 */
+    uint32_t state;                 /* atomic; enum xstate */
+    uint32_t index;                 /* its own slot number; never changes */
+    uint32_t incarnation;           /* of src when it took the slot */
+    uint16_t src;                   /* port that created it and gets the reply */
+    uint16_t dst;                   /* port it was last sent to */
+    uint16_t owner;                 /* port that holds it or will drain it */
+    uint16_t orphan;                /* src died meanwhile: free it on its return */
+    uint64_t flow;                  /* the endpoint's request this one serves, for tracing */
+    uint64_t sent_ns;               /* CLOCK_MONOTONIC */
+    uint32_t parent;                /* request it serves, slot number + 1 */
+    uint32_t client;                /* for the src's use: connection, task... */
+    uint64_t received_ns;           /* when dst took it in hand */
+    uint64_t reserved;
+    /* what is asked, and the answer */
+    uint16_t op;                    /* enum xop */
+    uint16_t flags;                 /* enum xflag */
+    int32_t error;                  /* in a reply: 0 or a negative errno */
+    uint32_t volume;                /* slot in xvolume[] + 1; 0: an object is meant */
+    uint32_t buffer;                /* buffer that goes with it + 1; 0: none, or borrowed */
+    uint64_t offset;                /* bytes, in the volume or the object */
+    uint64_t size;                  /* bytes asked for */
+    uint64_t data;                  /* bytes from the segment's start to the data; 0: none */
+    uint32_t data_size;             /* bytes there are at data */
+    uint32_t reserved2;
+    uint64_t done;                  /* in a reply: bytes served, or as the op says */
+    uint64_t arg;                   /* as the op says */
+    struct xobj object;
+    uint64_t sender[3];             /* src's scratch: stays as it is while the request is away */
+    uint64_t holder[8];             /* scratch of the port that serves it; zero on arrival */
+};
+
+struct xport {
+    uint32_t head;                  /* atomic; inbox: slot number + 1 of the newest, 0 = empty */
+    uint32_t bound;                 /* atomic; 1: a live process serves it */
+    uint32_t incarnation;           /* grows with each bind */
+    uint32_t bell;
+    int32_t pid;
+    uint32_t first;                 /* its slots are [first, first + count) */
+    uint32_t count;
+    uint32_t ready;                 /* the peer's start has finished */
+    char role[32];                  /* empty: a free dynamic port */
+    char type[32];
+    char process[32];               /* the process the configuration puts it in */
+    uint64_t bound_ns;              /* CLOCK_REALTIME of the bind */
+    uint64_t start_time;            /* of the process, in clock ticks after boot: pid reuse guard */
+    uint64_t buffers_held[3];       /* buffers of each class this port holds */
+    uint64_t buffers_max[3];        /* its quota */
+    /* counters; the owner alone writes them */
+    uint64_t received;              /* requests that came in */
+    uint64_t served;                /* replies sent */
+    uint64_t errors;                /* of these, with an error */
+    uint64_t sent;                  /* requests sent on */
+    uint64_t bytes_read;            /* data bytes of READs served */
+    uint64_t bytes_written;
+    uint64_t rings;                 /* doorbells rung */
+    uint64_t wakes;                 /* times its loop slept and was woken */
+    uint64_t no_request;            /* times its slots had run out */
+    uint64_t no_buffer;             /* times no buffer could be had */
+    uint64_t recovered;             /* requests put back into its inbox after a death */
+    uint64_t dropped;               /* replies to an earlier incarnation */
+    uint64_t latency_us[3][24];     /* READ, WRITE, others: time until a sent request came back */
+};
+
+struct xbell {
+    uint32_t sleeping;              /* atomic; the owner sleeps or is about to */
+    uint32_t taken;                 /* atomic; pid of the owner */
+    uint64_t start_time;            /* of that pid */
+    uint64_t pad[6];
+};
+
+/* An edge: where `from` sends what is meant for the role `to`. */
+struct xroute {
+    uint32_t port;                  /* atomic */
+    uint32_t used;                  /* atomic */
+    char edge[64];                  /* "from>to" */
+    uint64_t pad[7];
+};
+
+enum xvolume_state { XVOL_FREE = 0, XVOL_OPENING = 1, XVOL_OPEN = 2, XVOL_CLOSING = 3 };
+
+/* An open volume. The mapper writes it while OPENING and, of an open one, only
+ * while vlmc has it frozen; vlmc writes the second part; everyone reads. */
+struct xvolume {
+    uint32_t state;                 /* atomic; enum xvolume_state */
+    uint32_t generation;            /* grows with each use of this slot */
+    uint64_t id;                    /* never reused */
+    uint64_t size;                  /* bytes */
+    uint32_t block_shift;           /* block size is 1 << block_shift bytes */
+    uint32_t readonly;
+    uint64_t opened_ns;             /* CLOCK_REALTIME */
+    uint64_t lock_number;           /* of the lock the mapper holds; 0: none needed */
+    uint64_t parent;                /* id of the snapshot it was cloned from, or 0 */
+    uint32_t administrative;        /* kept open by `vlmc open` */
+    uint32_t pad;
+    char name[256];
+    uint16_t opens[128];            /* how many times each port has it open */
+    /* vlmc's */
+    uint32_t epoch;                 /* new objects carry it */
+    uint32_t writable_since;        /* own objects of this epoch or later may be written */
+    uint64_t commit_seq;            /* number of the last journal record committed */
+    uint64_t journal_offset;        /* the mapper's: where the next record goes */
+    uint32_t dirty;                 /* data was written since the last data sync */
+    uint32_t frozen;
+    uint64_t writes_in_flight;
+    uint64_t reads;                 /* counters */
+    uint64_t writes;
+    uint64_t bytes_read;
+    uint64_t bytes_written;
+    uint64_t first_writes;          /* writes that made a block the volume's own */
+    uint64_t merges;                /* stacks merged to keep the bound */
+    uint64_t flushes;
+    uint64_t commits;
+    uint64_t snapshots;
+};
+
+/* Where a block's bytes are. volume == 0: nowhere, the block is zeros. Published by
+ * one 16-byte store, so that a death leaves the old or the new. */
+struct xentry {
+    uint64_t volume;                /* of the topmost object; XENTRY_CONTENT: see the stack */
+    uint32_t epoch;
+    uint32_t stack;                 /* 0: that one object holds all; else stack number + 1 */
+};
+
+/* One leaf page of an open volume. All of it is vlmc's. */
+struct xframe {
+    uint64_t volume_id;             /* 0: free */
+    uint64_t leaf;                  /* block number / XMAP_LEAF */
+    uint32_t valid;                 /* entries may be used */
+    uint32_t slot;                  /* volume slot */
+    uint64_t used;                  /* loop turn of the last use: eviction takes the oldest */
+    uint64_t pad[4];
+    uint32_t dirty[32];             /* bit per entry: changed, in no record yet */
+    uint32_t committing[32];        /* bit per entry: in a record on its way */
+    struct xentry entry[1024];
+};
+
+/* A stack of layers, topmost first. What follows in the record's memory are
+ * `layers - 1` bitmaps: bit c of bitmap l says that chunk c lies in layer l unless a
+ * layer above has it. The last layer has no bitmap: it holds whatever is left. */
+struct xstack {
+    uint32_t layers;                /* 1..XMAP_LAYERS */
+    uint32_t bitmap_size;           /* bytes of one bitmap, a multiple of 8 */
+    struct xobj layer[4];           /* index is the block number for XOBJ_DATA */
+};
+
+struct xheader {
+    uint32_t magic;
+    uint32_t version;
+    uint64_t size;                  /* bytes of the whole segment */
+    uint64_t layout;                /* hash of the sizes: another build's segment is refused */
+    uint64_t created_ns;            /* CLOCK_REALTIME */
+    uint32_t slots;                 /* request slots in all */
+    uint32_t static_slots;          /* per static port */
+    uint32_t dynamic_slots;         /* per dynamic port */
+    uint32_t frames;                /* a multiple of XMAP_WAYS */
+    uint32_t buffers[3];            /* of each class */
+    uint32_t stacks[3];             /* of each class */
+    uint64_t bells_offset;
+    uint64_t ports_offset;
+    uint64_t routes_offset;
+    uint64_t reqs_offset;
+    uint64_t owners_offset[3];
+    uint64_t volumes_offset;
+    uint64_t frames_offset;
+    uint64_t stacks_offset[3];
+    uint64_t buffers_offset[3];
+    uint64_t flow;                  /* atomic; last flow id given out */
+    char run[192];                  /* folder of the doorbells */
+};
+
+#endif

@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * map.h - what a volume is made of: entries, stacks, leaf pages, journal records.
+ *
+ * The map of a volume says for every block where its bytes lie: nowhere (zeros), in one
+ * object, or in a stack of up to XMAP_LAYERS objects with validity bitmaps. On the store it
+ * is a persistent tree of immutable pages plus a journal of changes since the tree's root
+ * was written; the header (written by the mapper, see peers/mapper.py) names the root and
+ * the stretches of journal. A snapshot or clone is a header with the same root and the same
+ * stretches: nothing else is copied, whatever the size.
+ *
+ * Who owns what. A data object, page or journal is named (volume id, epoch, number). A
+ * volume may write an object in place only if it carries its own id and an epoch of
+ * `writable_since` or later: a snapshot raises both `epoch` and `writable_since`, and with
+ * that every older object is shared and read-only, without touching any entry. Opening for
+ * writing raises `epoch` alone: an object that a lost life created but never committed is
+ * never met again, as its name is never used again.
+ *
+ * Records
+ * -------
+ * Leaf pages, inner pages and journal records have one shape, all little-endian:
+ *
+ *   offset size
+ *        0    4  magic "ARCR"
+ *        4    2  version, 1
+ *        6    2  kind: 1 journal record, 2 leaf page, 3 inner page
+ *        8    8  id of the volume that wrote it
+ *       16    4  epoch it was written in
+ *       20    4  flags: 1 snapshot mark: from the next record on writable_since = epoch + 1
+ *       24    8  sequence number (journal: grows by 1 a record) or page number
+ *       32    8  first block it covers (pages)
+ *       40    4  entries in the payload
+ *       44    4  bytes of payload
+ *       48    4  level (pages: 0 leaf, 1.. inner)
+ *       52    4  block shift
+ *       56    8  checksum: XXH3-64 of the whole record with these 8 bytes zero
+ *       64    .  payload
+ *
+ * A journal record is padded with zeros to a multiple of RECORD_ALIGN, so that appending
+ * never rewrites a sector that is already durable.
+ *
+ * Payload of a leaf or journal record: for each block that is not zeros (leaf) or has
+ * changed (journal), in ascending order of blocks:
+ *
+ *        0    8  block number
+ *        8    1  layers, 0 (zeros) .. XMAP_LAYERS
+ *        9    1  reserved, 0
+ *       10    2  bytes of one bitmap (0 when layers < 2)
+ *       12    4  reserved, 0
+ *       16    .  layers, topmost first: kind u32, epoch u32, then for DATA the volume id
+ *                (8 bytes; the index is the block number), for CONTENT the digest (32 bytes)
+ *        .    .  layers - 1 bitmaps: bit c of bitmap l: chunk c lies in layer l unless a
+ *                layer above has it
+ *
+ * Payload of an inner page of level n: for each child that exists, ascending:
+ *
+ *        0    8  child's first block >> (10 * n)
+ *        8    8  page: volume id
+ *       16    4  page: epoch
+ *       20    4  reserved, 0
+ *       24    8  page: number
+ *
+ * A child covers XMAP_LEAF^n blocks. Everything is checked on decoding: bounds, order,
+ * reserved fields, checksum; these decoders are fuzz targets.
+ *
+ * Durability. vlmc keeps a dirty bit per entry. A commit encodes the dirty entries as they
+ * are, asks the data blocker for a SYNC, and only then has the mapper append the record: so
+ * a bit is never durable before the data it vouches for. Commits of a volume never overlap.
+ *
+ * Between vlmc and mapper
+ * -----------------------
+ *   MAP_LOAD    volume; offset = first block, size = number of blocks (never across a leaf's
+ *               end); data: room for a record. Reply: data holds a leaf record with the
+ *               present, committed entries, done = its bytes. MORE: the record ends early,
+ *               arg = first block to ask for next.
+ *   MAP_COMMIT  volume; data, size: a complete journal record. Its sequence number is
+ *               commit_seq + 1 of the volume; a number already appended is acknowledged and
+ *               skipped. Reply when durable: done = journal offset after it.
+ *               SNAPSHOT_MARK as in the record.
+ *   VOL_SNAPSHOT mapper to vlmc, on an open volume. vlmc holds back new writes until those
+ *               under way are done, encodes the dirty entries into a record with the mark,
+ *               raises epoch and writable_since, lets writes go on, then syncs and commits
+ *               that record. Reply: done = journal offset after it, arg = its sequence number.
+ *   VOL_FREEZE  mapper to vlmc: hold back all new requests, finish those under way, commit
+ *               everything. Reply when nothing is dirty. The volume stays frozen.
+ *   VOL_THAW    forget the volume's leaf pages (size, root and so on may have changed in
+ *               xvolume), go on. Without a preceding freeze: 0.
+ *   VOL_CLOSE   as VOL_FREEZE, then forget the leaf pages; the slot may be reused after it.
+ */
+#ifndef ARCHIPELAGO_MAP_H
+#define ARCHIPELAGO_MAP_H
+
+#include "maplayout.h"
+
+/* Starts a record in buf. The payload grows by record_add*(). */
+void record_begin(struct record *rec, void *buf, uint64_t capacity,
+                  const struct record_info *info);
+/* Appends an entry. ENOSPC: it does not fit; the record is as before. */
+int record_add(struct record *rec, uint64_t block, const struct xentry *entry,
+               const struct xstack *stack);
+/* Copies an encoded entry of `length` bytes. ENOSPC. */
+int record_add_encoded(struct record *rec, const void *entry, uint64_t length);
+/* Appends a child of an inner page. ENOSPC. */
+int record_add_child(struct record *rec, uint64_t child, const struct page_ref *page);
+/* Fills in the header and pads with zeros to `align` (1: not). Bytes in all. */
+uint64_t record_end(struct record *rec, uint32_t align);
+
+/* Reads and checks a record's header and checksum. EBADMSG: damaged (info->reason says how).
+ * ENODATA: no record begins here (zeros, or too short for a header). */
+int record_check(const void *buf, uint64_t available, struct record_info *info);
+
+/* Walks the entries of a checked leaf or journal record. Start with *at = 0. 1: *item is
+ * filled, 0: the end, EBADMSG: damaged. `item->encoded` points into buf. */
+int record_next(const void *buf, uint64_t *at, struct map_item *item);
+/* The same for the children of an inner page. */
+int record_next_child(const void *buf, uint64_t *at, uint64_t *child, struct page_ref *page);
+
+/* Puts an item into entry and, where it has one, stack (room for its bitmaps). */
+void item_to_entry(const struct map_item *item, struct xentry *entry, struct xstack *stack);
+
+/* Follows a journal from its start. The stretch ends at `length`, at the first byte that is
+ * no intact record, or where a sequence number or volume does not go on. Reports where it
+ * ended and what it saw; scan->reason tells why it ended before `length`. */
+void journal_scan(const void *journal, uint64_t length, uint64_t volume, struct journal_scan *scan);
+/* Numbers of the leaves (block / XMAP_LEAF) that a journal touches, ascending, without
+ * repeats. Returns how many there are, though no more than `room` are stored. */
+uint64_t journal_leaves(const void *journal, uint64_t length, uint64_t *leaves, uint64_t room);
+
+/* The entries of blocks [first, first + count), all of one leaf: those of the leaf page
+ * (NULL: none) overlaid by `journals` stretches in order; a leaf record into out. Entries
+ * that are zeros are left out. *next = first block that found no room, or first + count.
+ * Returns bytes of the record, or a negative errno (EBADMSG). */
+int64_t map_merge(const void *leaf, const struct journal_span *journals, uint32_t journal_count,
+                  uint64_t first, uint32_t count, const struct record_info *info,
+                  void *out, uint64_t capacity, uint64_t *next);
+
+/* Bytes of one bitmap for a block size; the stack class that holds it. */
+static inline uint32_t map_bitmap_size(uint32_t block_shift)
+{
+    uint32_t chunks = 1u << (block_shift - 12);
+    return chunks < 64 ? 8 : chunks / 8;
+}
+static inline uint32_t map_stack_class(uint32_t block_shift)
+{
+    return block_shift <= 18 ? 0 : block_shift <= 22 ? 1 : 2;
+}
+static inline uint8_t *stack_bitmap(struct xstack *stack, uint32_t layer)
+{
+    return (uint8_t *)(stack + 1) + layer * stack->bitmap_size;
+}
+
+#endif

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * maplayout.h - the structs of map.h that Python sees too. Parsed by cffi like layout.h.
+ */
+#ifndef ARCHIPELAGO_MAPLAYOUT_H
+#define ARCHIPELAGO_MAPLAYOUT_H
+
+#include "layout.h"
+
+enum maplimit {
+    RECORD_MAGIC = 0x52435241,      /* "ARCR" */
+    RECORD_VERSION = 1,
+    RECORD_HEADER = 64,             /* bytes before the payload */
+    RECORD_ALIGN = 512,             /* journal records are padded to it */
+    RECORD_JOURNAL = 1, RECORD_LEAF = 2, RECORD_INNER = 3,
+    RECORD_MARK = 1,                /* flag: ends a snapshot */
+    RECORD_ENTRY_MAX = 1712         /* bytes of one encoded entry at most */
+};
+
+struct record_info {
+    uint32_t kind, epoch, flags, count, length, level, block_shift, pad;
+    uint64_t volume, seq, first;
+    char reason[64];                /* after a failed record_check() */
+};
+
+/* A record being written. */
+struct record {
+    uint8_t *buf;
+    uint64_t capacity;
+    uint64_t used;                  /* bytes, with the header */
+    struct record_info info;
+};
+
+struct page_ref { uint64_t volume; uint32_t epoch; uint32_t zero; uint64_t index; };
+
+/* One decoded entry. */
+struct map_item {
+    uint64_t block;
+    uint32_t layers;
+    uint32_t bitmap_size;
+    struct xobj layer[4];
+    const uint8_t *bitmaps;         /* layers - 1 of them */
+    const uint8_t *encoded;
+    uint64_t encoded_size;
+};
+
+struct journal_scan {
+    uint64_t end;                   /* bytes up to here are intact records */
+    uint64_t records;
+    uint64_t first_seq;
+    uint64_t last_seq;
+    uint32_t epoch_max;
+    uint32_t writable_since;        /* largest epoch + 1 of a marked record; 0: no mark seen */
+    char reason[64];                /* empty: it ended at `length` */
+};
+
+struct journal_span { const void *data; uint64_t length; };
+
+#endif

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * peer.h - what a native peer is, and the loop that runs it.
+ *
+ * A peer type is one C file that ends in a `const struct peer_ops`, listed in
+ * peers.c, and one Python file in peers/ that configures it. A loop is one thread
+ * that runs any number of peers to completion: it takes what came in at each port,
+ * hands it to the peer, lets each peer flush what it gathered, and goes round again
+ * until nothing moves; only then does it ring bells and, when its own inboxes are
+ * empty, sleep. A request between two peers of one loop never leaves the thread, and
+ * costs no system call.
+ *
+ * No callback may block, and all are called on the loop's thread only. Everything a
+ * peer needs per request lives in the slot: `holder` of a request it serves, `sender`
+ * of a child it made. Nothing is allocated per I/O.
+ *
+ * A request that cannot be served for want of a slot or buffer is parked by the peer
+ * (a `struct queue` links requests it holds through holder[7]) and tried again from
+ * flush(), which is called after replies came in.
+ */
+#ifndef ARCHIPELAGO_PEER_H
+#define ARCHIPELAGO_PEER_H
+
+#include "xseg.h"
+
+#define PEER_OPTIONS_MAX 32
+#define PEER_TARGETS_MAX 4
+#define LOOP_PEERS_MAX 16
+
+struct option { const char *name, *value; };
+
+struct peer {
+    const struct peer_ops *ops;
+    struct loop *loop;
+    struct xseg *seg;
+    struct port *port;
+    const char *role;
+    struct option options[PEER_OPTIONS_MAX];
+    uint32_t option_count;
+    uint32_t route[PEER_TARGETS_MAX];   /* edge for each target named at loop_add() */
+    uint32_t target_count;
+    uint64_t in_flight;             /* requests received and not yet replied to */
+    char error[256];                /* start(): why it failed, for the log */
+    void *state;                    /* the peer's own */
+};
+
+struct peer_ops {
+    const char *type;
+    /* Makes peer->state. A negative errno and peer->error stop the process. */
+    int (*start)(struct peer *peer);
+    /* A request came. It is the peer's until xreq_reply(). */
+    void (*request)(struct peer *peer, struct xreq *req);
+    /* A child came back. The peer must xreq_put() it. */
+    void (*reply)(struct peer *peer, struct xreq *child);
+    /* Optional: end of a turn. Submit, send, retry what was parked. True: did something. */
+    bool (*flush)(struct peer *peer);
+    /* Optional: when this peer must run again, CLOCK_MONOTONIC ns; UINT64_MAX: never. */
+    uint64_t (*deadline)(struct peer *peer);
+    /* Optional: stop taking new work. */
+    void (*drain)(struct peer *peer);
+    /* Optional: true when nothing is under way and stop() may come. */
+    bool (*idle)(struct peer *peer);
+    void (*stop)(struct peer *peer);
+};
+
+extern const struct peer_ops *const native_peers[];     /* ends in NULL; peers.c */
+const struct peer_ops *peer_type(const char *type);
+
+/* --- loop ------------------------------------------------------------------ */
+
+struct watch {                      /* a descriptor the loop polls; owned by the peer */
+    int fd;
+    void (*ready)(struct watch *watch, uint32_t events);
+    void *arg;
+};
+
+/* A loop with a bell of its own. spin_us: how long it polls before it sleeps (0: not). */
+int loop_new(struct xseg *seg, uint32_t spin_us, struct loop **loop);
+/* Adds a peer that serves the static port of `role`. Targets are roles; their edges come
+ * from route_find(role, target). On failure *peer still tells why (peer->error). */
+int loop_add(struct loop *loop, const char *type, const char *role,
+             const char *const *targets, uint32_t target_count,
+             const struct option *options, uint32_t option_count, struct peer **peer);
+/* Runs until loop_stop(), then drains for drain_ms at most. Releases nothing. */
+int loop_run(struct loop *loop, uint32_t drain_ms);
+/* From any thread. */
+void loop_stop(struct loop *loop);
+void loop_free(struct loop *loop);
+
+int loop_watch(struct loop *loop, struct watch *watch, uint32_t epoll_events);
+int loop_rewatch(struct loop *loop, struct watch *watch, uint32_t epoll_events);
+void loop_unwatch(struct loop *loop, struct watch *watch);
+/* CLOCK_MONOTONIC at the start of this turn. */
+uint64_t loop_now(const struct loop *loop);
+
+/* --- helpers for peers ------------------------------------------------------ */
+
+/* An option's value, or the default. */
+const char *peer_option(const struct peer *peer, const char *name, const char *otherwise);
+/* EINVAL and peer->error for what is no whole number. */
+int peer_option_u64(struct peer *peer, const char *name, uint64_t otherwise, uint64_t *value);
+/* Sets peer->error, returns error. */
+int peer_fail(struct peer *peer, int error, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+static inline void peer_send(struct peer *peer, struct xreq *req, uint32_t target)
+{
+    xreq_send(peer->port, req, route_port(peer->seg, peer->route[target]));
+}
+/* Answers a request taken from request(). */
+void peer_reply(struct peer *peer, struct xreq *req, int error);
+
+/* A FIFO of requests the peer holds, linked through holder[7]. */
+struct queue { uint32_t head, tail; };     /* slot number + 1 */
+void queue_push(struct peer *peer, struct queue *queue, struct xreq *req);
+struct xreq *queue_pop(struct peer *peer, struct queue *queue);
+static inline bool queue_empty(const struct queue *queue) { return queue->head == 0; }
+
+#endif

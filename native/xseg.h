@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * xseg.h - joining a segment, ports, requests, buffers, doorbells, routes.
+ *
+ * Who may call what: a `struct xseg` may be used by all threads of a process. A
+ * `struct port` belongs to one thread, which alone receives, gets, sends, replies and
+ * puts through it. Functions return 0 or a negative errno unless they say otherwise.
+ *
+ * Inboxes
+ * -------
+ * A port's inbox is one list head. Senders link their slot and swing the head by one
+ * compare-and-swap; the owner takes the whole list with one exchange and reverses it,
+ * which restores the order of each sender. There is no lock and no slot that is claimed
+ * but not yet published, so a sender that is killed before the swap has sent nothing and
+ * after it has sent everything.
+ *
+ * Doorbells
+ * ---------
+ * A thread that serves ports owns one bell: a FIFO in the segment's run folder, and a
+ * word that says "I sleep". Before sleeping the owner sets the word, looks at its inboxes
+ * once more, and sleeps for XBELL_SLEEP_MS at most. A sender, after publishing a batch,
+ * exchanges the word with 0 and writes one byte only if it was set. The limit on sleep
+ * covers the sender that dies between the two. FIFOs stay when their owner dies, so a
+ * descriptor once opened by a sender rings the restarted owner as well.
+ *
+ * Death
+ * -----
+ * port_bind() on a port whose owner died does what layout.h says: children of the dead
+ * incarnation become orphans that are freed as they return; when the last is back, the
+ * requests the dead peer held go into the inbox again (`recovered` counts them). Until
+ * then port_receive() gives out nothing but lets orphans come home.
+ */
+#ifndef ARCHIPELAGO_XSEG_H
+#define ARCHIPELAGO_XSEG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "layout.h"
+
+#define XBELL_SLEEP_MS 100
+#define XPORT_ANY UINT32_MAX
+
+struct xparams {                    /* of xseg_format(); 0 takes the default */
+    uint32_t static_slots;          /* 4096; requests a role may have under way */
+    uint32_t dynamic_slots;         /* 256 */
+    uint32_t buffers[3];            /* 8192, 1024, 192 */
+    uint32_t frames;                /* 2048 leaf pages kept */
+    uint32_t stacks[3];             /* 65536, 131072, 16384 */
+    char run[192];                  /* folder for doorbells; must exist */
+};
+
+struct xseg {
+    uint8_t *base;
+    uint64_t size;
+    struct xheader *header;
+    struct xbell *bells;
+    struct xport *ports;
+    struct xroute *routes;
+    struct xreq *reqs;
+    uint32_t *owners[3];            /* port + 1 that holds each buffer */
+    struct xvolume *volumes;
+    struct xframe *frames;
+    uint8_t *stacks[3];
+    uint8_t *buffers[3];
+    int bell_fd[64];                /* opened on first use; -1 */
+};
+
+/* Bytes of a buffer of class c, and of a stack record of class c. */
+uint64_t xbuffer_size(uint32_t class);
+uint64_t xstack_size(uint32_t class);
+
+/* Bytes a segment with these parameters needs. */
+uint64_t xseg_size(const struct xparams *params);
+/* Lays out a new segment in the object behind fd, which must be empty. */
+int xseg_format(int fd, const struct xparams *params);
+/* Maps the segment behind fd. EPROTO: not a segment of this version and build (why in
+ * *found: the version found, 0 if it is no segment). The fd may be closed afterwards. */
+int xseg_attach(int fd, struct xseg **seg, uint32_t *found);
+void xseg_detach(struct xseg *seg);
+
+/* --- doorbells ------------------------------------------------------------ */
+
+struct bell {
+    struct xseg *seg;
+    uint32_t number;
+    int fd;                         /* read end: for poll, epoll, asyncio */
+};
+
+/* Takes bell `number`, or the first free one (XPORT_ANY). EAGAIN: none left. Takes over
+ * from a dead owner; EBUSY if the owner lives. */
+int bell_open(struct xseg *seg, uint32_t number, struct bell **bell);
+void bell_close(struct bell *bell);
+/* Says "I sleep". The caller must look at its inboxes once more before it does. */
+void bell_arm(struct bell *bell);
+/* Takes the word back and empties the FIFO. */
+void bell_disarm(struct bell *bell);
+/* Wakes the owner of bell `number` if it sleeps. True if it did. */
+bool bell_ring(struct xseg *seg, uint32_t number);
+
+/* --- ports ---------------------------------------------------------------- */
+
+#define PORT_BUFFER_CACHE 64
+
+struct port {
+    struct xseg *seg;
+    struct xport *shared;
+    struct bell *bell;
+    uint32_t number;
+    uint32_t incarnation;
+    uint32_t *free;                 /* stack of free slot numbers */
+    uint32_t free_count;
+    uint32_t chain;                 /* received, not yet given out: slot number + 1 */
+    uint32_t orphans;               /* children of an earlier incarnation still away */
+    bool recovering;
+    uint64_t now_ns;                /* CLOCK_MONOTONIC, set by each port_receive */
+    uint64_t ring;                  /* bells to ring at the next port_ring(): bit set */
+    uint32_t cached[3][PORT_BUFFER_CACHE];  /* buffers held but not in use */
+    uint32_t cached_count[3];
+    uint32_t hint[3];               /* where the search for a free buffer goes on */
+};
+
+/* Sets aside a static port for a role, before its peer exists; requests may be sent to
+ * it at once and wait. Idempotent. ENOSPC: XSEG_STATIC_PORTS roles already. */
+int port_declare(struct xseg *seg, const char *role, const char *type,
+                 const char *process, uint32_t *number);
+/* The static port of a role; ENOENT. */
+int port_find(struct xseg *seg, const char *role, uint32_t *number);
+/* Binds port `number`, or a free dynamic one (XPORT_ANY; then role names the client).
+ * EBUSY: a live process serves it. EAGAIN: no dynamic port is free. */
+int port_bind(struct xseg *seg, uint32_t number, const char *role, struct bell *bell,
+              struct port **port);
+/* Gives the port back. Requests held must have been answered and children put; a static
+ * port's inbox stays. */
+void port_close(struct port *port);
+/* True while the process that bound the port lives. */
+bool port_alive(struct xseg *seg, uint32_t number);
+
+/* Next request or reply, or NULL. It is HELD by the caller then. Tell them apart by
+ * xreq_is_reply(). */
+struct xreq *port_receive(struct port *port);
+/* True if something waits: to be asked between bell_arm() and sleeping. */
+bool port_pending(struct port *port);
+/* Rings the bells of everyone sent to since the last call. */
+void port_ring(struct port *port);
+/* For a client without a loop: waits until something is pending or the time is over.
+ * ETIMEDOUT. Spins first for spin_us. */
+int port_wait(struct port *port, uint32_t timeout_ms, uint32_t spin_us);
+
+/* --- requests ------------------------------------------------------------- */
+
+/* A fresh request: all fields but identity zero. NULL: the port's slots have run out. */
+struct xreq *xreq_get(struct port *port);
+/* Gives back a request of one's own that is not under way, with its buffer. */
+void xreq_put(struct port *port, struct xreq *req);
+/* Sends a request of one's own to a port. The bell rings at port_ring(). */
+void xreq_send(struct port *port, struct xreq *req, uint32_t dst);
+/* Answers a request held, with 0 or a negative errno. */
+void xreq_reply(struct port *port, struct xreq *req, int error);
+/* A child of `req`: same flow, `parent` set; op, target and data are the caller's to set. */
+struct xreq *xreq_child(struct port *port, struct xreq *req);
+
+static inline bool xreq_is_reply(const struct port *port, const struct xreq *req)
+{
+    return req->src == port->number;
+}
+static inline void *xreq_data(const struct xseg *seg, const struct xreq *req)
+{
+    return seg->base + req->data;
+}
+static inline struct xreq *xreq_parent(const struct xseg *seg, const struct xreq *req)
+{
+    return req->parent ? &seg->reqs[req->parent - 1] : NULL;
+}
+static inline struct xvolume *xreq_volume(const struct xseg *seg, const struct xreq *req)
+{
+    return req->volume && req->volume <= XSEG_VOLUMES ? &seg->volumes[req->volume - 1] : NULL;
+}
+/* True if [data, data + length) lies in the segment: before a peer touches data of a
+ * request that another sent. */
+bool xreq_data_ok(const struct xseg *seg, const struct xreq *req, uint64_t length);
+
+/* --- buffers -------------------------------------------------------------- */
+
+/* Gives the request a buffer of at least `size` bytes (XSEG_IO_MAX at most): sets buffer,
+ * data, data_size. ENOBUFS: none free within the port's quota; try again when requests
+ * have come back. The buffer goes with xreq_put(). */
+int xbuf_get(struct port *port, struct xreq *req, uint64_t size);
+void xbuf_put(struct port *port, struct xreq *req);
+
+/* --- routes --------------------------------------------------------------- */
+
+/* Number of the edge "from>to", made on first use to lead to the port of the role `to`.
+ * ENOENT: no such role. ENOSPC: XSEG_ROUTES edges already. */
+int route_find(struct xseg *seg, const char *from, const char *to, uint32_t *route);
+/* Where the edge leads now. */
+static inline uint32_t route_port(const struct xseg *seg, uint32_t route)
+{
+    return __atomic_load_n(&seg->routes[route].port, __ATOMIC_ACQUIRE);
+}
+/* Turns an edge to another port; takes effect with the next request sent over it. */
+int route_set(struct xseg *seg, const char *edge, uint32_t port);
+
+uint64_t clock_ns(void);            /* CLOCK_MONOTONIC */
+
+#endif
