@@ -170,6 +170,8 @@ struct xport {
     uint32_t first;                 /* its slots are [first, first + count) */
     uint32_t count;
     uint32_t ready;                 /* the peer's start has finished */
+    uint32_t draining;              /* top of the list being taken out of the inbox */
+    uint32_t pad;
     char role[32];                  /* empty: a free dynamic port */
     char type[32];
     char process[32];               /* the process the configuration puts it in */
@@ -274,6 +276,9 @@ struct xstack {
     uint32_t bitmap_size;           /* bytes of one bitmap, a multiple of 8 */
     struct xobj layer[4];           /* index is the block number for XOBJ_DATA */
 };
+
+/* What BLOCK_STATUS answers: a run of bytes that are alike. */
+struct xextent { uint32_t length; uint32_t flags; };    /* flags: 1 hole, 2 reads as zeros */
 
 struct xheader {
     uint32_t magic;

@@ -114,6 +114,7 @@ struct port {
     uint32_t chain;                 /* received, not yet given out: slot number + 1 */
     uint32_t orphans;               /* children of an earlier incarnation still away */
     bool recovering;
+    bool looped;                    /* its loop sets now_ns each turn; else sends read the clock */
     uint64_t now_ns;                /* CLOCK_MONOTONIC, set by each port_receive */
     uint64_t ring;                  /* bells to ring at the next port_ring(): bit set */
     uint32_t cached[3][PORT_BUFFER_CACHE];  /* buffers held but not in use */
@@ -140,6 +141,8 @@ bool port_alive(struct xseg *seg, uint32_t number);
 /* Next request or reply, or NULL. It is HELD by the caller then. Tell them apart by
  * xreq_is_reply(). */
 struct xreq *port_receive(struct port *port);
+/* Puts a request held back into the port's own inbox, for a later turn or owner. */
+void port_requeue(struct port *port, struct xreq *req);
 /* True if something waits: to be asked between bell_arm() and sleeping. */
 bool port_pending(struct port *port);
 /* Rings the bells of everyone sent to since the last call. */

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * bell.c - doorbells: a "sleeping" word in the segment and a FIFO. See xseg.h.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "barrier.h"
+#include "process.h"
+#include "xseg.h"
+
+#define BELL_PATH_MAX 224
+#define FIFO_DRAIN_MAX 16           /* reads of 512 bytes: more rings than senders can leave */
+
+uint64_t process_start_time(int pid)
+{
+    char path[32], text[512];
+    unsigned long long start = 0;
+    char state = 'Z';
+    ssize_t length;
+    int fd;
+
+    snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return 0;
+    length = read(fd, text, sizeof(text) - 1);
+    close(fd);
+    if (length <= 0)
+        return 0;
+    text[length] = 0;
+    char *after = strrchr(text, ')');       /* the name may hold anything */
+    if (!after || sscanf(after + 1, " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d"
+                         " %*d %*d %*d %*d %llu", &state, &start) != 2)
+        return 0;
+    return state == 'Z' || state == 'X' ? 0 : start;
+}
+
+static void bell_path(const struct xseg *seg, uint32_t number, char path[BELL_PATH_MAX])
+{
+    snprintf(path, BELL_PATH_MAX, "%s/bell.%u", seg->header->run, number);
+}
+
+/* Claims the bell's word for this process, from nobody or from a dead one. */
+static int bell_claim(struct xbell *shared)
+{
+    uint32_t before = load_acquire(&shared->taken);
+
+    if (before && process_is((int)before, load_acquire(&shared->start_time)))
+        return -EBUSY;
+    if (!swap_if(&shared->taken, before, (uint32_t)getpid()))
+        return -EBUSY;
+    store_release(&shared->start_time, process_start_time(getpid()));
+    return 0;
+}
+
+static int bell_pick(struct xseg *seg, uint32_t number, uint32_t *picked)
+{
+    if (number != XPORT_ANY) {
+        *picked = number;
+        return number < XSEG_BELLS ? bell_claim(&seg->bells[number]) : -EINVAL;
+    }
+    for (*picked = 0; *picked < XSEG_BELLS; ++*picked)
+        if (bell_claim(&seg->bells[*picked]) == 0)
+            return 0;
+    return -EAGAIN;
+}
+
+int bell_open(struct xseg *seg, uint32_t number, struct bell **out)
+{
+    char path[BELL_PATH_MAX];
+    struct bell *bell = calloc(1, sizeof(*bell));
+    int rc;
+
+    if (!bell)
+        return -ENOMEM;
+    bell->seg = seg;
+    bell->fd = -1;
+    rc = bell_pick(seg, number, &bell->number);
+    if (rc == 0) {
+        bell_path(seg, bell->number, path);
+        if (mkfifo(path, 0660) == 0 || errno == EEXIST)
+            bell->fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+        if (bell->fd < 0) {
+            rc = -errno;
+            store_release(&seg->bells[bell->number].taken, 0u);
+        }
+    }
+    if (rc) {
+        free(bell);
+        return rc;
+    }
+    bell_disarm(bell);
+    *out = bell;
+    return 0;
+}
+
+void bell_close(struct bell *bell)
+{
+    struct xbell *shared = &bell->seg->bells[bell->number];
+
+    store_release(&shared->sleeping, 0u);
+    store_release(&shared->start_time, 0u);
+    store_release(&shared->taken, 0u);
+    close(bell->fd);
+    free(bell);
+}
+
+void bell_arm(struct bell *bell)
+{
+    store_release(&bell->seg->bells[bell->number].sleeping, 1u);
+    full_fence();
+}
+
+void bell_disarm(struct bell *bell)
+{
+    char bytes[512];
+
+    if (exchange(&bell->seg->bells[bell->number].sleeping, 0u) == 1)
+        return;                     /* nobody rang: the FIFO is empty */
+    for (int i = 0; i < FIFO_DRAIN_MAX; i++)
+        if (read(bell->fd, bytes, sizeof(bytes)) < (ssize_t)sizeof(bytes))
+            return;
+}
+
+static int bell_open_sender(struct xseg *seg, uint32_t number)
+{
+    char path[BELL_PATH_MAX];
+    int fd;
+
+    bell_path(seg, number, path);
+    fd = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    if (!swap_if(&seg->bell_fd[number], -1, fd)) {
+        close(fd);                  /* another thread was first */
+        fd = load_acquire(&seg->bell_fd[number]);
+    }
+    return fd;
+}
+
+bool bell_ring(struct xseg *seg, uint32_t number)
+{
+    int fd;
+
+    if (number >= XSEG_BELLS || !exchange(&seg->bells[number].sleeping, 0u))
+        return false;
+    fd = load_acquire(&seg->bell_fd[number]);
+    if (fd < 0)
+        fd = bell_open_sender(seg, number);
+    if (fd < 0)
+        return false;               /* the owner died: its successor looks when it starts */
+    return write(fd, "", 1) == 1;
+}

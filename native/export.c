@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * export.c - see export.h.
+ */
+#include "export.h"
+#include "peer.h"
+
+uint32_t export_receive(struct port *port, uint32_t *slots, uint32_t room)
+{
+    uint32_t count = 0;
+
+    while (count < room) {
+        struct xreq *req = port_receive(port);
+        if (!req)
+            break;
+        slots[count++] = (req->index + 1) | (xreq_is_reply(port, req) ? EXPORT_REPLY : 0);
+    }
+    return count;
+}
+
+uint32_t export_get(struct port *port, uint32_t *slots, uint32_t count)
+{
+    uint32_t got = 0;
+
+    while (got < count) {
+        struct xreq *req = xreq_get(port);
+        if (!req)
+            break;
+        slots[got++] = req->index + 1;
+    }
+    return got;
+}
+
+void export_send(struct port *port, const uint32_t *slots, uint32_t count, uint32_t dst)
+{
+    for (uint32_t i = 0; i < count; i++)
+        xreq_send(port, &port->seg->reqs[slots[i] - 1], dst);
+    port_ring(port);
+}
+
+void export_put(struct port *port, const uint32_t *slots, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        xreq_put(port, &port->seg->reqs[slots[i] - 1]);
+}
+
+uint32_t export_route(const struct xseg *seg, uint32_t route)
+{
+    return route < XSEG_ROUTES ? route_port(seg, route) : XPORT_ANY;
+}
+
+const char *export_peer_type(uint32_t i)
+{
+    uint32_t count = 0;
+
+    while (native_peers[count])
+        count++;
+    return i < count ? native_peers[i]->type : NULL;
+}

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * export.h - what Python needs beside the other headers: the inlines of xseg.h as
+ * functions, and calls that move a batch of requests at once, so that Python pays for a
+ * batch and not for each request.
+ */
+#ifndef ARCHIPELAGO_EXPORT_H
+#define ARCHIPELAGO_EXPORT_H
+
+#include "xseg.h"
+
+/* Slot numbers + 1 of up to `room` requests and replies that have come in; how many. A
+ * reply's number has EXPORT_REPLY set. */
+#define EXPORT_REPLY 2147483648
+uint32_t export_receive(struct port *port, uint32_t *slots, uint32_t room);
+/* Gets up to `count` fresh requests; slot numbers + 1. How many there were. */
+uint32_t export_get(struct port *port, uint32_t *slots, uint32_t count);
+/* Sends `count` requests of one's own to a port, and rings. */
+void export_send(struct port *port, const uint32_t *slots, uint32_t count, uint32_t dst);
+/* Gives back `count` requests of one's own with their buffers. */
+void export_put(struct port *port, const uint32_t *slots, uint32_t count);
+/* Where an edge leads now. */
+uint32_t export_route(const struct xseg *seg, uint32_t route);
+/* The types of native peers: name number i, or NULL after the last. */
+const char *export_peer_type(uint32_t i);
+
+#endif

@@ -1,0 +1,431 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * loop.c - runs the native peers of one thread to completion. See peer.h.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "barrier.h"
+#include "peer.h"
+
+#define EVENTS_MAX 64
+#define BATCH_MAX 256               /* requests one peer takes before the next has its turn */
+#define TURNS_MAX 64                /* busy turns before descriptors are looked at again */
+#define SLEEP_NS (XBELL_SLEEP_MS * 1000000ull)
+
+struct loop {
+    struct xseg *seg;
+    struct bell *bell;
+    int epoll;
+    int stop_fd;
+    uint32_t stopping;              /* atomic */
+    bool draining;
+    uint64_t now_ns;
+    uint64_t spin_ns;
+    uint64_t active_ns;             /* when work was last seen: spinning starts from it */
+    struct peer *peers[LOOP_PEERS_MAX];
+    uint32_t peer_count;
+    struct queue foreign[LOOP_PEERS_MAX];   /* kept back for the successor while draining */
+    struct watch bell_watch, stop_watch;
+};
+
+uint64_t loop_now(const struct loop *loop) { return loop->now_ns; }
+
+/* --- descriptors -------------------------------------------------------------- */
+
+static int control(struct loop *loop, int what, struct watch *watch, uint32_t events)
+{
+    struct epoll_event event = { .events = events, .data.ptr = watch };
+
+    return epoll_ctl(loop->epoll, what, watch->fd, &event) < 0 ? -errno : 0;
+}
+
+int loop_watch(struct loop *loop, struct watch *watch, uint32_t events)
+{
+    return control(loop, EPOLL_CTL_ADD, watch, events);
+}
+
+int loop_rewatch(struct loop *loop, struct watch *watch, uint32_t events)
+{
+    return control(loop, EPOLL_CTL_MOD, watch, events);
+}
+
+void loop_unwatch(struct loop *loop, struct watch *watch)
+{
+    control(loop, EPOLL_CTL_DEL, watch, 0);
+}
+
+/* The bell's FIFO is emptied by bell_disarm(); stopping is seen by its word. */
+static void nothing_to_do(struct watch *watch, uint32_t events)
+{
+    (void)watch;
+    (void)events;
+}
+
+static void stop_ready(struct watch *watch, uint32_t events)
+{
+    uint64_t rings;
+
+    (void)events;
+    if (read(watch->fd, &rings, sizeof(rings)) < 0)
+        return;                     /* another wake took it */
+}
+
+int loop_new(struct xseg *seg, uint32_t spin_us, struct loop **out)
+{
+    struct loop *loop = calloc(1, sizeof(*loop));
+    int rc;
+
+    if (!loop)
+        return -ENOMEM;
+    loop->seg = seg;
+    loop->spin_ns = spin_us * 1000ull;
+    loop->epoll = epoll_create1(EPOLL_CLOEXEC);
+    loop->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    rc = loop->epoll < 0 || loop->stop_fd < 0 ? -errno : bell_open(seg, XPORT_ANY, &loop->bell);
+    if (rc == 0) {
+        loop->bell_watch = (struct watch){ .fd = loop->bell->fd, .ready = nothing_to_do };
+        loop->stop_watch = (struct watch){ .fd = loop->stop_fd, .ready = stop_ready };
+        rc = loop_watch(loop, &loop->bell_watch, EPOLLIN);
+        if (rc == 0)
+            rc = loop_watch(loop, &loop->stop_watch, EPOLLIN);
+    }
+    *out = loop;
+    if (rc)
+        loop_free(loop);
+    return rc;
+}
+
+/* --- peers ---------------------------------------------------------------------- */
+
+const struct peer_ops *peer_type(const char *type)
+{
+    for (uint32_t i = 0; native_peers[i]; i++)
+        if (strcmp(native_peers[i]->type, type) == 0)
+            return native_peers[i];
+    return NULL;
+}
+
+static int bind_peer(struct peer *peer, const char *const *targets, uint32_t target_count)
+{
+    uint32_t number;
+    int rc = port_find(peer->seg, peer->role, &number);
+
+    if (rc)
+        return peer_fail(peer, rc, "no port is declared for the role %s", peer->role);
+    rc = port_bind(peer->seg, number, peer->role, peer->loop->bell, &peer->port);
+    if (rc)
+        return peer_fail(peer, rc, "the port of %s cannot be bound: %s", peer->role,
+                         rc == -EBUSY ? "another process serves it" : strerror(-rc));
+    peer->port->looped = true;
+    for (uint32_t i = 0; i < target_count; i++) {
+        rc = route_find(peer->seg, peer->role, targets[i], &peer->route[i]);
+        if (rc)
+            return peer_fail(peer, rc, "its target %s is no role of this pipeline", targets[i]);
+    }
+    peer->target_count = target_count;
+    return 0;
+}
+
+int loop_add(struct loop *loop, const char *type, const char *role,
+             const char *const *targets, uint32_t target_count,
+             const struct option *options, uint32_t option_count, struct peer **out)
+{
+    struct peer *peer = calloc(1, sizeof(*peer));
+    int rc;
+
+    *out = peer;
+    if (!peer)
+        return -ENOMEM;
+    peer->loop = loop;
+    peer->seg = loop->seg;
+    peer->ops = peer_type(type);
+    peer->role = strdup(role);
+    if (!peer->ops)
+        return peer_fail(peer, -ENOENT, "there is no native peer type %s", type);
+    if (loop->peer_count == LOOP_PEERS_MAX || option_count > PEER_OPTIONS_MAX
+        || target_count > PEER_TARGETS_MAX)
+        return peer_fail(peer, -E2BIG, "too many peers in one process, options or targets");
+    for (uint32_t i = 0; i < option_count; i++)
+        peer->options[i] = (struct option){ strdup(options[i].name), strdup(options[i].value) };
+    peer->option_count = option_count;
+    rc = bind_peer(peer, targets, target_count);
+    if (rc == 0)
+        rc = peer->ops->start(peer);
+    if (rc && peer->port) {
+        port_close(peer->port);
+        peer->port = NULL;
+    }
+    if (rc)
+        return peer->error[0] ? rc : peer_fail(peer, rc, "%s", strerror(-rc));
+    store_release(&peer->port->shared->ready, 1u);
+    loop->peers[loop->peer_count++] = peer;
+    return 0;
+}
+
+const char *peer_option(const struct peer *peer, const char *name, const char *otherwise)
+{
+    for (uint32_t i = 0; i < peer->option_count; i++)
+        if (strcmp(peer->options[i].name, name) == 0)
+            return peer->options[i].value;
+    return otherwise;
+}
+
+int peer_option_u64(struct peer *peer, const char *name, uint64_t otherwise, uint64_t *value)
+{
+    const char *text = peer_option(peer, name, NULL);
+    char *end;
+
+    *value = otherwise;
+    if (!text)
+        return 0;
+    errno = 0;
+    *value = strtoull(text, &end, 10);
+    if (errno || end == text || *end || text[0] == '-')
+        return peer_fail(peer, -EINVAL, "option %s: %s is not a whole number", name, text);
+    return 0;
+}
+
+int peer_fail(struct peer *peer, int error, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(peer->error, sizeof(peer->error), format, args);
+    va_end(args);
+    return error;
+}
+
+void peer_reply(struct peer *peer, struct xreq *req, int error)
+{
+    assert(peer->in_flight > 0);
+    peer->in_flight--;
+    xreq_reply(peer->port, req, error);
+}
+
+void queue_push(struct peer *peer, struct queue *queue, struct xreq *req)
+{
+    req->holder[7] = 0;
+    if (queue->head == 0)
+        queue->head = req->index + 1;
+    else
+        peer->seg->reqs[queue->tail - 1].holder[7] = req->index + 1;
+    queue->tail = req->index + 1;
+}
+
+struct xreq *queue_pop(struct peer *peer, struct queue *queue)
+{
+    struct xreq *req;
+
+    if (queue->head == 0)
+        return NULL;
+    req = &peer->seg->reqs[queue->head - 1];
+    queue->head = (uint32_t)req->holder[7];
+    if (queue->head == 0)
+        queue->tail = 0;
+    req->holder[7] = 0;
+    return req;
+}
+
+/* --- the loop --------------------------------------------------------------------- */
+
+/* While draining, only requests that began in this loop are finished. */
+static bool is_foreign(const struct loop *loop, const struct xreq *req)
+{
+    for (uint32_t i = 0; i < loop->peer_count; i++)
+        if (loop->peers[i]->port->number == req->src)
+            return false;
+    return true;
+}
+
+static void dispatch(struct loop *loop, uint32_t number, struct xreq *req)
+{
+    struct peer *peer = loop->peers[number];
+
+    if (xreq_is_reply(peer->port, req)) {
+        peer->ops->reply(peer, req);
+    } else if (loop->draining && is_foreign(loop, req)) {
+        queue_push(peer, &loop->foreign[number], req);
+    } else {
+        peer->in_flight++;
+        peer->ops->request(peer, req);
+    }
+}
+
+/* One turn over all peers. True if anything moved. */
+static bool turn(struct loop *loop)
+{
+    bool moved = false;
+
+    loop->now_ns = clock_ns();
+    for (uint32_t i = 0; i < loop->peer_count; i++) {
+        struct peer *peer = loop->peers[i];
+        struct xreq *req;
+
+        peer->port->now_ns = loop->now_ns;
+        for (int n = 0; n < BATCH_MAX && (req = port_receive(peer->port)); n++) {
+            dispatch(loop, i, req);
+            moved = true;
+        }
+    }
+    for (uint32_t i = 0; i < loop->peer_count; i++)
+        if (loop->peers[i]->ops->flush && loop->peers[i]->ops->flush(loop->peers[i]))
+            moved = true;
+    for (uint32_t i = 0; i < loop->peer_count; i++)
+        port_ring(loop->peers[i]->port);
+    return moved;
+}
+
+static bool pending(struct loop *loop)
+{
+    for (uint32_t i = 0; i < loop->peer_count; i++)
+        if (port_pending(loop->peers[i]->port))
+            return true;
+    return load_acquire(&loop->stopping) && !loop->draining;
+}
+
+/* How long it may sleep: until the next peer's deadline, XBELL_SLEEP_MS at most. */
+static uint64_t sleep_ns(struct loop *loop)
+{
+    uint64_t end = loop->now_ns + SLEEP_NS;
+
+    for (uint32_t i = 0; i < loop->peer_count; i++) {
+        struct peer *peer = loop->peers[i];
+        uint64_t deadline = peer->ops->deadline ? peer->ops->deadline(peer) : UINT64_MAX;
+        if (deadline < end)
+            end = deadline;
+    }
+    return end > loop->now_ns ? end - loop->now_ns : 0;
+}
+
+static bool poll_events(struct loop *loop, uint64_t ns)
+{
+    struct timespec limit = { (time_t)(ns / 1000000000u), (long)(ns % 1000000000u) };
+    struct epoll_event events[EVENTS_MAX];
+    int n = epoll_pwait2(loop->epoll, events, EVENTS_MAX, &limit, NULL);
+
+    for (int i = 0; i < n; i++) {
+        struct watch *watch = events[i].data.ptr;
+        watch->ready(watch, events[i].events);
+    }
+    return n > 0;
+}
+
+/* Polls without sleeping for spin_ns after the last work. True if something came. */
+static bool spin(struct loop *loop)
+{
+    if (loop->now_ns - loop->active_ns > 20 * loop->spin_ns)
+        return false;               /* an idle node does not spin */
+    for (uint64_t end = clock_ns() + loop->spin_ns; clock_ns() < end;) {
+        if (pending(loop) || poll_events(loop, 0))
+            return true;
+        cpu_relax();
+    }
+    return false;
+}
+
+static void wait_for_work(struct loop *loop)
+{
+    bool woken;
+
+    if (loop->spin_ns && spin(loop))
+        return;
+    bell_arm(loop->bell);
+    woken = poll_events(loop, pending(loop) ? 0 : sleep_ns(loop));
+    bell_disarm(loop->bell);
+    if (woken && loop->peer_count)
+        count(&loop->peers[0]->port->shared->wakes, 1);
+}
+
+static bool all_idle(struct loop *loop)
+{
+    for (uint32_t i = 0; i < loop->peer_count; i++) {
+        struct peer *peer = loop->peers[i];
+        if (peer->in_flight || (peer->ops->idle && !peer->ops->idle(peer)))
+            return false;
+    }
+    return true;
+}
+
+/* Runs turns until nothing moves, then waits once. */
+static void run_once(struct loop *loop)
+{
+    for (int n = 0; n < TURNS_MAX; n++) {
+        if (!turn(loop)) {
+            wait_for_work(loop);
+            return;
+        }
+        loop->active_ns = loop->now_ns;
+    }
+    poll_events(loop, 0);
+}
+
+static void begin_drain(struct loop *loop)
+{
+    loop->draining = true;
+    for (uint32_t i = 0; i < loop->peer_count; i++)
+        if (loop->peers[i]->ops->drain)
+            loop->peers[i]->ops->drain(loop->peers[i]);
+}
+
+/* What was kept back goes into its inbox again, for the port's next owner. */
+static void return_foreign(struct loop *loop)
+{
+    for (uint32_t i = 0; i < loop->peer_count; i++) {
+        struct xreq *req;
+        while ((req = queue_pop(loop->peers[i], &loop->foreign[i])))
+            port_requeue(loop->peers[i]->port, req);
+    }
+}
+
+int loop_run(struct loop *loop, uint32_t drain_ms)
+{
+    uint64_t end;
+
+    while (!load_acquire(&loop->stopping))
+        run_once(loop);
+    begin_drain(loop);
+    end = clock_ns() + drain_ms * 1000000ull;
+    do
+        run_once(loop);
+    while (!all_idle(loop) && clock_ns() < end);
+    return_foreign(loop);
+    return all_idle(loop) ? 0 : -ETIMEDOUT;
+}
+
+void loop_stop(struct loop *loop)
+{
+    uint64_t one = 1;
+
+    store_release(&loop->stopping, 1u);
+    if (write(loop->stop_fd, &one, sizeof(one)) < 0)
+        return;                     /* the counter is full: it wakes all the same */
+}
+
+void loop_free(struct loop *loop)
+{
+    for (uint32_t i = loop->peer_count; i-- > 0;) {
+        struct peer *peer = loop->peers[i];
+        if (peer->ops->stop)
+            peer->ops->stop(peer);
+        port_close(peer->port);
+        for (uint32_t o = 0; o < peer->option_count; o++) {
+            free((char *)peer->options[o].name);
+            free((char *)peer->options[o].value);
+        }
+        free((char *)peer->role);
+        free(peer);
+    }
+    if (loop->bell)
+        bell_close(loop->bell);
+    close(loop->epoll);
+    close(loop->stop_fd);
+    free(loop);
+}

@@ -1,0 +1,282 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * segment.c - laying out and mapping the segment; routes.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "barrier.h"
+#include "xseg.h"
+
+#define CACHE_LINE 64
+#define PAGE 4096
+
+static_assert(sizeof(struct xreq) == 256, "a request is four cache lines");
+static_assert(offsetof(struct xreq, op) == 64, "what is asked starts a line");
+static_assert(offsetof(struct xreq, object) == 128, "the object starts a line");
+static_assert(offsetof(struct xreq, holder) == 192, "the holder's scratch is a line");
+static_assert(sizeof(struct xobj) == 40, "an object's name is 40 bytes");
+static_assert(sizeof(struct xbell) == 64, "a doorbell has a line of its own");
+static_assert(sizeof(struct xentry) == 16, "an entry is published by one store");
+static_assert(sizeof(struct xframe) % 16 == 0, "entries stay aligned");
+static_assert(offsetof(struct xframe, entry) % 16 == 0, "entries are aligned");
+static_assert(XMAP_LEAF == 1024 && XSEG_PORTS == 128, "array bounds in layout.h");
+
+static const uint64_t buffer_sizes[XSEG_CLASSES] = { 4096, 65536, 1048576 };
+static const uint64_t stack_sizes[XMAP_STACK_CLASSES] = { 192, 576, 1728 };
+static const struct xparams defaults = {
+    .static_slots = 4096, .dynamic_slots = 256,
+    .buffers = { 8192, 1024, 192 },
+    .frames = 2048,
+    .stacks = { 65536, 131072, 16384 },
+};
+
+uint64_t xbuffer_size(uint32_t class) { return class < XSEG_CLASSES ? buffer_sizes[class] : 0; }
+uint64_t xstack_size(uint32_t class) { return class < XMAP_STACK_CLASSES ? stack_sizes[class] : 0; }
+
+uint64_t clock_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* Changes with every change of a shared struct, so that another build is refused. */
+static uint64_t layout_hash(void)
+{
+    const uint64_t parts[] = {
+        sizeof(struct xheader), sizeof(struct xbell), sizeof(struct xport),
+        sizeof(struct xroute), sizeof(struct xreq), sizeof(struct xvolume),
+        sizeof(struct xframe), sizeof(struct xstack), XOP_COUNT, XOBJ_KINDS,
+    };
+    uint64_t hash = 14695981039346656037u;
+    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++)
+        hash = (hash ^ parts[i]) * 1099511628211u;
+    return hash;
+}
+
+static uint64_t place(uint64_t *at, uint64_t bytes, uint64_t align)
+{
+    uint64_t here = (*at + align - 1) / align * align;
+    *at = here + bytes;
+    return here;
+}
+
+static uint32_t or_default(uint32_t value, uint32_t otherwise) { return value ? value : otherwise; }
+
+/* Fills in bounds and offsets; everything but run and created_ns. */
+static void plan(const struct xparams *p, struct xheader *h)
+{
+    uint64_t at = sizeof(*h);
+
+    memset(h, 0, sizeof(*h));
+    h->magic = XSEG_MAGIC;
+    h->version = XSEG_VERSION;
+    h->layout = layout_hash();
+    h->static_slots = or_default(p->static_slots, defaults.static_slots);
+    h->dynamic_slots = or_default(p->dynamic_slots, defaults.dynamic_slots);
+    h->slots = h->static_slots * XSEG_STATIC_PORTS
+             + h->dynamic_slots * (XSEG_PORTS - XSEG_STATIC_PORTS);
+    h->frames = (or_default(p->frames, defaults.frames) + XMAP_WAYS - 1) / XMAP_WAYS * XMAP_WAYS;
+    h->bells_offset = place(&at, sizeof(struct xbell) * XSEG_BELLS, CACHE_LINE);
+    h->ports_offset = place(&at, sizeof(struct xport) * XSEG_PORTS, CACHE_LINE);
+    h->routes_offset = place(&at, sizeof(struct xroute) * XSEG_ROUTES, CACHE_LINE);
+    h->reqs_offset = place(&at, sizeof(struct xreq) * (uint64_t)h->slots, PAGE);
+    for (int c = 0; c < XSEG_CLASSES; c++) {
+        h->buffers[c] = or_default(p->buffers[c], defaults.buffers[c]);
+        h->owners_offset[c] = place(&at, 4 * (uint64_t)h->buffers[c], PAGE);
+    }
+    h->volumes_offset = place(&at, sizeof(struct xvolume) * XSEG_VOLUMES, PAGE);
+    h->frames_offset = place(&at, sizeof(struct xframe) * (uint64_t)h->frames, PAGE);
+    for (int c = 0; c < XMAP_STACK_CLASSES; c++) {
+        h->stacks[c] = or_default(p->stacks[c], defaults.stacks[c]);
+        h->stacks_offset[c] = place(&at, stack_sizes[c] * h->stacks[c], PAGE);
+    }
+    for (int c = 0; c < XSEG_CLASSES; c++)
+        h->buffers_offset[c] = place(&at, buffer_sizes[c] * h->buffers[c], PAGE);
+    h->size = place(&at, 0, PAGE);
+}
+
+uint64_t xseg_size(const struct xparams *params)
+{
+    struct xheader header;
+    plan(params, &header);
+    return header.size;
+}
+
+static void number_slots(struct xseg *seg)
+{
+    const struct xheader *h = seg->header;
+    uint32_t first = 0;
+
+    for (uint32_t i = 0; i < XSEG_PORTS; i++) {
+        struct xport *port = &seg->ports[i];
+        port->first = first;
+        port->count = i < XSEG_STATIC_PORTS ? h->static_slots : h->dynamic_slots;
+        port->bell = XSEG_BELLS;            /* none yet */
+        for (int c = 0; c < XSEG_CLASSES; c++)
+            port->buffers_max[c] = i < XSEG_STATIC_PORTS ? h->buffers[c] * 3ull / 4
+                                                         : h->buffers[c] / 8;
+        first += port->count;
+    }
+    assert(first == h->slots);
+}
+
+static void point(struct xseg *seg)
+{
+    struct xheader *h = (struct xheader *)seg->base;
+
+    seg->header = h;
+    seg->bells = (struct xbell *)(seg->base + h->bells_offset);
+    seg->ports = (struct xport *)(seg->base + h->ports_offset);
+    seg->routes = (struct xroute *)(seg->base + h->routes_offset);
+    seg->reqs = (struct xreq *)(seg->base + h->reqs_offset);
+    seg->volumes = (struct xvolume *)(seg->base + h->volumes_offset);
+    seg->frames = (struct xframe *)(seg->base + h->frames_offset);
+    for (int c = 0; c < XSEG_CLASSES; c++) {
+        seg->owners[c] = (uint32_t *)(seg->base + h->owners_offset[c]);
+        seg->buffers[c] = seg->base + h->buffers_offset[c];
+        seg->stacks[c] = seg->base + h->stacks_offset[c];
+    }
+    for (int i = 0; i < XSEG_BELLS; i++)
+        seg->bell_fd[i] = -1;
+}
+
+int xseg_format(int fd, const struct xparams *params)
+{
+    struct timespec now;
+    struct xseg seg;
+    struct xheader h;
+
+    plan(params, &h);
+    if (ftruncate(fd, (off_t)h.size) < 0)
+        return -errno;
+    seg.base = mmap(NULL, h.size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (seg.base == MAP_FAILED)
+        return -errno;
+    memcpy(h.run, params->run, sizeof(h.run));
+    h.run[sizeof(h.run) - 1] = 0;
+    clock_gettime(CLOCK_REALTIME, &now);
+    h.created_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+    h.magic = 0;
+    memcpy(seg.base, &h, sizeof(h));
+    point(&seg);
+    number_slots(&seg);
+    store_release(&seg.header->magic, XSEG_MAGIC);      /* last: now it may be joined */
+    munmap(seg.base, h.size);
+    return 0;
+}
+
+/* 0 if the header is one of ours; *found tells the version met. */
+static int check_header(const struct xheader *h, uint64_t size, uint32_t *found)
+{
+    *found = h->magic == XSEG_MAGIC ? h->version : 0;
+    if (h->magic != XSEG_MAGIC || h->version != XSEG_VERSION)
+        return -EPROTO;
+    if (h->layout != layout_hash() || h->size != size)
+        return -EPROTO;
+    return 0;
+}
+
+int xseg_attach(int fd, struct xseg **out, uint32_t *found)
+{
+    struct xseg *seg;
+    struct stat st;
+    int rc;
+
+    *found = 0;
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    if ((uint64_t)st.st_size < sizeof(struct xheader))
+        return -EPROTO;
+    seg = calloc(1, sizeof(*seg));
+    if (!seg)
+        return -ENOMEM;
+    seg->size = (uint64_t)st.st_size;
+    seg->base = mmap(NULL, seg->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    rc = seg->base == MAP_FAILED ? -errno
+                                 : check_header((struct xheader *)seg->base, seg->size, found);
+    if (rc) {
+        if (seg->base != MAP_FAILED)
+            munmap(seg->base, seg->size);
+        free(seg);
+        return rc;
+    }
+    point(seg);
+    *out = seg;
+    return 0;
+}
+
+void xseg_detach(struct xseg *seg)
+{
+    for (int i = 0; i < XSEG_BELLS; i++)
+        if (seg->bell_fd[i] >= 0)
+            close(seg->bell_fd[i]);
+    munmap(seg->base, seg->size);
+    free(seg);
+}
+
+/* --- routes --------------------------------------------------------------- */
+
+static int route_lookup(struct xseg *seg, const char *edge, uint32_t *route)
+{
+    for (uint32_t i = 0; i < XSEG_ROUTES; i++)
+        if (load_acquire(&seg->routes[i].used) == 1
+            && strncmp(seg->routes[i].edge, edge, XSEG_EDGE_MAX) == 0) {
+            *route = i;
+            return 0;
+        }
+    return -ENOENT;
+}
+
+static int route_add(struct xseg *seg, const char *edge, uint32_t port, uint32_t *route)
+{
+    for (uint32_t i = 0; i < XSEG_ROUTES; i++) {
+        struct xroute *r = &seg->routes[i];
+        if (!swap_if(&r->used, 0u, 2u))
+            continue;
+        snprintf(r->edge, sizeof(r->edge), "%s", edge);
+        store_relaxed(&r->port, port);
+        store_release(&r->used, 1u);
+        *route = i;
+        return 0;
+    }
+    return -ENOSPC;
+}
+
+int route_find(struct xseg *seg, const char *from, const char *to, uint32_t *route)
+{
+    char edge[XSEG_EDGE_MAX];
+    uint32_t port;
+    int rc;
+
+    if (snprintf(edge, sizeof(edge), "%s>%s", from, to) >= (int)sizeof(edge))
+        return -ENAMETOOLONG;
+    if (route_lookup(seg, edge, route) == 0)
+        return 0;
+    rc = port_find(seg, to, &port);
+    return rc ? rc : route_add(seg, edge, port, route);
+}
+
+int route_set(struct xseg *seg, const char *edge, uint32_t port)
+{
+    uint32_t route;
+
+    if (port >= XSEG_PORTS)
+        return -EINVAL;
+    if (strlen(edge) >= XSEG_EDGE_MAX)
+        return -ENAMETOOLONG;
+    if (route_lookup(seg, edge, &route) == 0) {
+        store_release(&seg->routes[route].port, port);
+        return 0;
+    }
+    return route_add(seg, edge, port, &route);
+}
