@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+# Everyday verbs; `make help` lists them. ARGS="..." is handed on to the verb's program.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+ARGS ?=
+TESTS ?= tests
+FUZZ_SECONDS ?= 20
+
+BUILD_PACKAGES := gcc libc6-dev pkg-config liburing-dev libxxhash-dev
+ifeq ($(filter-out /usr/bin/% /bin/%,$(shell command -v $(PYTHON))),)
+BUILD_PACKAGES += python3 python3-venv python3-dev
+endif
+TEST_PACKAGES := qemu-utils libnbd-bin python3-libnbd nbdkit nbd-client fio fuse3 e2fsprogs xfsprogs kmod
+DEMO_PACKAGES := qemu-utils libnbd-bin mmdebstrap nbd-client fuse3 e2fsprogs
+FUZZ_PACKAGES := clang
+
+NATIVE := $(wildcard native/*.c native/*.h)
+LIBRARY := $(filter-out native/fuzz_%.c native/tool_%.c native/export.c,$(wildcard native/*.c))
+FUZZERS := $(patsubst native/%.c,%,$(wildcard native/fuzz_*.c))
+
+# Subset run under the sanitizers: all that drives native code, less what only drives tools.
+ASAN_TESTS ?= $(wildcard tests/test_segment.py tests/test_peer.py tests/test_map.py tests/test_vlmc_peer.py \
+	tests/test_blocker_*.py tests/test_nbd*.py tests/test_memory.py tests/test_null.py tests/test_delay.py \
+	tests/test_error.py)
+ASAN := ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" PYTHONPATH=$(CURDIR)/build-asan
+
+# $(call packages,NAMES) installs those Debian packages that are missing, and calls apt-get only then.
+define packages
+@if ! command -v dpkg-query >/dev/null; then \
+	echo "note: not a Debian system; needed are the equivalents of: $(1)"; exit 0; fi; \
+have=$$(dpkg-query -W -f='$${db:Status-Status}:$${Package}\n' $(1) 2>/dev/null | sed -n 's/^installed://p'); \
+missing=$$(comm -23 <(printf '%s\n' $(1) | sort) <(printf '%s\n' "$$have" | sort) | tr '\n' ' '); \
+if [ -n "$$missing" ]; then \
+	if [ "$$(id -u)" != 0 ]; then \
+		echo "These Debian packages are missing: $$missing" >&2; \
+		echo "Install them as root: apt-get install $$missing" >&2; exit 1; fi; \
+	echo "installing: $$missing"; \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null; \
+fi
+endef
+
+.PHONY: help build test lint check-asan fuzz bench demo soak clean packages-test locked-build
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+
+build: ## everything into .venv: packages, native code, the commands archipelago, vlmc, xseg
+	$(call packages,$(BUILD_PACKAGES))
+	@flock .build.lock $(MAKE) --no-print-directory locked-build
+
+locked-build: $(VENV)/.native
+
+$(VENV)/.requirements: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install -q --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.commands: setup.py pyproject.toml $(VENV)/.requirements
+	@$(PY) -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps \
+		--config-settings editable_mode=compat -e .
+	@touch $@
+
+$(VENV)/.native: $(NATIVE) native xseg/_build.py $(VENV)/.commands
+	@$(PY) setup.py -q build_ext --inplace
+	@touch $@
+
+packages-test:
+	$(call packages,$(TEST_PACKAGES))
+
+$(VENV)/.test: requirements-test.txt
+	@$(PY) -m pip install -q --disable-pip-version-check -r requirements-test.txt
+	@touch $@
+
+test: packages-test build ## all tests (TESTS=path for some of them), with reasons and number of skips
+	@flock .build.lock $(MAKE) --no-print-directory $(VENV)/.test
+	$(PY) -m pytest -rs $(TESTS) $(ARGS)
+
+lint: build ## ruff on Python, gcc with warnings as errors on C
+	@flock .build.lock $(MAKE) --no-print-directory $(VENV)/.test
+	$(VENV)/bin/ruff check .
+	@for f in native/*.c; do gcc -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Wno-missing-field-initializers \
+		-Werror -fsyntax-only $$f || exit 1; done; echo "C: no warnings"
+
+check-asan: packages-test build ## the tests of native code on a build with ASan and UBSan
+	@flock .build.lock $(MAKE) --no-print-directory $(VENV)/.test
+	@mkdir -p build-asan/xseg && ln -sf $(CURDIR)/xseg/*.py build-asan/xseg/
+	ARCHIPELAGO_SANITIZE=1 $(PY) setup.py -q build_ext --build-lib build-asan --build-temp build-asan/objects
+	@$(ASAN) $(PY) -P -c 'import xseg._native as n; assert "build-asan" in n.__file__, n.__file__'
+	$(ASAN) $(PY) -P -m pytest -rs $(ASAN_TESTS) $(ARGS)
+
+build-fuzz/%: native/%.c $(NATIVE)
+	@mkdir -p build-fuzz
+	clang -g -O1 -std=gnu11 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -o $@ $< $(LIBRARY) -luring -lpthread
+
+fuzz: build ## each fuzz target for FUZZ_SECONDS; corpus in tests/corpus/TARGET
+	$(call packages,$(FUZZ_PACKAGES))
+	@$(MAKE) --no-print-directory $(addprefix build-fuzz/,$(FUZZERS))
+	@for f in $(FUZZERS); do mkdir -p tests/corpus/$$f build-fuzz/found-$$f; \
+		echo "== $$f"; build-fuzz/$$f -max_total_time=$(FUZZ_SECONDS) -verbosity=0 -print_final_stats=1 \
+		-artifact_prefix=build-fuzz/ build-fuzz/found-$$f tests/corpus/$$f || exit 1; done
+
+bench: packages-test build ## measurements beside other servers; tables and plots into benchmarks/results
+	@$(PY) -m pip install -q --disable-pip-version-check -r requirements-bench.txt
+	$(PY) -m benchmarks $(ARGS)
+
+demo: build ## imports a real disk image, snapshots, clones, serves and maps it (IMAGE=path for yours)
+	$(call packages,$(DEMO_PACKAGES))
+	$(PY) -m tools.demo $(if $(IMAGE),--image "$(IMAGE)") $(ARGS)
+
+soak: packages-test build ## the random tests, for long (SOAK_MINUTES=60)
+	@flock .build.lock $(MAKE) --no-print-directory $(VENV)/.test
+	ARCHIPELAGO_SOAK_MINUTES=$(or $(SOAK_MINUTES),60) $(PY) -m pytest -rs -m soak --timeout=0 $(TESTS) $(ARGS)
+
+clean: ## removes what was built, but not .venv
+	rm -rf build build-asan build-fuzz xseg/_native* *.egg-info $(VENV)/.native $(VENV)/.commands
