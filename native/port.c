@@ -95,14 +95,15 @@ static void push_free(struct port *port, uint32_t slot) { port->free[port->free_
 static void adopt_slots(struct port *port)
 {
     struct xport *shared = port->shared;
+    bool first = port->incarnation == 1;    /* fresh memory is not even touched */
 
     for (uint32_t i = shared->first + shared->count; i-- > shared->first;) {
         struct xreq *req = &port->seg->reqs[i];
-        uint32_t state = load_acquire(&req->state);
+        uint32_t state = first ? XREQ_FREE : load_acquire(&req->state);
 
-        req->index = i;
         if (state == XREQ_FREE || (state == XREQ_HELD && req->owner == port->number)) {
-            store_release(&req->state, XREQ_FREE);
+            if (!first)
+                store_release(&req->state, XREQ_FREE);
             push_free(port, i);
         } else if (state <= XREQ_REPLIED) {
             req->orphan = 1;
@@ -327,18 +328,26 @@ static void collect_orphans(struct port *port)
     }
 }
 
-/* Requests this port holds and that came from others go back into the inbox. */
-static void requeue_held(struct port *port)
+static void requeue_held_of(struct port *port, const struct xport *sender)
 {
-    for (uint32_t i = 0; i < port->seg->header->slots; i++) {
+    for (uint32_t i = sender->first; i < sender->first + sender->count; i++) {
         struct xreq *req = &port->seg->reqs[i];
 
-        if (load_relaxed(&req->state) != XREQ_HELD || req->owner != port->number
-            || req->src == port->number)
+        if (load_relaxed(&req->state) != XREQ_HELD || req->owner != port->number)
             continue;
         count(&port->shared->recovered, 1);
         port_requeue(port, req);
     }
+}
+
+/* Requests this port holds and that came from others go back into the inbox. */
+static void requeue_held(struct port *port)
+{
+    if (port->incarnation == 1)
+        return;
+    for (uint32_t i = 0; i < XSEG_PORTS; i++)
+        if (i != port->number && load_acquire(&port->seg->ports[i].incarnation))
+            requeue_held_of(port, &port->seg->ports[i]);
 }
 
 /* True when everything an earlier incarnation left is in order. */

@@ -15,13 +15,16 @@ static const uint32_t cache_max[XSEG_CLASSES] = { 64, 32, 8 };
 struct xreq *xreq_get(struct port *port)
 {
     struct xreq *req;
+    uint32_t slot;
 
     if (port->free_count == 0) {
         count(&port->shared->no_request, 1);
         return NULL;
     }
-    req = &port->seg->reqs[port->free[--port->free_count]];
+    slot = port->free[--port->free_count];
+    req = &port->seg->reqs[slot];
     assert(req->state == XREQ_FREE);
+    req->index = slot;
     memset(&req->incarnation, 0, sizeof(*req) - offsetof(struct xreq, incarnation));
     req->incarnation = port->incarnation;
     req->src = req->owner = (uint16_t)port->number;
