@@ -1,0 +1,472 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * map.c - records of the map: writing, checking, walking, merging. Formats: map.h.
+ *
+ * Decoders trust nothing: a record comes from a disk. They read through get*() at offsets
+ * they have checked, never through struct pointers.
+ */
+#define XXH_INLINE_ALL
+#include <assert.h>
+#include <errno.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "map.h"
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "records are little-endian and copied as they are"
+#endif
+
+#define CHECKSUM_AT 56
+#define ENTRY_FIXED 16
+#define LAYER_DATA 16
+#define LAYER_CONTENT 40
+#define CHILD_SIZE 32
+#define BITMAP_MAX 512
+
+static uint64_t get64(const uint8_t *at) { uint64_t v; memcpy(&v, at, 8); return v; }
+static uint32_t get32(const uint8_t *at) { uint32_t v; memcpy(&v, at, 4); return v; }
+static uint16_t get16(const uint8_t *at) { uint16_t v; memcpy(&v, at, 2); return v; }
+static void put64(uint8_t *at, uint64_t v) { memcpy(at, &v, 8); }
+static void put32(uint8_t *at, uint32_t v) { memcpy(at, &v, 4); }
+static void put16(uint8_t *at, uint16_t v) { memcpy(at, &v, 2); }
+
+/* --- writing ---------------------------------------------------------------- */
+
+void record_begin(struct record *rec, void *buf, uint64_t capacity,
+                  const struct record_info *info)
+{
+    assert(capacity >= RECORD_HEADER);
+    *rec = (struct record){ .buf = buf, .capacity = capacity, .used = RECORD_HEADER,
+                            .info = *info };
+    rec->info.count = 0;
+}
+
+int record_add_encoded(struct record *rec, const void *entry, uint64_t length)
+{
+    if (rec->used + length > rec->capacity)
+        return -ENOSPC;
+    memcpy(rec->buf + rec->used, entry, length);
+    rec->used += length;
+    rec->info.count++;
+    return 0;
+}
+
+static uint32_t put_layer(uint8_t *at, const struct xobj *layer)
+{
+    put32(at, layer->kind);
+    put32(at + 4, layer->epoch);
+    if (layer->kind == XOBJ_CONTENT) {
+        memcpy(at + 8, layer->digest, 32);
+        return LAYER_CONTENT;
+    }
+    put64(at + 8, layer->volume);
+    return LAYER_DATA;
+}
+
+int record_add(struct record *rec, uint64_t block, const struct xentry *entry,
+               const struct xstack *stack)
+{
+    uint8_t encoded[RECORD_ENTRY_MAX] = { 0 };
+    uint32_t layers = entry->volume == 0 ? 0 : stack ? stack->layers : 1;
+    uint32_t length = ENTRY_FIXED;
+
+    assert(layers <= XMAP_LAYERS);
+    put64(encoded, block);
+    encoded[8] = (uint8_t)layers;
+    if (layers == 1 && !stack) {
+        struct xobj only = { .kind = XOBJ_DATA, .epoch = entry->epoch, .volume = entry->volume };
+        length += put_layer(encoded + length, &only);
+    } else if (layers) {
+        for (uint32_t l = 0; l < layers; l++)
+            length += put_layer(encoded + length, &stack->layer[l]);
+        if (layers > 1) {
+            uint64_t bitmaps = (uint64_t)(layers - 1) * stack->bitmap_size;
+            put16(encoded + 10, (uint16_t)stack->bitmap_size);
+            memcpy(encoded + length, stack + 1, bitmaps);
+            length += (uint32_t)bitmaps;
+        }
+    }
+    return record_add_encoded(rec, encoded, length);
+}
+
+int record_add_child(struct record *rec, uint64_t child, const struct page_ref *page)
+{
+    uint8_t encoded[CHILD_SIZE] = { 0 };
+
+    put64(encoded, child);
+    put64(encoded + 8, page->volume);
+    put32(encoded + 16, page->epoch);
+    put64(encoded + 24, page->index);
+    return record_add_encoded(rec, encoded, CHILD_SIZE);
+}
+
+static uint64_t checksum(const uint8_t *buf, uint64_t size)
+{
+    static const uint8_t zeros[8];
+    XXH3_state_t state;
+
+    XXH3_64bits_reset(&state);
+    XXH3_64bits_update(&state, buf, CHECKSUM_AT);
+    XXH3_64bits_update(&state, zeros, sizeof(zeros));
+    XXH3_64bits_update(&state, buf + RECORD_HEADER, size - RECORD_HEADER);
+    return XXH3_64bits_digest(&state);
+}
+
+uint64_t record_end(struct record *rec, uint32_t align)
+{
+    const struct record_info *info = &rec->info;
+    uint8_t *b = rec->buf;
+    uint64_t padded = (rec->used + align - 1) / align * align;
+
+    put32(b, RECORD_MAGIC);
+    put16(b + 4, RECORD_VERSION);
+    put16(b + 6, (uint16_t)info->kind);
+    put64(b + 8, info->volume);
+    put32(b + 16, info->epoch);
+    put32(b + 20, info->flags);
+    put64(b + 24, info->seq);
+    put64(b + 32, info->first);
+    put32(b + 40, info->count);
+    put32(b + 44, (uint32_t)(rec->used - RECORD_HEADER));
+    put32(b + 48, info->level);
+    put32(b + 52, info->block_shift);
+    put64(b + CHECKSUM_AT, checksum(b, rec->used));
+    assert(padded <= rec->capacity);
+    memset(b + rec->used, 0, padded - rec->used);
+    return padded;
+}
+
+/* --- checking ----------------------------------------------------------------- */
+
+static int damaged(struct record_info *info, const char *reason)
+{
+    snprintf(info->reason, sizeof(info->reason), "%s", reason);
+    return -EBADMSG;
+}
+
+static void read_header(const uint8_t *b, struct record_info *info)
+{
+    info->kind = get16(b + 6);
+    info->volume = get64(b + 8);
+    info->epoch = get32(b + 16);
+    info->flags = get32(b + 20);
+    info->seq = get64(b + 24);
+    info->first = get64(b + 32);
+    info->count = get32(b + 40);
+    info->length = get32(b + 44);
+    info->level = get32(b + 48);
+    info->block_shift = get32(b + 52);
+}
+
+int record_check(const void *buf, uint64_t available, struct record_info *info)
+{
+    const uint8_t *b = buf;
+
+    memset(info, 0, sizeof(*info));
+    if (available < RECORD_HEADER || get32(b) == 0) {
+        snprintf(info->reason, sizeof(info->reason), "no record begins here");
+        return -ENODATA;
+    }
+    if (get32(b) != RECORD_MAGIC)
+        return damaged(info, "the magic number is wrong");
+    if (get16(b + 4) != RECORD_VERSION)
+        return damaged(info, "its format version is not known");
+    read_header(b, info);
+    if (info->length > available - RECORD_HEADER)
+        return damaged(info, "it is cut off");
+    if (get64(b + CHECKSUM_AT) != checksum(b, RECORD_HEADER + (uint64_t)info->length))
+        return damaged(info, "the checksum does not match");
+    if (info->kind < RECORD_JOURNAL || info->kind > RECORD_INNER)
+        return damaged(info, "its kind is not known");
+    if (info->block_shift < XMAP_BLOCK_MIN_SHIFT || info->block_shift > XMAP_BLOCK_MAX_SHIFT)
+        return damaged(info, "its block size is out of range");
+    return 0;
+}
+
+/* --- walking ------------------------------------------------------------------ */
+
+/* Reads one layer at `at` of `left` bytes. Its size, or 0 if it is damaged. */
+static uint32_t get_layer(const uint8_t *at, uint64_t left, uint64_t block, struct xobj *layer)
+{
+    memset(layer, 0, sizeof(*layer));
+    if (left < LAYER_DATA)
+        return 0;
+    layer->kind = get32(at);
+    layer->epoch = get32(at + 4);
+    if (layer->kind == XOBJ_DATA) {
+        layer->volume = get64(at + 8);
+        layer->index = block;
+        return layer->volume ? LAYER_DATA : 0;
+    }
+    if (layer->kind != XOBJ_CONTENT || left < LAYER_CONTENT)
+        return 0;
+    memcpy(layer->digest, at + 8, 32);
+    return LAYER_CONTENT;
+}
+
+static bool bitmap_size_ok(uint32_t layers, uint32_t size)
+{
+    return layers < 2 ? size == 0 : size >= 8 && size <= BITMAP_MAX && size % 8 == 0;
+}
+
+/* Decodes the entry at `at`, `left` bytes at most. Its size, or 0 if it is damaged. */
+static uint64_t get_entry(const uint8_t *at, uint64_t left, struct map_item *item)
+{
+    uint64_t used = ENTRY_FIXED;
+
+    if (left < ENTRY_FIXED || at[9] != 0 || get32(at + 12) != 0)
+        return 0;
+    item->block = get64(at);
+    item->layers = at[8];
+    item->bitmap_size = get16(at + 10);
+    item->encoded = at;
+    if (item->layers > XMAP_LAYERS || !bitmap_size_ok(item->layers, item->bitmap_size))
+        return 0;
+    for (uint32_t l = 0; l < item->layers; l++) {
+        uint32_t size = get_layer(at + used, left - used, item->block, &item->layer[l]);
+        if (size == 0)
+            return 0;
+        used += size;
+    }
+    item->bitmaps = at + used;
+    if (item->layers > 1)
+        used += (uint64_t)(item->layers - 1) * item->bitmap_size;
+    item->encoded_size = used;
+    return used <= left ? used : 0;
+}
+
+/* End of the payload, by the header. */
+static uint64_t payload_end(const uint8_t *b) { return RECORD_HEADER + (uint64_t)get32(b + 44); }
+
+int record_next(const void *buf, uint64_t *at, struct map_item *item)
+{
+    const uint8_t *b = buf;
+    uint64_t here = *at ? *at : RECORD_HEADER, end = payload_end(b);
+    uint64_t before = *at ? item->block : 0, size;
+
+    if (here == end)
+        return 0;
+    size = here < end ? get_entry(b + here, end - here, item) : 0;
+    if (size == 0 || (*at && item->block <= before))
+        return -EBADMSG;
+    if (item->layers > 1 && item->bitmap_size != map_bitmap_size(get32(b + 52)))
+        return -EBADMSG;
+    *at = here + size;
+    return 1;
+}
+
+int record_next_child(const void *buf, uint64_t *at, uint64_t *child, struct page_ref *page)
+{
+    const uint8_t *b = buf;
+    uint64_t here = *at ? *at : RECORD_HEADER, end = payload_end(b);
+    uint64_t before = *child;
+
+    if (here == end)
+        return 0;
+    if (here > end || end - here < CHILD_SIZE || get32(b + here + 20) != 0)
+        return -EBADMSG;
+    *child = get64(b + here);
+    page->volume = get64(b + here + 8);
+    page->epoch = get32(b + here + 16);
+    page->zero = 0;
+    page->index = get64(b + here + 24);
+    if ((*at && *child <= before) || page->volume == 0)
+        return -EBADMSG;
+    *at = here + CHILD_SIZE;
+    return 1;
+}
+
+void item_to_entry(const struct map_item *item, struct xentry *entry, struct xstack *stack)
+{
+    *entry = (struct xentry){ 0 };
+    if (item->layers == 0)
+        return;
+    entry->volume = item->layer[0].kind == XOBJ_DATA ? item->layer[0].volume : UINT64_MAX;
+    entry->epoch = item->layer[0].epoch;
+    if (!stack)
+        return;
+    stack->layers = item->layers;
+    stack->bitmap_size = item->bitmap_size;
+    memcpy(stack->layer, item->layer, sizeof(stack->layer));
+    if (item->layers > 1)
+        memcpy(stack + 1, item->bitmaps, (uint64_t)(item->layers - 1) * item->bitmap_size);
+}
+
+/* --- journals ------------------------------------------------------------------- */
+
+static uint64_t record_span(const struct record_info *info)
+{
+    uint64_t size = RECORD_HEADER + (uint64_t)info->length;
+    return (size + RECORD_ALIGN - 1) / RECORD_ALIGN * RECORD_ALIGN;
+}
+
+static bool entries_intact(const uint8_t *record)
+{
+    struct map_item item;
+    uint64_t at = 0;
+    uint32_t n = 0;
+    int rc;
+
+    while ((rc = record_next(record, &at, &item)) == 1)
+        n++;
+    return rc == 0 && n == get32(record + 40);
+}
+
+/* Why the record at `at` does not go on with the journal; NULL if it does. */
+static const char *breaks_off(const uint8_t *at, uint64_t left, uint64_t volume,
+                              const struct journal_scan *scan, struct record_info *info)
+{
+    if (record_check(at, left, info))
+        return info->reason;
+    if (info->kind != RECORD_JOURNAL)
+        return "it is not a journal record";
+    if (info->volume != volume)
+        return "it belongs to another volume";
+    if (scan->records && info->seq != scan->last_seq + 1)
+        return "its number does not follow";
+    return entries_intact(at) ? NULL : "its entries are damaged";
+}
+
+void journal_scan(const void *journal, uint64_t length, uint64_t volume, struct journal_scan *scan)
+{
+    const uint8_t *j = journal;
+    struct record_info info;
+
+    memset(scan, 0, sizeof(*scan));
+    while (scan->end < length) {
+        const char *why = breaks_off(j + scan->end, length - scan->end, volume, scan, &info);
+        if (why) {
+            snprintf(scan->reason, sizeof(scan->reason), "%s", why);
+            return;
+        }
+        if (scan->records++ == 0)
+            scan->first_seq = info.seq;
+        scan->last_seq = info.seq;
+        if (info.epoch > scan->epoch_max)
+            scan->epoch_max = info.epoch;
+        if ((info.flags & RECORD_MARK) && info.epoch + 1 > scan->writable_since)
+            scan->writable_since = info.epoch + 1;
+        scan->end += record_span(&info);
+    }
+    if (scan->end > length)
+        scan->end = length;         /* the last record's padding was never written */
+}
+
+/* Calls visit for each entry of a scanned journal. Stops where it is damaged. */
+static void journal_each(const struct journal_span *span,
+                         void (*visit)(void *arg, const struct map_item *item), void *arg)
+{
+    const uint8_t *j = span->data;
+    struct record_info info;
+    struct map_item item;
+
+    for (uint64_t at = 0; at < span->length; at += record_span(&info)) {
+        uint64_t in = 0;
+        if (record_check(j + at, span->length - at, &info) || info.kind != RECORD_JOURNAL)
+            return;
+        while (record_next(j + at, &in, &item) == 1)
+            visit(arg, &item);
+    }
+}
+
+struct leaf_list { uint64_t *leaves; uint64_t count, room; };
+
+/* Keeps the list ascending. Journals are bounded (megabytes), so that insertion will do. */
+static void add_leaf(void *arg, const struct map_item *item)
+{
+    struct leaf_list *list = arg;
+    uint64_t leaf = item->block / XMAP_LEAF, low = 0, high = list->count;
+
+    while (low < high) {
+        uint64_t middle = (low + high) / 2;
+        if (list->leaves[middle] < leaf)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    if (low < list->count && list->leaves[low] == leaf)
+        return;
+    if (list->count == list->room)
+        return;
+    memmove(&list->leaves[low + 1], &list->leaves[low], (list->count - low) * 8);
+    list->leaves[low] = leaf;
+    list->count++;
+}
+
+uint64_t journal_leaves(const void *journal, uint64_t length, uint64_t *leaves, uint64_t room)
+{
+    struct journal_span span = { journal, length };
+    struct leaf_list list = { leaves, 0, room };
+
+    journal_each(&span, add_leaf, &list);
+    return list.count;
+}
+
+/* --- merging -------------------------------------------------------------------- */
+
+struct merge {
+    uint64_t first;
+    uint32_t count;
+    struct { const uint8_t *encoded; uint64_t size; uint32_t layers; } newest[XMAP_LEAF];
+};
+
+static void merge_item(void *arg, const struct map_item *item)
+{
+    struct merge *m = arg;
+
+    if (item->block < m->first || item->block - m->first >= m->count)
+        return;
+    m->newest[item->block - m->first].encoded = item->encoded;
+    m->newest[item->block - m->first].size = item->encoded_size;
+    m->newest[item->block - m->first].layers = item->layers;
+}
+
+static int merge_leaf(struct merge *m, const void *leaf)
+{
+    struct map_item item;
+    uint64_t at = 0;
+    int rc;
+
+    while ((rc = record_next(leaf, &at, &item)) == 1)
+        merge_item(m, &item);
+    return rc;
+}
+
+static uint64_t merge_out(const struct merge *m, struct record *rec)
+{
+    for (uint32_t i = 0; i < m->count; i++)
+        if (m->newest[i].layers
+            && record_add_encoded(rec, m->newest[i].encoded, m->newest[i].size))
+            return m->first + i;
+    return m->first + m->count;
+}
+
+int64_t map_merge(const void *leaf, const struct journal_span *journals, uint32_t journal_count,
+                  uint64_t first, uint32_t count, const struct record_info *info,
+                  void *out, uint64_t capacity, uint64_t *next)
+{
+    struct merge *m;
+    struct record rec;
+
+    if (count == 0 || count > XMAP_LEAF || capacity < RECORD_HEADER + RECORD_ENTRY_MAX)
+        return -EINVAL;
+    m = calloc(1, sizeof(*m));
+    if (!m)
+        return -ENOMEM;
+    m->first = first;
+    m->count = count;
+    if (leaf && merge_leaf(m, leaf)) {
+        free(m);
+        return -EBADMSG;
+    }
+    for (uint32_t j = 0; j < journal_count; j++)
+        journal_each(&journals[j], merge_item, m);
+    record_begin(&rec, out, capacity, info);
+    *next = merge_out(m, &rec);
+    free(m);
+    return (int64_t)record_end(&rec, 1);
+}
