@@ -23,5 +23,15 @@ void export_put(struct port *port, const uint32_t *slots, uint32_t count);
 uint32_t export_route(const struct xseg *seg, uint32_t route);
 /* The types of native peers: name number i, or NULL after the last. */
 const char *export_peer_type(uint32_t i);
+/* Counts, for each port, the requests that wait for it or that it serves: held[] must have
+ * XSEG_PORTS places. */
+void export_in_flight(const struct xseg *seg, uint32_t *held);
+/* Slot numbers + 1 of up to `room` requests that are not free, from slot number `from` on. */
+uint32_t export_busy(const struct xseg *seg, uint32_t from, uint32_t *slots, uint32_t room);
+/* How many buffers of a class are taken, and how many frames hold a leaf page. */
+uint32_t export_buffers_used(const struct xseg *seg, uint32_t class);
+uint32_t export_frames_used(const struct xseg *seg);
+/* Tells all who look that the peer behind a port has finished its start (1) or not (0). */
+void export_ready(struct port *port, uint32_t ready);
 
 #endif

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shared-memory segment: making, joining, looking at it.
+
+`Segment.c` is the native handle (struct xseg *). Structured numpy views of what lies in the
+segment are made when first asked for and copy nothing: they show, and change, the segment.
+"""
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from typing import TYPE_CHECKING, Any
+
+import posix_ipc
+
+from xseg._native import ffi, lib
+from xseg.errors import Exists, NoSpace, NotRunning, WrongVersion, check, error
+
+if TYPE_CHECKING:
+    import numpy
+
+SHM = "/dev/shm"
+MODE = 0o660
+ANY = lib.XPORT_ANY
+PARAMETERS = ("static_slots", "dynamic_slots", "buffers", "frames", "stacks")
+
+OPS: dict[int, str] = {number: name.removeprefix("XOP_").lower()
+                       for number, name in ffi.typeof("enum xop").elements.items() if name != "XOP_COUNT"}
+STATES: dict[int, str] = {number: name.removeprefix("XREQ_").lower()
+                          for number, name in ffi.typeof("enum xstate").elements.items()}
+KINDS: dict[int, str] = {number: name.removeprefix("XOBJ_").lower()
+                         for number, name in ffi.typeof("enum xkind").elements.items() if name != "XOBJ_KINDS"}
+
+
+def name_for(home: str) -> str:
+    """Name of the segment of the instance whose home is `home`."""
+    return "/archipelago-" + hashlib.sha256(os.path.realpath(home).encode()).hexdigest()[:12]
+
+
+def text(field: Any) -> str:
+    """A char array of the segment as a string; bytes that are no UTF-8 show as such."""
+    return ffi.string(field).decode(errors="backslashreplace")
+
+
+def _fill(params: Any, run: str, values: dict[str, Any]) -> None:
+    params.run = os.fsencode(run)
+    for name, value in values.items():
+        if name not in PARAMETERS:
+            raise error(errno.EINVAL, f"a segment has no parameter {name}; it has {', '.join(PARAMETERS)}")
+        setattr(params, name, value)
+
+
+def _room_for(size: int, name: str) -> None:
+    """Refuses a segment that the shared-memory file system cannot hold: touching it would be fatal."""
+    room = os.statvfs(SHM)
+    free = room.f_bavail * room.f_frsize
+    if size > free:
+        raise NoSpace(errno.ENOSPC, f"segment {name} needs {size >> 20} MiB, but {SHM} has {free >> 20} MiB free: "
+                      f"enlarge it (mount -o remount,size={(size >> 20) * 2}M {SHM}) or lower the numbers "
+                      "under [segment] in archipelago.toml")
+
+
+class Segment:
+    """A segment joined by this process. May be used by all its threads."""
+
+    def __init__(self, c: Any, name: str) -> None:
+        self.c = c
+        self.name = name
+        self._arrays: dict[str, Any] = {}
+
+    @staticmethod
+    def size_of(run: str = "/", **params: Any) -> int:
+        """Bytes that a segment with these parameters needs."""
+        c = ffi.new("struct xparams *")
+        _fill(c, run, params)
+        return lib.xseg_size(c)
+
+    @classmethod
+    def create(cls, name: str, run: str, **params: Any) -> Segment:
+        """Makes a segment and joins it. `run` is the folder of its doorbells and must exist.
+
+        Exists: there is one. NoSpace: shared memory is too small. Invalid: unknown parameter.
+        """
+        if len(os.fsencode(run)) >= lib.XSEG_PATH_MAX:
+            raise error(errno.ENAMETOOLONG, f"the path {run} is too long: {lib.XSEG_PATH_MAX - 1} bytes at most")
+        c = ffi.new("struct xparams *")
+        _fill(c, run, params)
+        _room_for(lib.xseg_size(c), name)
+        try:
+            shm = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=MODE)
+        except posix_ipc.ExistentialError:
+            raise Exists(errno.EEXIST, f"segment {name} exists already") from None
+        try:
+            os.fchmod(shm.fd, MODE)
+            check(lib.xseg_format(shm.fd, c), f"segment {name}")
+        except OSError:
+            posix_ipc.unlink_shared_memory(name)
+            raise
+        finally:
+            shm.close_fd()
+        return cls.open(name)
+
+    @classmethod
+    def open(cls, name: str) -> Segment:
+        """Joins a segment. NotRunning: there is none. WrongVersion: another version or build made it."""
+        try:
+            shm = posix_ipc.SharedMemory(name)
+        except posix_ipc.ExistentialError:
+            raise NotRunning(errno.ENOENT, "not running: start it with `archipelago start`") from None
+        except posix_ipc.PermissionsError:
+            raise error(errno.EACCES, f"segment {name}: permission denied; it belongs to another user") from None
+        out, found = ffi.new("struct xseg **"), ffi.new("uint32_t *")
+        try:
+            rc = lib.xseg_attach(shm.fd, out, found)
+        finally:
+            shm.close_fd()
+        if rc == -errno.EPROTO:
+            raise WrongVersion(errno.EPROTO, _mismatch(name, found[0]))
+        check(rc, f"segment {name}")
+        return cls(out[0], name)
+
+    @classmethod
+    def of_home(cls, home: str) -> Segment:
+        """Joins the segment of the instance whose home is `home`."""
+        try:
+            return cls.open(name_for(home))
+        except NotRunning:
+            raise NotRunning(errno.ENOENT, f"not running (home {home}): start it with `archipelago start`") from None
+
+    @staticmethod
+    def exists(name: str) -> bool:
+        return os.path.exists(SHM + name)
+
+    @staticmethod
+    def unlink(name: str) -> None:
+        """Removes the segment's name; its memory goes when the last process leaves. None there: nothing."""
+        try:
+            posix_ipc.unlink_shared_memory(name)
+        except posix_ipc.ExistentialError:
+            return
+
+    def close(self) -> None:
+        """Leaves. Ports, requests and arrays of this segment must not be used afterwards."""
+        if self.c != ffi.NULL:
+            self._arrays.clear()
+            lib.xseg_detach(self.c)
+            self.c = ffi.NULL
+
+    def __enter__(self) -> Segment:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # --- roles and routes
+
+    def declare(self, role: str, type: str, process: str) -> int:
+        """Sets a port aside for a role; its number. Idempotent. NoSpace: too many roles."""
+        number = ffi.new("uint32_t *")
+        check(lib.port_declare(self.c, role.encode(), type.encode(), process.encode(), number), f"role {role}")
+        return number[0]
+
+    def port_of(self, role: str) -> int:
+        """Number of the port of a role. NotFound: no such role."""
+        number = ffi.new("uint32_t *")
+        check(lib.port_find(self.c, role.encode(), number), f"role {role}")
+        return number[0]
+
+    def route(self, source: str, target: str) -> int:
+        """Number of the edge from role `source` to role `target`; NotFound: no such role."""
+        number = ffi.new("uint32_t *")
+        check(lib.route_find(self.c, source.encode(), target.encode(), number), f"route {source}>{target}")
+        return number[0]
+
+    def set_route(self, edge: str, port: int) -> None:
+        """Turns the edge "from>to" to a port."""
+        check(lib.route_set(self.c, edge.encode(), port), f"route {edge}")
+
+    def routes(self) -> dict[str, int]:
+        """Every edge there is, and the port it leads to."""
+        return {text(route.edge): route.port
+                for route in (self.c.routes[i] for i in range(lib.XSEG_ROUTES)) if route.used == 1}
+
+    def alive(self, port: int) -> bool:
+        """True while the process that bound the port lives."""
+        return lib.port_alive(self.c, port)
+
+    # --- memory
+
+    def memory(self, offset: int, size: int) -> memoryview:
+        """Bytes [offset, offset + size) of the segment, writable, not copied. Invalid: outside it."""
+        if offset < 0 or size < 0 or offset + size > self.c.size:
+            raise error(errno.EINVAL, f"bytes {offset}..{offset + size} lie outside the segment")
+        return memoryview(ffi.buffer(self.c.base + offset, size))
+
+    def _array(self, name: str, struct: str, offset: int, count: int) -> numpy.ndarray:
+        if name not in self._arrays:
+            import numpy
+
+            from xseg.dtypes import dtype_of
+            dtype = dtype_of(struct)
+            self._arrays[name] = numpy.frombuffer(self.memory(offset, dtype.itemsize * count), dtype, count)
+        return self._arrays[name]
+
+    @property
+    def requests(self) -> numpy.ndarray:
+        """All request slots as a structured array, indexed by slot number."""
+        return self._array("requests", "struct xreq", self.c.header.reqs_offset, self.c.header.slots)
+
+    @property
+    def ports(self) -> numpy.ndarray:
+        """All ports as a structured array, indexed by port number."""
+        return self._array("ports", "struct xport", self.c.header.ports_offset, lib.XSEG_PORTS)
+
+    @property
+    def volumes(self) -> numpy.ndarray:
+        """The table of open volumes as a structured array, indexed by handle - 1."""
+        return self._array("volumes", "struct xvolume", self.c.header.volumes_offset, lib.XSEG_VOLUMES)
+
+
+def _mismatch(name: str, version: int) -> str:
+    remedy = "stop the instance with the programs that started it, then start it again"
+    if version == 0:
+        return f"{name} is not a segment of Archipelago, or was not completely made: {remedy}"
+    if version != lib.XSEG_VERSION:
+        return f"segment {name} is of version {version}, these programs need {lib.XSEG_VERSION}: {remedy}"
+    return f"segment {name} was made by another build of version {version}: {remedy}"
