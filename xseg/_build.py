@@ -15,8 +15,7 @@ from cffi import FFI
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 NATIVE = os.path.join(ROOT, "native")
-HEADERS = [name for name in ("layout.h", "maplayout.h", "xseg.h", "peer.h", "map.h", "export.h")
-           if name != "map.h" or os.path.exists(os.path.join(NATIVE, "map.c"))]
+HEADERS = ["layout.h", "maplayout.h", "xseg.h", "peer.h", "map.h", "export.h"]
 PROGRAMS = ("fuzz_", "tool_")
 
 

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An instance on disk and in memory: its folders, its segment, its processes.
+
+A process is known by run/PROCESS.pid, "PID START\\n", where START is its start time in clock
+ticks after boot, so that a pid that was used again is not taken for it. Whoever starts or stops
+processes holds run/lock meanwhile.
+"""
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import glob
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from tools import config
+from xseg.errors import Busy, Exists, WrongVersion, XsegError
+from xseg.segment import Segment, name_for
+
+START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 10.0
+KILL_TIMEOUT_S = 5.0
+POLL_S = 0.005
+LOG_LINES = 15                  # of a process that died, shown to the operator
+LOCK_TIMEOUT_S = 60.0
+
+
+def start_time(pid: int) -> int:
+    """Start time of a process in clock ticks after boot; 0: there is none, or it is a zombie."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return 0 if fields[0] in "ZX" else int(fields[19])
+
+
+class Instance:
+    """The instance whose home is `home`."""
+
+    def __init__(self, home: str) -> None:
+        self.home = home
+        self.config = config.read(home)
+        self.segment_name = name_for(home)
+        self._children: dict[str, subprocess.Popen] = {}
+
+    def path(self, *parts: str) -> str:
+        return os.path.join(self.home, *parts)
+
+    def make_folders(self) -> None:
+        for name in ("", "run", "run/mapped", "log"):
+            os.makedirs(self.path(name), mode=0o770, exist_ok=True)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the instance against others that start or stop. Busy: LOCK_TIMEOUT_S have passed."""
+        with open(self.path("run", "lock"), "w", encoding="ascii") as file:
+            end = time.monotonic() + LOCK_TIMEOUT_S
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > end:
+                        raise Busy(f"another archipelago command is at work on {self.home}") from None
+                    time.sleep(0.05)
+            yield
+
+    # --- processes
+
+    def pid_of(self, process: str) -> int:
+        """Pid of a process that runs; 0: it does not."""
+        try:
+            with open(self.path("run", process + ".pid"), encoding="ascii") as file:
+                pid, started = map(int, file.read().split())
+        except (FileNotFoundError, ValueError):
+            return 0
+        return pid if started and start_time(pid) == started else 0
+
+    def pid_file_exists(self, process: str) -> bool:
+        return os.path.exists(self.path("run", process + ".pid"))
+
+    def running(self) -> list[str]:
+        """Names of the processes that run."""
+        return [process for process in self.config.processes if self.pid_of(process)]
+
+    def strangers(self) -> list[str]:
+        """Running processes of this instance that the configuration no longer knows."""
+        names = [os.path.basename(path).removesuffix(".pid") for path in glob.glob(self.path("run", "*.pid"))]
+        return [name for name in names if name not in self.config.processes and self.pid_of(name)]
+
+    def launch(self, process: str) -> None:
+        """Starts a process, detached, its output in log/PROCESS.log. Waits for nothing."""
+        with open(self.path("log", process + ".log"), "ab") as log:
+            child = subprocess.Popen(
+                [sys.executable, "-P", "-m", "tools.host", "--home", self.home, "--process", process],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/")
+        self._children[process] = child
+        temporary = self.path("run", process + ".pid.new")
+        with open(temporary, "w", encoding="ascii") as file:
+            file.write(f"{child.pid} {start_time(child.pid)}\n")
+        os.replace(temporary, self.path("run", process + ".pid"))
+
+    def log_tail(self, process: str) -> str:
+        with open(self.path("log", process + ".log"), encoding="utf-8", errors="replace") as file:
+            return "".join(file.readlines()[-LOG_LINES:])
+
+    def wait_ready(self, segment: Segment, processes: list[str]) -> None:
+        """Returns when every role of these processes is ready. An error shows the log of one that died."""
+        end = time.monotonic() + START_TIMEOUT_S
+        waiting = set(processes)
+        while waiting:
+            for process in sorted(waiting):
+                if all(self._ready(segment, role) for role in self.config.processes[process]):
+                    waiting.discard(process)
+                elif self._children[process].poll() is not None:
+                    raise XsegError(errno.ESRCH, f"the process {process} did not start; the end of "
+                                    f"{self.path('log', process + '.log')}:\n{self.log_tail(process)}".rstrip())
+            if waiting and time.monotonic() > end:
+                raise XsegError(errno.ETIMEDOUT, f"not ready after {START_TIMEOUT_S:g} s: {', '.join(sorted(waiting))}; "
+                                f"see {self.path('log')}")
+            time.sleep(POLL_S)
+
+    @staticmethod
+    def _ready(segment: Segment, role: str) -> bool:
+        number = segment.port_of(role)
+        return bool(segment.c.ports[number].ready) and segment.alive(number)
+
+    def terminate(self, process: str) -> bool:
+        """Ends a process: SIGTERM, then SIGKILL. False: it had to be killed."""
+        pid = self.pid_of(process)
+        clean = not pid or self._signal_and_wait(process, pid, signal.SIGTERM, STOP_TIMEOUT_S)
+        if not clean and not self._signal_and_wait(process, pid, signal.SIGKILL, KILL_TIMEOUT_S):
+            raise Busy(f"the process {process} (pid {pid}) does not end, even by SIGKILL: it waits in the kernel")
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path("run", process + ".pid"))
+        return clean
+
+    def _signal_and_wait(self, process: str, pid: int, number: int, seconds: float) -> bool:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+        end = time.monotonic() + seconds
+        while self.pid_of(process):
+            if process in self._children:
+                self._children[process].poll()          # so that it is no zombie
+            if time.monotonic() > end:
+                return False
+            time.sleep(POLL_S)
+        return True
+
+    # --- the segment
+
+    def open_or_create(self) -> Segment:
+        """The segment, made if it is not there. One of another version that nobody uses is replaced."""
+        try:
+            segment = Segment.create(self.segment_name, self.path("run"), **self.config.segment)
+        except Exists:
+            try:
+                segment = Segment.open(self.segment_name)
+            except WrongVersion:
+                if self.running():
+                    raise
+                self.remove_segment()
+                segment = Segment.create(self.segment_name, self.path("run"), **self.config.segment)
+        self.declare(segment)
+        return segment
+
+    def declare(self, segment: Segment) -> None:
+        """Sets aside a port for each role and makes each edge of the pipeline lead where the file says."""
+        for role in self.config.roles.values():
+            segment.declare(role.name, role.type, role.process)
+        for role in self.config.roles.values():
+            for target in role.targets:
+                segment.route(role.name, target)
+                edge = f"{role.name}>{target}"
+                segment.set_route(edge, segment.port_of(self.config.routes.get(edge, target)))
+
+    def remove_segment(self) -> None:
+        Segment.unlink(self.segment_name)
+        for path in glob.glob(self.path("run", "bell.*")):
+            os.unlink(path)
+
+    # --- mapped volumes
+
+    def mapped(self) -> list[dict[str, Any]]:
+        """What `vlmc map` noted: dicts with at least name and device."""
+        found = []
+        for path in sorted(glob.glob(self.path("run", "mapped", "*.json"))):
+            with contextlib.suppress(OSError, ValueError), open(path, encoding="utf-8") as file:
+                found.append(json.load(file))
+        return found
+
+    def refuse_while_mapped(self, force: bool) -> None:
+        """Busy: volumes are mapped and force is false."""
+        mapped = self.mapped()
+        if mapped and not force:
+            names = ", ".join(f"{entry.get('name')} ({entry.get('device')})" for entry in mapped)
+            raise Busy(f"volumes are mapped: {names}; unmap them by `vlmc unmap`, or use --force")

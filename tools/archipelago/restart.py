@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Restarts the process that hosts ROLE, or all of them. The segment stays.
+
+Requests wait in the segment meanwhile: guests see a pause, no error. A process that had died is
+started. Also takes in a changed archipelago.toml, as far as the processes restarted go.
+"""
+from __future__ import annotations
+
+import argparse
+
+from tools.archipelago.instance import Instance
+from tools.archipelago.start import bring_up
+from tools.archipelago.stop import take_down
+from xseg.errors import NotRunning
+from xseg.segment import Segment
+
+HELP = "restart the process of one role, or all; guests see a pause"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("role", nargs="?", metavar="ROLE", help="restart only the process that hosts this role")
+
+
+def run(args: argparse.Namespace) -> int:
+    instance = Instance(args.home)
+    if not Segment.exists(instance.segment_name):
+        raise NotRunning(f"not running (home {args.home}): start it with `archipelago start`")
+    with instance.locked():
+        order = instance.config.stop_order()
+        wanted = [instance.config.process_of(args.role)] if args.role else order
+        take_down(instance, [*wanted, *instance.strangers()])
+        bring_up(instance, wanted)
+    print(f"restarted {', '.join(wanted)}")
+    return 0

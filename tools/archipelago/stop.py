@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stops the pipeline and removes its segment. Volumes that are open are closed.
+
+With ROLE, stops the process that hosts that role; what is sent to it waits for its return.
+Refused while volumes are mapped to block devices, unless --force: their I/O then waits or fails.
+A process that does not end within 10 s of being told is killed; nothing acknowledged is lost.
+"""
+from __future__ import annotations
+
+import argparse
+import os
+
+from tools.archipelago.instance import Instance
+
+HELP = "stop the pipeline, or the process of one role"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("role", nargs="?", metavar="ROLE", help="stop only the process that hosts this role")
+    parser.add_argument("--force", action="store_true", help="though volumes are mapped")
+
+
+def take_down(instance: Instance, processes: list[str]) -> None:
+    """Stops these processes one after the other."""
+    for process in processes:
+        if not instance.terminate(process):
+            print(f"{process} did not end in time and was killed")
+
+
+def run(args: argparse.Namespace) -> int:
+    instance = Instance(args.home)
+    if not os.path.isdir(instance.path("run")):
+        print(f"not running (home {args.home})")
+        return 0
+    with instance.locked():
+        order = [*instance.config.stop_order(), *instance.strangers()]
+        wanted = [instance.config.process_of(args.role)] if args.role else order
+        running = [process for process in wanted if instance.pid_of(process)]
+        if running:
+            instance.refuse_while_mapped(args.force)
+        take_down(instance, wanted)
+        if not args.role:
+            instance.remove_segment()
+    print(f"stopped {', '.join(running)}" if running else f"not running (home {args.home})")
+    return 0

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the commands share: --home, errors as one line on stderr, exit status, tables, sizes.
+
+Exit status: 0 done; 1 failed, and stderr says why; 2 wrong usage; others as a verb documents.
+"""
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+from typing import Any
+
+
+def parser(program: str, description: str) -> argparse.ArgumentParser:
+    """An argument parser that knows --home."""
+    made = argparse.ArgumentParser(prog=program, description=description)
+    add_home(made)
+    return made
+
+
+def add_home(to: argparse.ArgumentParser) -> None:
+    to.add_argument("--home", default=argparse.SUPPRESS, metavar="DIR",
+                    help="the instance's home (default: $ARCHIPELAGO_HOME, /var/lib/archipelago for root, "
+                         "$XDG_STATE_HOME/archipelago for others)")
+
+
+def run(program: str, description: str, package: str, verbs: tuple[str, ...], argv: list[str] | None = None) -> int:
+    """A command with verbs: each is a module of `package` with HELP, arguments(parser) and run(args).
+
+    Of the modules only the one that is asked for is imported; all are for --help.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    top = parser(program, description)
+    subparsers = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+    asked = next((word for word in argv if word in verbs), None)
+    for verb in verbs:
+        if asked not in (None, verb):
+            subparsers.add_parser(verb)
+            continue
+        module = importlib.import_module(f"{package}.{verb.replace('-', '_')}")
+        verb_parser = subparsers.add_parser(verb, help=module.HELP, description=module.__doc__ or module.HELP,
+                                            formatter_class=argparse.RawDescriptionHelpFormatter)
+        add_home(verb_parser)
+        module.arguments(verb_parser)
+        verb_parser.set_defaults(run=module.run)
+    args = top.parse_args(argv)
+    return guarded(args.run, program, with_home(args))
+
+
+def with_home(args: argparse.Namespace) -> argparse.Namespace:
+    """Fills in the default home and makes it absolute."""
+    from xseg.client import default_home
+    args.home = os.path.abspath(args.home) if getattr(args, "home", None) else default_home()
+    return args
+
+
+def guarded(function: Any, program: str, args: argparse.Namespace) -> int:
+    """Runs a verb. A failure with an errno is one line on stderr and exit status 1."""
+    try:
+        return function(args) or 0
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as failure:
+        print(f"{program}: {failure}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        return 130
+
+
+def print_json(value: Any) -> None:
+    json.dump(value, sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+def print_table(rows: list[list[Any]], headers: list[str]) -> None:
+    """Columns under headers; nothing but the headers when there are no rows."""
+    from tabulate import tabulate
+    print(tabulate(rows, headers=headers, tablefmt="plain", disable_numparse=False))
+
+
+def human(size: float) -> str:
+    """Bytes with a suffix: 512, 4.0K, 1.5G."""
+    for suffix in ("", "K", "M", "G", "T"):
+        if size < 1024:
+            return f"{size:.0f}" if not suffix else f"{size:.1f}{suffix}"
+        size /= 1024
+    return f"{size:.1f}P"

@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""archipelago.toml: what peers an instance has, and how they are cut into processes.
+
+All of it is optional; without the file the instance is this:
+
+    layout = "colocated"        # or "separate": a process a peer; or which roles share a process:
+                                # [["nbd", "vlmc", "blockerb"], ["mapper", "blockerm"]]
+
+    [segment]                   # static_slots, dynamic_slots, buffers, frames, stacks: see native/xseg.h
+
+    [peers.nbd]                 # a table a role: its type, and the options of that type
+    type = "nbd"
+
+    [peers.vlmc]
+    type = "vlmc"
+
+    [peers.blockerb]
+    type = "blocker-file"
+    path = "data"               # relative paths lie below the instance's home
+
+    [peers.mapper]
+    type = "mapper"
+
+    [peers.blockerm]
+    type = "blocker-file"
+    path = "map"
+
+    [routes]                    # who plays a role for whom, where it is not the role's own peer:
+                                # "vlmc>blockerb" = "delay"
+
+A role other than these five needs a type. In an explicit layout each role that has a table must
+appear, and the five do not exist unless they appear. Every error names the file and the key.
+"""
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import tomllib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from xseg.errors import Invalid, XsegError
+from xseg.segment import PARAMETERS
+
+if TYPE_CHECKING:
+    from xseg.peer import Peer
+
+FILE = "archipelago.toml"
+DEFAULT_PEERS: dict[str, dict[str, Any]] = {
+    "nbd": {"type": "nbd"},
+    "vlmc": {"type": "vlmc"},
+    "blockerb": {"type": "blocker-file", "path": "data"},
+    "mapper": {"type": "mapper"},
+    "blockerm": {"type": "blocker-file", "path": "map"},
+}
+COLOCATED = [["nbd", "vlmc", "blockerb"], ["mapper", "blockerm"]]
+LAYOUTS = ("colocated", "separate")
+ROLE = re.compile(r"[a-z][a-z0-9_-]{0,30}")
+PROCESS_NAME_MAX = 31
+PROCESS_PEERS_MAX = 16
+PARAMETER_MAX = 1 << 22
+PEERS_FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "peers")
+
+
+def peer_modules() -> dict[str, str]:
+    """Every peer type there is, and the module in peers/ that describes it. Imports none of them."""
+    types = {}
+    for name in sorted(os.listdir(PEERS_FOLDER)):
+        if not name.endswith(".py"):
+            continue
+        with open(os.path.join(PEERS_FOLDER, name), encoding="utf-8") as source:
+            for peer_type in re.findall(r'^    type = "([^"]+)"', source.read(), flags=re.M):
+                types[peer_type] = "peers." + name.removesuffix(".py")
+    return types
+
+
+def peer_class(peer_type: str) -> type[Peer]:
+    """The class of a peer type. Invalid: there is none; the error lists those there are."""
+    modules = peer_modules()
+    if peer_type not in modules:
+        raise Invalid(f"there is no peer type {peer_type!r}; there are: {', '.join(sorted(modules))}")
+    module = importlib.import_module(modules[peer_type])
+    return next(cls for cls in vars(module).values()
+                if isinstance(cls, type) and getattr(cls, "type", None) == peer_type)
+
+
+@dataclass
+class Role:
+    """A peer of the pipeline."""
+
+    name: str
+    cls: type[Peer]
+    options: dict[str, Any]                 # every option of the type; paths are absolute
+    process: str = ""
+
+    @property
+    def type(self) -> str:
+        return self.cls.type
+
+    @property
+    def targets(self) -> list[str]:
+        return self.cls.target_roles(self.options)
+
+
+@dataclass
+class Config:
+    """An instance as its file describes it."""
+
+    home: str
+    layout: str                             # "colocated", "separate" or "explicit"
+    roles: dict[str, Role]                  # in the order of their processes
+    processes: dict[str, list[str]]         # name of a process -> its roles
+    routes: dict[str, str] = field(default_factory=dict)    # "from>to" -> role
+    segment: dict[str, Any] = field(default_factory=dict)
+
+    def process_of(self, role: str) -> str:
+        """The process that hosts a role. Invalid: no such role; the error lists them."""
+        if role not in self.roles:
+            raise Invalid(f"there is no role {role!r} in this pipeline; there are: {', '.join(self.roles)}")
+        return self.roles[role].process
+
+    def stop_order(self) -> list[str]:
+        """Processes, those first that others do not need to finish their work."""
+        return sorted(self.processes, key=lambda name: not any(self.roles[r].targets for r in self.processes[name]))
+
+
+class _Reader:
+    """Reads one file; every complaint names it."""
+
+    def __init__(self, home: str) -> None:
+        self.home = home
+        self.path = os.path.join(home, FILE)
+
+    def fail(self, text: str) -> XsegError:
+        return Invalid(f"{self.path}: {text}")
+
+    def load(self) -> dict[str, Any]:
+        try:
+            with open(self.path, "rb") as file:
+                return tomllib.load(file)
+        except FileNotFoundError:
+            return {}
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as failure:
+            raise self.fail(str(failure)) from None
+        except OSError as failure:
+            raise self.fail(os.strerror(failure.errno or 0)) from None
+
+    def table(self, raw: dict[str, Any], key: str) -> dict[str, Any]:
+        value = raw.get(key, {})
+        if not isinstance(value, dict):
+            raise self.fail(f"{key} must be a table: [{key}]")
+        return value
+
+    # --- peers
+
+    def role(self, name: str, raw: dict[str, Any]) -> Role:
+        where = f"[peers.{name}]"
+        if not ROLE.fullmatch(name):
+            raise self.fail(f"{where}: a role is named by up to 31 of a-z, 0-9, - and _, a letter first")
+        values = {**DEFAULT_PEERS.get(name, {}), **raw}
+        default_type = DEFAULT_PEERS.get(name, {}).get("type")
+        peer_type = values.pop("type", None)
+        if peer_type is None:
+            raise self.fail(f"{where}: the key type is missing; one of {', '.join(sorted(peer_modules()))}")
+        if peer_type != default_type:           # the defaults' options are the default type's
+            values = {key: value for key, value in raw.items() if key != "type"}
+        try:
+            cls = peer_class(str(peer_type))
+        except Invalid as failure:
+            raise self.fail(f"{where} type: {failure}") from None
+        return Role(name, cls, self.options(where, cls, values))
+
+    def options(self, where: str, cls: type[Peer], values: dict[str, Any]) -> dict[str, Any]:
+        from xseg.peer import below_home
+        for key in values:
+            if key not in cls.options:
+                known = ", ".join(cls.options) or "none"
+                raise self.fail(f"{where}: {key} is no option of the type {cls.type}; it has: {known}")
+        options = {}
+        for key, option in cls.options.items():
+            value = values.get(key, option.default)
+            if key in values:
+                try:
+                    value = option.parse(value)
+                except Invalid as failure:
+                    raise self.fail(f"{where}: {key} = {values[key]!r} {failure}") from None
+            if option.kind == "path" and value:
+                value = below_home(value, self.home)
+            options[key] = value
+        return options
+
+    # --- layout
+
+    def groups(self, layout: Any, named: list[str]) -> tuple[str, list[list[str]]]:
+        """The kind of layout, and the roles of each process."""
+        if layout == "separate":
+            return layout, [[role] for role in [*DEFAULT_PEERS, *(r for r in named if r not in DEFAULT_PEERS)]]
+        if layout == "colocated":
+            return layout, [list(group) for group in COLOCATED]
+        if isinstance(layout, list) and layout and all(isinstance(group, list) and group for group in layout):
+            self.check_groups(layout, named)
+            return "explicit", layout
+        raise self.fail(f"layout = {layout!r} must be one of {', '.join(map(repr, LAYOUTS))} or a list of lists of "
+                        "roles")
+
+    def check_groups(self, layout: list[list[Any]], named: list[str]) -> None:
+        listed = [role for group in layout for role in group]
+        for role in listed:
+            if role not in DEFAULT_PEERS and role not in named:
+                known = ", ".join(dict.fromkeys([*DEFAULT_PEERS, *named]))
+                raise self.fail(f"layout: there is no role {role!r}; there are: {known}")
+            if listed.count(role) > 1:
+                raise self.fail(f"layout: the role {role} is listed twice")
+        for role in named:
+            if role not in listed:
+                raise self.fail(f"layout: the role {role} has a table [peers.{role}] but is in no process")
+        for group in layout:
+            if len(group) > PROCESS_PEERS_MAX:
+                raise self.fail(f"layout: {len(group)} roles in one process; {PROCESS_PEERS_MAX} at most")
+
+    def place(self, groups: list[list[str]], kind: str, roles: dict[str, Role]) -> None:
+        """Puts roles that a ready-made layout does not know beside their like."""
+        for role in roles.values():
+            if kind == "colocated" and role.name not in DEFAULT_PEERS:
+                groups[0 if role.cls.native else 1].append(role.name)
+
+    # --- the rest
+
+    def segment(self, raw: dict[str, Any]) -> dict[str, Any]:
+        for key, value in raw.items():
+            if key not in PARAMETERS:
+                raise self.fail(f"[segment]: there is no key {key}; there are: {', '.join(PARAMETERS)}")
+            many = key in ("buffers", "stacks")
+            numbers = value if many else [value]
+            if not isinstance(numbers, list) or (many and len(numbers) != 3):
+                raise self.fail(f"[segment]: {key} = {value!r} must be a list of three numbers, one a class")
+            for number in numbers:
+                if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= PARAMETER_MAX:
+                    raise self.fail(f"[segment]: {key} = {value!r} must be from 1 to {PARAMETER_MAX}")
+        return raw
+
+    def routes(self, raw: dict[str, Any], roles: dict[str, Role]) -> dict[str, str]:
+        for edge, player in raw.items():
+            source, arrow, target = edge.partition(">")
+            if not arrow:
+                raise self.fail(f'[routes]: {edge!r} must be of the form "from>to"')
+            for role in (source, target, player):
+                if role not in roles:
+                    raise self.fail(f"[routes] {edge!r} = {player!r}: there is no role {role!r}; there are: "
+                                    f"{', '.join(roles)}")
+            if target not in roles[source].targets:
+                raise self.fail(f"[routes]: {source} sends nothing to {target}; it sends to: "
+                                f"{', '.join(roles[source].targets) or 'nobody'}")
+        return raw
+
+    def check_targets(self, roles: dict[str, Role]) -> None:
+        for role in roles.values():
+            for target in role.targets:
+                if target not in roles:
+                    raise self.fail(f"the role {role.name} (type {role.type}) sends to the role {target!r}, which "
+                                    f"this pipeline has not; it has: {', '.join(roles)}")
+
+    def read(self) -> Config:
+        raw = self.load()
+        for key in raw:
+            if key not in ("layout", "segment", "peers", "routes"):
+                raise self.fail(f"there is no key {key}; there are: layout, segment, peers, routes")
+        tables = self.table(raw, "peers")
+        for name, table in tables.items():
+            if not isinstance(table, dict):
+                raise self.fail(f"peers.{name} must be a table: [peers.{name}]")
+        kind, groups = self.groups(raw.get("layout", "colocated"), list(tables))
+        names = [role for group in groups for role in group]
+        names += [name for name in tables if name not in names]
+        made = {name: self.role(name, tables.get(name, {})) for name in names}
+        self.place(groups, kind, made)
+        processes = {process_name(group): group for group in groups}
+        for process, group in processes.items():
+            for role in group:
+                made[role].process = process
+        roles = {role: made[role] for group in groups for role in group}
+        self.check_targets(roles)
+        return Config(self.home, kind, roles, processes, self.routes(self.table(raw, "routes"), roles),
+                      self.segment(self.table(raw, "segment")))
+
+
+def process_name(roles: list[str]) -> str:
+    """The name of the process that hosts these roles."""
+    name = "+".join(roles)
+    return name if len(name) <= PROCESS_NAME_MAX else f"{roles[0][:PROCESS_NAME_MAX - 4]}+{len(roles) - 1}"
+
+
+def read(home: str) -> Config:
+    """The configuration of the instance whose home is `home`. Invalid: names file, key and what is allowed."""
+    return _Reader(home).read()

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One process of a pipeline: python -m tools.host --home HOME --process NAME.
+
+It joins the segment and runs the peers that the configuration puts into it: the native ones in
+one C loop on a thread of its own, those served by Python in an asyncio loop on the main thread.
+`archipelago` starts and stops it. SIGTERM: finishes what is under way, for DRAIN_S at most;
+what is left over stays in the segment for the next process of this name. Exit status 0 then, 1
+when a peer cannot start (the last line of the log says why) or the loop ended by itself.
+"""
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+from tools import config
+from xseg._native import ffi, lib
+from xseg.errors import XsegError, check
+from xseg.segment import Segment
+
+DRAIN_S = 8.0
+log = logging.getLogger("host")
+
+
+class NativeLoop:
+    """The C loop of this process and the thread that runs it."""
+
+    def __init__(self, segment: Segment, roles: list[config.Role]) -> None:
+        spin_us = max((role.options.get("spin_us") or 0 for role in roles), default=0)
+        out = ffi.new("struct loop **")
+        check(lib.loop_new(segment.c, spin_us, out), "the loop cannot start")
+        self.c = out[0]
+        self.thread = threading.Thread(target=self._run, name="loop", daemon=True)
+        self.drain_ms = int(DRAIN_S * 1000)
+        self.status = 0
+        self.stopping = False
+        for role in roles:
+            self._add(role)
+
+    def _add(self, role: config.Role) -> None:
+        keep: list[Any] = []
+
+        def c_text(text: str) -> Any:
+            keep.append(ffi.new("char[]", os.fsencode(text)))
+            return keep[-1]
+
+        targets = [c_text(target) for target in role.targets]
+        options = [(c_text(name), c_text(role.cls.options[name].native(value)))
+                   for name, value in role.options.items() if value is not None]
+        peer = ffi.new("struct peer **")
+        rc = lib.loop_add(self.c, role.cls.native.encode(), role.name.encode(), targets, len(targets),
+                          options, len(options), peer)
+        if rc < 0:
+            why = ffi.string(peer[0].error).decode(errors="replace") if peer[0] != ffi.NULL else os.strerror(-rc)
+            raise XsegError(-rc, f"{role.name} ({role.type}) cannot start: {why}")
+
+    def _run(self) -> None:
+        self.status = lib.loop_run(self.c, self.drain_ms)
+        if not self.stopping:
+            log.error("the loop ended by itself: %s", os.strerror(-self.status))
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def stop(self, seconds: float) -> None:
+        """Lets it finish what is under way; then closes its peers' ports."""
+        self.stopping = True
+        lib.loop_stop(self.c)
+        self.thread.join(seconds + 1)
+        if self.thread.is_alive():
+            log.warning("the loop did not stop; what it holds is done again by its successor")
+            return
+        if self.status < 0:
+            log.warning("not all requests were finished: %s", os.strerror(-self.status))
+            return
+        lib.loop_free(self.c)
+
+
+async def run_python(segment: Segment, home: str, roles: list[config.Role], stop: Any) -> None:
+    """Serves the Python peers until `stop` is set, then drains them."""
+    import asyncio
+
+    from xseg.aio import AsyncPort, Hub
+    hub = Hub(segment)
+    peers = []
+    for role in roles:
+        port = AsyncPort(hub, segment.port_of(role.name), role.name)
+        peers.append(role.cls(port, home, role.name, role.options))
+    for peer in peers:
+        await peer.start()
+        peer.port.serve(peer.handle)
+        peer.port.ready()
+        log.info("%s is ready", peer.role)
+    await stop.wait()
+    for peer in peers:
+        peer.port.pause()
+    try:
+        async with asyncio.timeout(DRAIN_S):
+            for peer in peers:
+                await peer.port.drained()
+                await peer.stop()
+    except TimeoutError:
+        log.warning("not all requests were finished within %g s; they are done again at the next start", DRAIN_S)
+    tasks = [task for peer in peers for task in peer.port.tasks]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    hub.close()
+
+
+def serve_python(segment: Segment, home: str, roles: list[config.Role]) -> None:
+    """Runs the Python peers in an event loop of their own until SIGTERM."""
+    import asyncio
+
+    import uvloop
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+        await run_python(segment, home, roles, stop)
+
+    uvloop.run(main())
+
+
+def serve(segment: Segment, cfg: config.Config, process: str) -> int:
+    """Runs the process until SIGTERM. Its exit status."""
+    roles = [cfg.roles[name] for name in cfg.processes[process]]
+    native = [role for role in roles if role.cls.native]
+    python = [role for role in roles if not role.cls.native]
+    signals = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)     # before threads are made: they inherit it
+    loop = NativeLoop(segment, native) if native else None
+    if loop:
+        loop.thread.start()
+        log.info("ready: %s", ", ".join(role.name for role in native))
+    if python:
+        serve_python(segment, cfg.home, python)
+    else:
+        signal.sigwait(signals)
+    log.info("stopping")
+    began, failed = time.monotonic(), False
+    if loop:
+        failed = not loop.thread.is_alive()
+        loop.stop(max(1.0, DRAIN_S - (time.monotonic() - began)))
+    log.info("stopped")
+    return 1 if failed else 0
+
+
+def raise_limits() -> None:
+    """As many open files as the system lets us have."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="tools.host", description="One process of a pipeline.")
+    parser.add_argument("--home", required=True, help="home of the instance")
+    parser.add_argument("--process", required=True, help="name of the process in the layout")
+    args = parser.parse_args()
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO,
+                        format="%(asctime)s.%(msecs)03d %(name)s %(levelname)s %(message)s",
+                        datefmt="%Y-%m-%d %H:%M:%S")
+    raise_limits()
+    try:
+        cfg = config.read(args.home)
+        segment = Segment.of_home(args.home)
+        return serve(segment, cfg, args.process)
+    except OSError as failure:
+        log.error("%s", failure)
+        return 1
+
+
+if __name__ == "__main__":
+    status = main()
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(status)            # no thread of a loop that would not stop may hold the process

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a peer type is, for Python: its name, options, targets and operations.
+
+A peer type is one module in peers/ whose docstring is its manual, with one subclass of Peer:
+
+    class Mirror(Peer):
+        type = "mirror"
+        targets = ("blockerb",)                     # roles it sends to, or names of role options
+        options = {"copies": Option(2, "int", "how many copies are kept", minimum=1)}
+
+        async def read(self, request): ...
+
+        ops = {lib.XOP_READ: read}                  # last, as it names the functions above
+
+One with `native` set is run by the C peer of that type; the options reach it as strings, and
+`ops` stays empty. The others are served here: each request is handed to the operation's
+coroutine, which answers it by request.reply(). What it leaves unanswered is answered with
+success; an exception with an errno becomes the reply's error, any other EIO and a traceback in
+the log; an operation that is not in the table is answered with EOPNOTSUPP.
+"""
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from xseg._native import ffi, lib
+from xseg.errors import Invalid, XsegError
+
+if TYPE_CHECKING:
+    from xseg.aio import AsyncPort
+    from xseg.request import Reply, Request
+    from xseg.segment import Segment
+
+SIZE_SUFFIXES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, "P": 1 << 50}
+KINDS = ("str", "path", "int", "size", "float", "bool", "role")
+
+
+def parse_size(value: int | str) -> int:
+    """Bytes of 4096, "64K", "1.5G", "20GiB"... Invalid: anything else, or no whole number of bytes."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    word = str(value).strip().upper().removesuffix("B").removesuffix("I")
+    number, suffix = (word[:-1], word[-1]) if word[-1:].isalpha() else (word, "")
+    try:
+        size = float(number) * SIZE_SUFFIXES[suffix] if "." in number else int(number) * SIZE_SUFFIXES[suffix]
+    except (ValueError, KeyError, OverflowError):
+        raise Invalid(f"{value!r} is no size: a number of bytes, or one with K, M, G, T or P") from None
+    if size != int(size):
+        raise Invalid(f"{value!r} is no whole number of bytes")
+    return int(size)
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a peer type. A default of None leaves it out unless it is set."""
+
+    default: Any
+    kind: str                           # one of KINDS
+    help: str
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+
+    def parse(self, value: Any) -> Any:
+        """The value as the kind wants it. Invalid: the rest of a sentence that says what is allowed."""
+        if self.kind == "size":
+            value = parse_size(value)
+        elif self.kind == "bool":
+            if not isinstance(value, bool):
+                raise Invalid("must be true or false")
+        elif self.kind in ("int", "float"):
+            allowed = (int,) if self.kind == "int" else (int, float)
+            if isinstance(value, bool) or not isinstance(value, allowed):
+                raise Invalid("must be a whole number" if self.kind == "int" else "must be a number")
+        elif not isinstance(value, str) or "\0" in value:
+            raise Invalid("must be a text")
+        self._check_bounds(value)
+        return value
+
+    def _check_bounds(self, value: Any) -> None:
+        if self.choices and value not in self.choices:
+            raise Invalid(f"must be one of {', '.join(self.choices)}")
+        if self.minimum is not None and value < self.minimum:
+            raise Invalid(f"must be {self.minimum:g} or more")
+        if self.maximum is not None and value > self.maximum:
+            raise Invalid(f"must be {self.maximum:g} or less")
+
+    def native(self, value: Any) -> str:
+        """The value as text for the C half."""
+        return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+Operation = Callable[[Any, "Request"], Awaitable[None]]
+
+
+class Peer:
+    """A peer of a role. One is made for each role that Python serves, in the host's event loop."""
+
+    type: ClassVar[str] = ""
+    native: ClassVar[str | None] = None
+    targets: ClassVar[tuple[str, ...]] = ()
+    options: dict[str, Any] = {}        # of the class: an Option each; of an object: their values
+    ops: ClassVar[dict[int, Operation]] = {}
+
+    def __init__(self, port: AsyncPort, home: str, role: str, options: dict[str, Any]) -> None:
+        self.port = port
+        self.segment: Segment = port.segment
+        self.home = home
+        self.role = role
+        self.options = options          # values now: every option of the type, parsed; paths are absolute
+        self.log = logging.getLogger(role)
+
+    @classmethod
+    def target_roles(cls, options: dict[str, Any]) -> list[str]:
+        """The roles it sends to, in the order in which the native half numbers them."""
+        return [options[name] if name in cls.options else name for name in cls.targets]
+
+    def target(self, role: str) -> int:
+        """The port that plays `role` for this peer now; to be asked again for each request."""
+        return lib.export_route(self.segment.c, self.segment.route(self.role, role))
+
+    async def call(self, role: str, op: int, **fields: Any) -> Reply:
+        """AsyncPort.call() to whoever plays `role` for this peer now."""
+        return await self.port.call(self.target(role), op, **fields)
+
+    async def start(self) -> None:
+        """Before the first request. An exception stops the process."""
+
+    async def stop(self) -> None:
+        """After the last request was answered."""
+
+    async def handle(self, request: Request) -> None:
+        """Serves one request and sees to it that it is answered."""
+        code = await self._serve(request)
+        if self.port.c != ffi.NULL and not request.answered:
+            request.reply(code)
+
+    async def _serve(self, request: Request) -> int:
+        operation = self.ops.get(request.c.op)
+        if operation is None:
+            return errno.EOPNOTSUPP
+        try:
+            await operation(self, request)
+        except XsegError as failure:
+            return failure.errno
+        except OSError as failure:
+            self.log.error("%r: %s", request, failure)
+            return failure.errno or errno.EIO
+        except Exception:
+            self.log.exception("%r failed", request)
+            return errno.EIO
+        return 0
+
+
+def below_home(path: str, home: str) -> str:
+    """A path as an option means it: relative ones lie below the instance's home."""
+    return os.path.normpath(os.path.join(home, os.path.expanduser(path)))
