@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures: scratch segments, instances of the pipeline, peers by themselves.
+
+ARCHIPELAGO_TEST_LAYOUTS (a list with commas) chooses the layouts that tests of whole pipelines
+run on; "colocated,separate" if it is not set.
+"""
+import os
+import shutil
+import tempfile
+
+import pytest
+from support import Instance, config_of
+
+from xseg.segment import Segment, name_for
+
+LAYOUTS = os.environ.get("ARCHIPELAGO_TEST_LAYOUTS", "colocated,separate").split(",")
+SMALL_SEGMENT = {"static_slots": 256, "dynamic_slots": 64, "buffers": [512, 64, 24], "frames": 64,
+                 "stacks": [256, 256, 64]}
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "config(text): archipelago.toml of the test's instance, less its layout")
+    config.addinivalue_line("markers", "layout(name): run only on this layout of the pipeline")
+
+
+def pytest_generate_tests(metafunc):
+    if "layout" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker("layout")
+        metafunc.parametrize("layout", [marker.args[0]] if marker else LAYOUTS)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.failed:
+        item.failed = True
+    return report
+
+
+@pytest.fixture
+def home():
+    """A folder with a short path (unix sockets need that), removed afterwards."""
+    path = tempfile.mkdtemp(prefix="ar-", dir="/tmp")
+    yield path
+    Segment.unlink(name_for(path))
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def finish(instance, request):
+    """Stops an instance; shows its logs when the test failed or the end does."""
+    try:
+        instance.finish()
+    except BaseException:
+        print(instance.logs())
+        raise
+    if getattr(request.node, "failed", False):
+        print(instance.logs())
+
+
+@pytest.fixture
+def instance(request, layout, home):
+    """A running pipeline, on each layout in turn."""
+    marker = request.node.get_closest_marker("config")
+    made = Instance(home, f'layout = "{layout}"\n' + (marker.args[0] if marker else ""))
+    try:
+        made.start()
+    except BaseException:
+        print(made.logs())
+        raise
+    yield made
+    finish(made, request)
+
+
+@pytest.fixture
+def host(request, home):
+    """Starts a pipeline of chosen peers: host([(role, type, {option: value}), ...], processes=None).
+
+    They share one process unless `processes` (lists of roles) says otherwise. Returns an Instance.
+    """
+    made = []
+
+    def start(peers, processes=None, more=""):
+        assert not made, "one pipeline a test"
+        instance = Instance(home, config_of(peers, processes, more))
+        made.append(instance)
+        instance.start()
+        return instance
+
+    yield start
+    for instance in made:
+        finish(instance, request)
+
+
+@pytest.fixture
+def segment():
+    """A small segment with no peers."""
+    path = tempfile.mkdtemp(prefix="ar-", dir="/tmp")
+    name = name_for(path)
+    with Segment.create(name, path, **SMALL_SEGMENT) as made:
+        yield made
+    Segment.unlink(name)
+    shutil.rmtree(path)
