@@ -228,11 +228,12 @@ struct xvolume {
     uint32_t pad;
     char name[256];
     uint16_t opens[128];            /* how many times each port has it open */
-    /* vlmc's */
+    /* the mapper's: both change when a record has become durable, before its reply */
+    uint64_t commit_seq;            /* number of the last journal record appended */
+    uint64_t journal_offset;        /* where the next record goes */
+    /* vlmc's while open */
     uint32_t epoch;                 /* new objects carry it */
     uint32_t writable_since;        /* own objects of this epoch or later may be written */
-    uint64_t commit_seq;            /* number of the last journal record committed */
-    uint64_t journal_offset;        /* the mapper's: where the next record goes */
     uint32_t dirty;                 /* data was written since the last data sync */
     uint32_t frozen;
     uint64_t writes_in_flight;
@@ -262,7 +263,8 @@ struct xframe {
     uint32_t valid;                 /* entries may be used */
     uint32_t slot;                  /* volume slot */
     uint64_t used;                  /* loop turn of the last use: eviction takes the oldest */
-    uint64_t pad[4];
+    uint32_t stack_class;           /* of its volume's stacks */
+    uint32_t pad[7];
     uint32_t dirty[32];             /* bit per entry: changed, in no record yet */
     uint32_t committing[32];        /* bit per entry: in a record on its way */
     struct xentry entry[1024];

@@ -4,6 +4,9 @@
  */
 #include "peer.h"
 
+extern const struct peer_ops vlmc_ops;
+
 const struct peer_ops *const native_peers[] = {
+    &vlmc_ops,
     NULL,
 };

@@ -1,0 +1,387 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * vlmc.c - the volume composer: requests in, children back. The whole story: vlmc.h.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "vlmc.h"
+
+#define STARVED_TRIES_MAX 1024      /* starved requests tried again in one turn */
+
+static_assert(sizeof(struct io) <= 7 * sizeof(uint64_t), "io fits the scratch before the link");
+
+/* --- children ------------------------------------------------------------------ */
+
+void starve(struct vlmc *v, struct xreq *req)
+{
+    v->starved_count++;
+    queue_push(v->peer, &v->starved, req);
+}
+
+struct xreq *object_child(struct vlmc *v, struct xreq *req, enum child_kind kind, uint64_t block,
+                          const struct xobj *object, uint64_t offset, uint64_t size)
+{
+    struct xreq *child = xreq_child(v->peer->port, req);
+
+    if (!child) {
+        starve(v, req);
+        return NULL;
+    }
+    child->op = req->op;
+    child->flags = req->flags & XREQ_NO_HOLE;
+    child->object = *object;
+    child->offset = offset;
+    child->size = size;
+    child->sender[0] = kind;
+    child->sender[1] = block;
+    if (req->data) {
+        child->data = req->data + io_of(req)->cursor;
+        child->data_size = (uint32_t)size;
+    }
+    return child;
+}
+
+void send_child(struct vlmc *v, struct xreq *child)
+{
+    io_of(xreq_parent(v->seg, child))->outstanding++;
+    peer_send(v->peer, child, VLMC_BLOCKER);
+}
+
+/* --- a volume request ------------------------------------------------------------ */
+
+static void count_done(struct xvolume *vol, const struct xreq *req)
+{
+    if (req->op == XOP_READ) {
+        count(&vol->reads, 1);
+        count(&vol->bytes_read, req->size);
+    } else if (io_of((struct xreq *)req)->is_write) {
+        count(&vol->writes, 1);
+        count(&vol->bytes_written, req->size);
+    }
+}
+
+/* The request has left the volume: whoever waits for quiet may go on. */
+static void leave(struct vlmc *v, struct xreq *req)
+{
+    struct volume *volume = volume_of(v, req);
+
+    assert(volume->in_flight > 0);
+    volume->in_flight--;
+    if (io_of(req)->is_write) {
+        volume->writes--;
+        store_relaxed(&xvolume_of(v, req)->writes_in_flight, volume->writes);
+    }
+}
+
+static void finish(struct vlmc *v, struct xreq *req)
+{
+    struct volume *volume = volume_of(v, req);
+    struct io *io = io_of(req);
+    uint32_t slot = req->volume - 1;
+
+    leave(v, req);
+    if (io->error == 0) {
+        count_done(xvolume_of(v, req), req);
+        if (req->op != XOP_BLOCK_STATUS)
+            req->done = req->size;
+    }
+    if (io->error == 0 && io->is_write && (req->flags & XREQ_FUA))
+        queue_push(v->peer, &volume->flushes, req);
+    else
+        peer_reply(v->peer, req, io->error);
+    if (volume->hold_writes || volume->hold_all || !queue_empty(&volume->flushes))
+        commit_kick(v, slot);
+}
+
+static uint64_t step(struct vlmc *v, struct xreq *req)
+{
+    const struct xvolume *vol = xvolume_of(v, req);
+    uint64_t at = req->offset + io_of(req)->cursor, block = at >> vol->block_shift;
+    uint64_t in = at & (block_size(vol) - 1), length = block_size(vol) - in;
+    struct xframe *frame = cache_get(v, req, block);
+
+    if (!frame)
+        return STEP_WAIT;
+    if (length > req->size - io_of(req)->cursor)
+        length = req->size - io_of(req)->cursor;
+    switch (req->op) {
+    case XOP_READ:
+        return read_step(v, req, frame, block, in, length);
+    case XOP_BLOCK_STATUS:
+        return status_step(v, req, frame, block, in, length);
+    case XOP_CACHE:
+        return length;              /* its leaf pages are loaded now */
+    default:
+        return write_step(v, req, frame, block, in, length);
+    }
+}
+
+void io_run(struct vlmc *v, struct xreq *req)
+{
+    struct io *io = io_of(req);
+
+    io->outstanding++;
+    while (io->cursor < req->size && io->error == 0) {
+        uint64_t done = step(v, req);
+        if (done == STEP_WAIT) {
+            io->outstanding--;
+            return;                 /* it is on a queue, and cannot end before it runs again */
+        }
+        io->cursor += done;
+    }
+    io->cursor = req->size;
+    if (--io->outstanding == 0)
+        finish(v, req);
+}
+
+/* For a request that waits on no queue any more: it goes no further. */
+void io_fail(struct vlmc *v, struct xreq *req, int error)
+{
+    struct io *io = io_of(req);
+
+    if (io->error == 0)
+        io->error = error;
+    io_run(v, req);
+}
+
+void io_child_done(struct vlmc *v, struct xreq *child, int error)
+{
+    struct xreq *req = xreq_parent(v->seg, child);
+    struct io *io = io_of(req);
+
+    if (error && io->error == 0)
+        io->error = error;
+    xreq_put(v->peer->port, child);
+    assert(io->outstanding > 0);
+    if (--io->outstanding == 0 && io->cursor == req->size)
+        finish(v, req);
+}
+
+void run_queue(struct vlmc *v, struct queue *queue)
+{
+    struct queue waiting = *queue;
+    struct xreq *req;
+
+    *queue = (struct queue){ 0 };
+    while ((req = queue_pop(v->peer, &waiting)))
+        io_run(v, req);
+}
+
+/* --- coming in -------------------------------------------------------------------- */
+
+static bool changes(const struct xreq *req)
+{
+    return req->op == XOP_WRITE || req->op == XOP_WRITE_ZEROES || req->op == XOP_DISCARD;
+}
+
+/* 0, or why the request cannot be served. */
+static int check_io(const struct vlmc *v, const struct xreq *req)
+{
+    const struct xvolume *vol = xvolume_of(v, req);
+    bool has_data = req->op == XOP_READ || req->op == XOP_WRITE;
+
+    if (changes(req) && vol->readonly)
+        return -EROFS;
+    if (req->offset > vol->size || req->size > vol->size - req->offset)
+        return changes(req) ? -ENOSPC : -EINVAL;
+    if (has_data && (req->size > XSEG_IO_MAX || !xreq_data_ok(v->seg, req, req->size)))
+        return -EINVAL;
+    if (req->op == XOP_BLOCK_STATUS && !xreq_data_ok(v->seg, req, sizeof(struct xextent)))
+        return -EINVAL;
+    if ((req->op == XOP_WRITE_ZEROES || req->op == XOP_DISCARD) && req->size > ZEROES_MAX)
+        return -EINVAL;
+    return 0;
+}
+
+static void begin_io(struct vlmc *v, struct xreq *req)
+{
+    struct volume *volume = volume_of(v, req);
+
+    volume->in_flight++;
+    if (changes(req)) {
+        io_of(req)->is_write = 1;
+        volume->writes++;
+        store_relaxed(&xvolume_of(v, req)->writes_in_flight, volume->writes);
+    }
+    io_run(v, req);
+}
+
+static void io_request(struct vlmc *v, struct xreq *req)
+{
+    struct volume *volume = volume_of(v, req);
+    int rc = check_io(v, req);
+
+    if (rc)
+        peer_reply(v->peer, req, rc);
+    else if (volume->hold_all || (volume->hold_writes && changes(req)))
+        queue_push(v->peer, &volume->held, req);
+    else
+        begin_io(v, req);
+}
+
+/* Lets go what was held back, as far as the volume's holds allow. */
+void release_held(struct vlmc *v, uint32_t slot)
+{
+    struct volume *volume = &v->volumes[slot];
+    struct queue held = volume->held;
+    struct xreq *req;
+
+    volume->held = (struct queue){ 0 };
+    while ((req = queue_pop(v->peer, &held)))
+        io_request(v, req);
+}
+
+/* A slot that was given to another volume starts anew. */
+static void refresh(struct vlmc *v, uint32_t slot)
+{
+    struct volume *volume = &v->volumes[slot];
+    const struct xvolume *vol = &v->seg->volumes[slot];
+
+    if (volume->generation == vol->generation)
+        return;
+    assert(volume->in_flight == 0 && volume->dirty_frames == 0);
+    *volume = (struct volume){ .generation = vol->generation };
+    volume->hold_all = vol->frozen != 0;
+}
+
+static bool is_open(const struct xvolume *vol)
+{
+    uint32_t state = load_acquire(&vol->state);
+
+    return state == XVOL_OPEN || state == XVOL_CLOSING;
+}
+
+static void vlmc_request(struct peer *peer, struct xreq *req)
+{
+    struct vlmc *v = peer->state;
+    const struct xvolume *vol = xreq_volume(v->seg, req);
+
+    if (req->op == XOP_PING) {
+        peer_reply(peer, req, 0);
+        return;
+    }
+    if (!vol || !is_open(vol)) {
+        peer_reply(peer, req, -ESTALE);
+        return;
+    }
+    refresh(v, req->volume - 1);
+    switch (req->op) {
+    case XOP_READ: case XOP_WRITE: case XOP_WRITE_ZEROES: case XOP_DISCARD:
+    case XOP_BLOCK_STATUS: case XOP_CACHE:
+        io_request(v, req);
+        break;
+    case XOP_FLUSH: flush_request(v, req); break;
+    case XOP_VOL_SNAPSHOT: snapshot_request(v, req); break;
+    case XOP_VOL_FREEZE: case XOP_VOL_CLOSE: freeze_request(v, req); break;
+    case XOP_VOL_THAW: thaw_request(v, req); break;
+    default: peer_reply(peer, req, -EOPNOTSUPP);
+    }
+}
+
+/* --- coming back ------------------------------------------------------------------- */
+
+static void read_back(struct vlmc *v, struct xreq *child)
+{
+    /* The map says that this object is there: that it is not is damage, not a hole. */
+    io_child_done(v, child, child->error == -ENOENT ? -EIO : child->error);
+}
+
+static void vlmc_reply(struct peer *peer, struct xreq *child)
+{
+    struct vlmc *v = peer->state;
+
+    switch ((enum child_kind)child->sender[0]) {
+    case CHILD_READ: read_back(v, child); break;
+    case CHILD_DIRECT: case CHILD_NEW: case CHILD_FIRST: case CHILD_DROP:
+        write_done(v, child);
+        break;
+    case CHILD_FILL_READ: case CHILD_FILL_WRITE: fill_done(v, child); break;
+    case CHILD_MERGE_READ: case CHILD_MERGE_WRITE: merge_done(v, child); break;
+    case CHILD_LOAD: cache_loaded(v, child); break;
+    case CHILD_SYNC: commit_synced(v, child); break;
+    case CHILD_COMMIT: commit_appended(v, child); break;
+    }
+}
+
+static bool retry_starved(struct vlmc *v)
+{
+    uint32_t tries = v->starved_count, before = v->starved_count;
+    struct queue waiting = v->starved;
+    struct xreq *req;
+
+    if (tries == 0)
+        return false;
+    v->starved = (struct queue){ 0 };
+    v->starved_count = 0;
+    for (uint32_t n = 0; n < STARVED_TRIES_MAX && (req = queue_pop(v->peer, &waiting)); n++)
+        io_run(v, req);
+    while ((req = queue_pop(v->peer, &waiting)))
+        starve(v, req);
+    return v->starved_count < before;
+}
+
+static bool vlmc_flush(struct peer *peer)
+{
+    struct vlmc *v = peer->state;
+    bool moved = retry_starved(v);
+
+    v->turn++;
+    if (v->commits_wanted) {
+        v->commits_wanted = false;
+        for (uint32_t slot = 0; slot < XSEG_VOLUMES; slot++)
+            if (v->volumes[slot].commit_wanted)
+                commit_kick(v, slot);
+    }
+    return moved;
+}
+
+/* --- life --------------------------------------------------------------------------- */
+
+static void vlmc_stop(struct peer *peer)
+{
+    struct vlmc *v = peer->state;
+
+    cache_stop(v);
+    free(v->volumes);
+    free(v->busy);
+    free(v);
+}
+
+/* Each volume that is open already goes on as the last life left it. */
+static void adopt_volumes(struct vlmc *v)
+{
+    for (uint32_t slot = 0; slot < XSEG_VOLUMES; slot++) {
+        v->volumes[slot].generation = v->seg->volumes[slot].generation;
+        v->volumes[slot].hold_all = v->seg->volumes[slot].frozen != 0;
+    }
+}
+
+static int vlmc_start(struct peer *peer)
+{
+    struct vlmc *v = calloc(1, sizeof(*v));
+    int rc;
+
+    if (!v)
+        return -ENOMEM;
+    peer->state = v;
+    v->peer = peer;
+    v->seg = peer->seg;
+    v->volumes = calloc(XSEG_VOLUMES, sizeof(*v->volumes));
+    if (!v->volumes)
+        return -ENOMEM;
+    adopt_volumes(v);
+    rc = busy_start(v);
+    return rc ? rc : cache_start(v);
+}
+
+const struct peer_ops vlmc_ops = {
+    .type = "vlmc",
+    .start = vlmc_start,
+    .request = vlmc_request,
+    .reply = vlmc_reply,
+    .flush = vlmc_flush,
+    .stop = vlmc_stop,
+};

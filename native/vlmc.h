@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * vlmc.h - the volume composer: turns requests on volumes into requests on objects.
+ *
+ * Parts
+ * -----
+ *   vlmc.c         requests in, children back, freezing; the peer's table
+ *   vlmc_cache.c   leaf pages in the segment: finding, loading, evicting; stacks
+ *   vlmc_read.c    READ, BLOCK_STATUS
+ *   vlmc_write.c   WRITE, WRITE_ZEROES, DISCARD on blocks that are the volume's own
+ *   vlmc_own.c     the first write to a block: new layer, merging a chunk, merging a stack
+ *   vlmc_commit.c  FLUSH, journal records, snapshots
+ *
+ * A request on a volume
+ * ---------------------
+ * It advances through its range by steps, from `cursor` on. A step deals with a piece
+ * that lies in one block: it makes a child, or is done at once, or finds the request must
+ * wait (for a leaf page, for a busy block, for slots or memory); then the request is put
+ * on the queue of what it waits for and takes the same step again later. It is answered
+ * when the cursor is at the end and no child is outstanding.
+ *
+ * Order of changes, so that a death or power cut leaves the old bytes or the new:
+ *   - an entry of a block that was zeros is published after the first write to its object;
+ *   - a new layer on top is published before, with no validity bit set;
+ *   - a validity bit is set when the write of the chunk has completed;
+ *   - an entry's dirty bit is set before the entry or its bitmap changes.
+ * So readers never see an object that may not be there, and a restarted vlmc that finds the
+ * frames in the segment commits a superset of what changed.
+ *
+ * Busy blocks
+ * -----------
+ * Writes that set validity bits share a block (`shared` counts them); filling up a chunk
+ * from the layer below, merging a stack and dropping one have it alone (`exclusive`), so a
+ * chunk is never filled with bytes older than a write that was already acknowledged.
+ * Writes to chunks whose bit is set, and reads, need neither.
+ *
+ * Freezing
+ * --------
+ * A snapshot holds back new writes until those under way are done: that is the only time
+ * writers wait. The record with all changes is then encoded, the epoch raised, and writes
+ * go on; syncing the data and appending the record happen afterwards. FREEZE and CLOSE
+ * hold back everything.
+ */
+#ifndef ARCHIPELAGO_VLMC_H
+#define ARCHIPELAGO_VLMC_H
+
+#include "barrier.h"
+#include "map.h"
+#include "peer.h"
+
+#define VLMC_BLOCKER 0              /* targets, in the order of peers/vlmc.py */
+#define VLMC_MAPPER 1
+
+#define BUSY_MAX 8192               /* blocks busy at one time */
+#define BUSY_BUCKETS 2048
+#define DIRTY_SOFT 4096             /* dirty entries of a volume that start a commit */
+#define DIRTY_HARD 8192             /* ... that make writers wait for it */
+#define COMMIT_RECORDS 16           /* records (1 MiB each) one commit may take */
+#define ZEROES_MAX (1ull << 30)     /* bytes of one WRITE_ZEROES or DISCARD */
+#define MERGE_CHUNKS 16             /* chunks copied at a time when a stack is merged */
+
+/* What a child is for: sender[0]. sender[1] is its block. */
+enum child_kind {
+    CHILD_READ = 1,                 /* into the parent's data */
+    CHILD_DIRECT,                   /* write that changes no entry */
+    CHILD_NEW,                      /* first write to a block of zeros: publish its object */
+    CHILD_FIRST,                    /* write of whole chunks: set their bits. Block shared */
+    CHILD_FILL_READ,                /* chunk to be filled up, on its way in. Exclusive */
+    CHILD_FILL_WRITE,               /* ... merged, on its way out. Exclusive */
+    CHILD_DROP,                     /* discard of a whole block with a stack. Exclusive */
+    CHILD_MERGE_READ,               /* stack being merged: see vlmc_own.c. Exclusive */
+    CHILD_MERGE_WRITE,
+    CHILD_LOAD,                     /* leaf page; client = frame */
+    CHILD_SYNC,                     /* of a commit; client = volume slot */
+    CHILD_COMMIT
+};
+
+/* A volume request's state, in its holder scratch. */
+struct io {
+    uint32_t outstanding;           /* children, + 1 while it runs */
+    int32_t error;
+    uint64_t cursor;                /* bytes dealt with */
+    uint32_t extents;               /* BLOCK_STATUS: how many so far */
+    uint32_t is_write;
+};
+
+struct busy {
+    uint32_t next;                  /* in its bucket or the free list: number + 1 */
+    uint32_t slot;
+    uint64_t block;
+    uint32_t shared;
+    bool exclusive;
+    struct queue waiting;
+};
+
+enum commit_state { COMMIT_IDLE = 0, COMMIT_SYNC, COMMIT_APPEND };
+
+/* vlmc's own side of a volume slot; rebuilt from the segment when it starts. */
+struct volume {
+    uint32_t generation;            /* of the xvolume this belongs to */
+    uint32_t last_frame;            /* where the last lookup ended: number + 1 */
+    uint64_t in_flight;             /* requests begun and not answered */
+    uint64_t writes;                /* of these, writes */
+    bool hold_writes, hold_all;
+    struct queue held;
+    uint32_t dirty_frames;          /* list through frames' dirty_next: number + 1 */
+    uint32_t dirty_entries;
+    enum commit_state commit;
+    bool commit_wanted;             /* start one as soon as possible */
+    bool commit_kept_data_dirty;
+    struct queue flushing;          /* answered by the commit under way */
+    struct queue flushes;           /* by the next one */
+    uint32_t snapshot;              /* VOL_SNAPSHOT in the commit under way: slot + 1 */
+    struct queue snapshots;
+    struct queue freezes;           /* VOL_FREEZE, VOL_CLOSE waiting for quiet */
+    uint32_t record[COMMIT_RECORDS];    /* children, unsent: slot + 1 */
+    uint32_t record_count, record_sent;
+    uint32_t committing_frames;     /* list like dirty_frames */
+};
+
+/* vlmc's own side of a frame. */
+struct frame {
+    uint32_t pins;
+    bool listed;                    /* in its volume's dirty_frames */
+    uint32_t dirty_next;
+    uint32_t committing_next;
+    struct queue waiting;           /* for its load */
+};
+
+struct vlmc {
+    struct peer *peer;
+    struct xseg *seg;
+    struct volume *volumes;         /* XSEG_VOLUMES */
+    struct frame *frames;
+    uint32_t *stack_free[XMAP_STACK_CLASSES];
+    uint32_t stack_free_count[XMAP_STACK_CLASSES];
+    struct busy *busy;
+    uint32_t busy_bucket[BUSY_BUCKETS];
+    uint32_t busy_free;
+    uint64_t turn;
+    struct queue starved;           /* requests that wait for slots, buffers, frames, stacks */
+    uint32_t starved_count;
+    bool commits_wanted;            /* some volume's commit_wanted is set */
+};
+
+/* Result of a step: bytes dealt with, or the request has been put on a queue. */
+#define STEP_WAIT 0
+
+static inline struct io *io_of(struct xreq *req) { return (struct io *)req->holder; }
+static inline struct xvolume *xvolume_of(const struct vlmc *v, const struct xreq *req)
+{
+    return &v->seg->volumes[req->volume - 1];
+}
+static inline struct volume *volume_of(const struct vlmc *v, const struct xreq *req)
+{
+    return &v->volumes[req->volume - 1];
+}
+static inline uint64_t block_size(const struct xvolume *vol) { return 1ull << vol->block_shift; }
+static inline bool is_own(const struct xvolume *vol, const struct xentry *entry)
+{
+    return entry->volume == vol->id && entry->epoch >= vol->writable_since;
+}
+static inline struct xobj own_object(const struct xvolume *vol, uint32_t epoch, uint64_t block)
+{
+    return (struct xobj){ .kind = XOBJ_DATA, .epoch = epoch, .volume = vol->id, .index = block };
+}
+
+/* vlmc.c */
+void io_run(struct vlmc *v, struct xreq *req);
+void io_fail(struct vlmc *v, struct xreq *req, int error);
+void io_child_done(struct vlmc *v, struct xreq *child, int error);
+void run_queue(struct vlmc *v, struct queue *queue);
+void starve(struct vlmc *v, struct xreq *req);
+/* A child of req for an object, borrowing the parent's data at `delta` when it has some.
+ * NULL: no slot; the request has been starved. */
+struct xreq *object_child(struct vlmc *v, struct xreq *req, enum child_kind kind, uint64_t block,
+                          const struct xobj *object, uint64_t offset, uint64_t size);
+void send_child(struct vlmc *v, struct xreq *child);
+void release_held(struct vlmc *v, uint32_t slot);
+
+/* vlmc_cache.c */
+int cache_start(struct vlmc *v);
+void cache_stop(struct vlmc *v);
+/* The frame that holds the block's entry. NULL: it is being loaded, or cannot be yet; the
+ * request waits. */
+struct xframe *cache_get(struct vlmc *v, struct xreq *req, uint64_t block);
+/* The frame of a block that is pinned. */
+struct xframe *cache_pinned(struct vlmc *v, uint32_t slot, uint64_t block);
+void cache_pin(struct vlmc *v, const struct xframe *frame);
+void cache_unpin(struct vlmc *v, const struct xframe *frame);
+void cache_loaded(struct vlmc *v, struct xreq *child);
+void cache_forget(struct vlmc *v, uint32_t slot);
+static inline struct xentry *entry_of(struct xframe *frame, uint64_t block)
+{
+    return &frame->entry[block % XMAP_LEAF];
+}
+struct xstack *stack_of(const struct vlmc *v, const struct xvolume *vol, const struct xentry *entry);
+/* Number + 1 of a free stack record, or 0: none, commits were asked for. */
+uint32_t stack_take(struct vlmc *v, const struct xvolume *vol);
+void stack_give(struct vlmc *v, const struct xvolume *vol, uint32_t stack);
+struct xstack *stack_at(const struct vlmc *v, uint32_t class, uint32_t stack);
+/* Marks an entry changed. To be called before it changes. */
+void entry_dirty(struct vlmc *v, uint32_t slot, struct xframe *frame, uint64_t block);
+void entry_publish(struct xentry *entry, uint64_t volume, uint32_t epoch, uint32_t stack);
+static inline bool bit_is_set(const uint8_t *bitmap, uint64_t bit)
+{
+    return bitmap[bit / 8] >> (bit % 8) & 1;
+}
+bool bits_all_set(const uint8_t *bitmap, uint64_t first, uint64_t count);
+
+/* vlmc_read.c */
+uint64_t read_step(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
+                   uint64_t in, uint64_t length);
+uint64_t status_step(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
+                     uint64_t in, uint64_t length);
+/* Layer that chunk lies in. */
+uint32_t layer_of(struct xstack *stack, uint64_t chunk);
+
+/* vlmc_write.c */
+uint64_t write_step(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
+                    uint64_t in, uint64_t length);
+void write_done(struct vlmc *v, struct xreq *child);
+
+/* vlmc_own.c */
+bool own_block(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block);
+uint64_t fill_chunk(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
+                    uint64_t in, uint64_t length);
+void fill_done(struct vlmc *v, struct xreq *child);
+void merge_done(struct vlmc *v, struct xreq *child);
+/* Takes a block for a request, which waits if that cannot be yet. */
+bool busy_share(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block);
+bool busy_take(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block);
+void busy_release(struct vlmc *v, uint32_t slot, uint64_t block);
+int busy_start(struct vlmc *v);
+void set_chunks(struct vlmc *v, uint32_t slot, uint64_t block, uint64_t first, uint64_t count);
+
+/* vlmc_commit.c */
+void flush_request(struct vlmc *v, struct xreq *req);
+void snapshot_request(struct vlmc *v, struct xreq *req);
+void freeze_request(struct vlmc *v, struct xreq *req);
+void thaw_request(struct vlmc *v, struct xreq *req);
+/* Starts whatever the volume's queues ask for and its state allows. */
+void commit_kick(struct vlmc *v, uint32_t slot);
+void commit_want(struct vlmc *v, uint32_t slot);
+void commit_synced(struct vlmc *v, struct xreq *child);
+void commit_appended(struct vlmc *v, struct xreq *child);
+
+#endif

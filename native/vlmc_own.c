@@ -1,0 +1,406 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * vlmc_own.c - making a block the volume's own: new layers, filling up chunks, merging
+ * stacks that are at their bound; and the table of busy blocks.
+ *
+ * A stack of XMAP_LAYERS layers takes no more. Before the volume puts its own on top, what
+ * the partial layers hold is copied into the new object, MERGE_CHUNKS at a time, and the new
+ * stack is that object over the old bottom. This costs at most one block's partial data, once
+ * in XMAP_LAYERS - 1 snapshots, and keeps every read within the bound.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "vlmc.h"
+
+/* --- busy blocks ----------------------------------------------------------------- */
+
+int busy_start(struct vlmc *v)
+{
+    v->busy = calloc(BUSY_MAX, sizeof(*v->busy));
+    if (!v->busy)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < BUSY_MAX; i++)
+        v->busy[i].next = i + 1 < BUSY_MAX ? i + 2 : 0;
+    v->busy_free = 1;
+    return 0;
+}
+
+static uint32_t *bucket_of(struct vlmc *v, uint32_t slot, uint64_t block)
+{
+    return &v->busy_bucket[(block * 31 + slot) * 0x9e3779b97f4a7c15u >> 40 & (BUSY_BUCKETS - 1)];
+}
+
+static struct busy *busy_find(struct vlmc *v, uint32_t slot, uint64_t block)
+{
+    for (uint32_t at = *bucket_of(v, slot, block); at; at = v->busy[at - 1].next)
+        if (v->busy[at - 1].slot == slot && v->busy[at - 1].block == block)
+            return &v->busy[at - 1];
+    return NULL;
+}
+
+static struct busy *busy_add(struct vlmc *v, uint32_t slot, uint64_t block,
+                             const struct xframe *frame)
+{
+    uint32_t at = v->busy_free, *bucket = bucket_of(v, slot, block);
+
+    if (!at)
+        return NULL;
+    v->busy_free = v->busy[at - 1].next;
+    v->busy[at - 1] = (struct busy){ .next = *bucket, .slot = slot, .block = block };
+    *bucket = at;
+    cache_pin(v, frame);
+    return &v->busy[at - 1];
+}
+
+static void busy_remove(struct vlmc *v, struct busy *busy)
+{
+    uint32_t *link = bucket_of(v, busy->slot, busy->block);
+    uint32_t number = (uint32_t)(busy - v->busy) + 1;
+
+    for (uint32_t n = 0; *link != number; n++) {
+        assert(*link && n < BUSY_MAX);
+        link = &v->busy[*link - 1].next;
+    }
+    cache_unpin(v, cache_pinned(v, busy->slot, busy->block));
+    *link = busy->next;
+    busy->next = v->busy_free;
+    v->busy_free = number;
+}
+
+/* The block's record, made if need be; or the request waits for its holders. */
+static struct busy *busy_get(struct vlmc *v, struct xreq *req, struct xframe *frame,
+                             uint64_t block, bool alone)
+{
+    struct busy *busy = busy_find(v, req->volume - 1, block);
+
+    if (busy && (busy->exclusive || (alone && busy->shared))) {
+        queue_push(v->peer, &busy->waiting, req);
+        return NULL;
+    }
+    if (!busy)
+        busy = busy_add(v, req->volume - 1, block, frame);
+    if (!busy)
+        starve(v, req);
+    return busy;
+}
+
+bool busy_share(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block)
+{
+    struct busy *busy = busy_get(v, req, frame, block, false);
+
+    if (busy)
+        busy->shared++;
+    return busy != NULL;
+}
+
+bool busy_take(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block)
+{
+    struct busy *busy = busy_get(v, req, frame, block, true);
+
+    if (busy)
+        busy->exclusive = true;
+    return busy != NULL;
+}
+
+void busy_release(struct vlmc *v, uint32_t slot, uint64_t block)
+{
+    struct busy *busy = busy_find(v, slot, block);
+    struct queue waiting;
+
+    assert(busy && (busy->exclusive || busy->shared));
+    if (busy->exclusive)
+        busy->exclusive = false;
+    else
+        busy->shared--;
+    if (busy->shared)
+        return;
+    waiting = busy->waiting;
+    busy_remove(v, busy);
+    run_queue(v, &waiting);
+}
+
+/* --- bits -------------------------------------------------------------------------- */
+
+void set_chunks(struct vlmc *v, uint32_t slot, uint64_t block, uint64_t first, uint64_t count)
+{
+    const struct xvolume *vol = &v->seg->volumes[slot];
+    struct xframe *frame = cache_pinned(v, slot, block);
+    struct xentry *entry = entry_of(frame, block);
+    uint32_t number = entry->stack;
+    uint8_t *top;
+
+    assert(is_own(vol, entry));
+    if (!number)
+        return;                     /* another write has filled the bitmap meanwhile */
+    top = stack_bitmap(stack_of(v, vol, entry), 0);
+    entry_dirty(v, slot, frame, block);
+    for (uint64_t c = first; c < first + count; c++)
+        top[c / 8] |= (uint8_t)(1u << (c % 8));
+    if (bits_all_set(top, 0, block_size(vol) / XMAP_CHUNK)) {
+        entry_publish(entry, entry->volume, entry->epoch, 0);
+        stack_give(v, vol, number);
+    }
+}
+
+/* --- a new layer ------------------------------------------------------------------- */
+
+/* Fills in a stack record with our own object on top of `below`. */
+static void stack_on(const struct xvolume *vol, uint64_t block, struct xstack *stack,
+                     const struct xobj *below, uint32_t layers, const uint8_t *bitmaps)
+{
+    memset(stack, 0, xstack_size(map_stack_class(vol->block_shift)));
+    stack->layers = layers + 1;
+    stack->bitmap_size = map_bitmap_size(vol->block_shift);
+    stack->layer[0] = own_object(vol, vol->epoch, block);
+    memcpy(&stack->layer[1], below, layers * sizeof(*below));
+    if (layers > 1)
+        memcpy(stack_bitmap(stack, 1), bitmaps, (uint64_t)(layers - 1) * stack->bitmap_size);
+}
+
+static void put_layer_on(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
+                         uint32_t number)
+{
+    struct xvolume *vol = xvolume_of(v, req);
+    struct xentry *entry = entry_of(frame, block);
+    struct xstack *old = stack_of(v, vol, entry);
+    struct xstack *stack = stack_at(v, map_stack_class(vol->block_shift), number);
+    uint32_t old_number = entry->stack;
+
+    if (old) {
+        stack_on(vol, block, stack, old->layer, old->layers, stack_bitmap(old, 0));
+    } else {
+        struct xobj only = { .kind = XOBJ_DATA, .epoch = entry->epoch,
+                             .volume = entry->volume, .index = block };
+        stack_on(vol, block, stack, &only, 1, NULL);
+    }
+    entry_dirty(v, req->volume - 1, frame, block);
+    entry_publish(entry, vol->id, vol->epoch, number);
+    stack_give(v, vol, old_number);
+    count(&vol->first_writes, 1);
+}
+
+/* --- merging a stack ---------------------------------------------------------------- */
+
+/* A merge's child carries: sender[1] block, sender[2] next chunk to look at, client the
+ * number of the new stack. While it reads, offset and size say which chunks. */
+
+static bool merge_next(struct vlmc *v, struct xreq *child, struct xstack *old)
+{
+    uint64_t chunks = block_size(xvolume_of(v, xreq_parent(v->seg, child))) / XMAP_CHUNK;
+    uint64_t first = child->sender[2], end;
+    uint32_t layer;
+
+    while (first < chunks && layer_of(old, first) == old->layers - 1)
+        first++;
+    if (first == chunks)
+        return false;
+    layer = layer_of(old, first);
+    for (end = first + 1; end < chunks && end - first < MERGE_CHUNKS; end++)
+        if (layer_of(old, end) != layer)
+            break;
+    child->op = XOP_READ;
+    child->object = old->layer[layer];
+    child->offset = first * XMAP_CHUNK;
+    child->size = (end - first) * XMAP_CHUNK;
+    child->sender[0] = CHILD_MERGE_READ;
+    child->sender[2] = end;
+    return true;
+}
+
+static void merge_end(struct vlmc *v, struct xreq *child, int error)
+{
+    struct xreq *req = xreq_parent(v->seg, child);
+    struct xvolume *vol = xvolume_of(v, req);
+    uint32_t slot = req->volume - 1, number = child->client;
+    uint64_t block = child->sender[1];
+
+    if (error) {
+        stack_give(v, vol, number);
+    } else {
+        struct xframe *frame = cache_pinned(v, slot, block);
+        struct xentry *entry = entry_of(frame, block);
+        uint32_t old = entry->stack;
+
+        entry_dirty(v, slot, frame, block);
+        entry_publish(entry, vol->id, vol->epoch, number);
+        stack_give(v, vol, old);
+        count(&vol->merges, 1);
+        count(&vol->first_writes, 1);
+    }
+    io_child_done(v, child, error);
+    busy_release(v, slot, block);   /* the request waits there */
+}
+
+static void merge_go_on(struct vlmc *v, struct xreq *child)
+{
+    struct xreq *req = xreq_parent(v->seg, child);
+    struct xvolume *vol = xvolume_of(v, req);
+    uint64_t block = child->sender[1];
+    struct xframe *frame = cache_pinned(v, req->volume - 1, block);
+
+    if (merge_next(v, child, stack_of(v, vol, entry_of(frame, block))))
+        peer_send(v->peer, child, VLMC_BLOCKER);
+    else
+        merge_end(v, child, 0);
+}
+
+void merge_done(struct vlmc *v, struct xreq *child)
+{
+    struct xvolume *vol = xvolume_of(v, xreq_parent(v->seg, child));
+    struct xstack *stack = stack_at(v, map_stack_class(vol->block_shift), child->client);
+
+    if (child->error) {
+        merge_end(v, child, child->error == -ENOENT ? -EIO : child->error);
+    } else if (child->sender[0] == CHILD_MERGE_READ) {
+        child->op = XOP_WRITE;
+        child->object = stack->layer[0];
+        child->sender[0] = CHILD_MERGE_WRITE;
+        peer_send(v->peer, child, VLMC_BLOCKER);
+    } else {
+        store_relaxed(&vol->dirty, 1u);
+        for (uint64_t c = child->offset / XMAP_CHUNK; c < child->sender[2]; c++)
+            stack_bitmap(stack, 0)[c / 8] |= (uint8_t)(1u << (c % 8));
+        merge_go_on(v, child);
+    }
+}
+
+static struct xreq *merge_child(struct vlmc *v, struct xreq *req, uint64_t block, uint32_t number)
+{
+    struct xreq *child = xreq_child(v->peer->port, req);
+
+    if (!child)
+        return NULL;
+    if (xbuf_get(v->peer->port, child, MERGE_CHUNKS * XMAP_CHUNK)) {
+        xreq_put(v->peer->port, child);
+        return NULL;
+    }
+    child->sender[1] = block;
+    child->client = number;
+    return child;
+}
+
+/* Begins to merge. The request waits on the busy block, which it has taken. */
+static void merge_start(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
+                        uint32_t number)
+{
+    struct xvolume *vol = xvolume_of(v, req);
+    struct xstack *old = stack_of(v, vol, entry_of(frame, block));
+    struct xreq *child;
+
+    if (!busy_take(v, req, frame, block)) {
+        stack_give(v, vol, number);
+        return;
+    }
+    child = merge_child(v, req, block, number);
+    if (!child) {
+        stack_give(v, vol, number);
+        starve(v, req);
+        busy_release(v, req->volume - 1, block);
+        return;
+    }
+    stack_on(vol, block, stack_at(v, map_stack_class(vol->block_shift), number),
+             &old->layer[old->layers - 1], 1, NULL);
+    queue_push(v->peer, &busy_find(v, req->volume - 1, block)->waiting, req);
+    io_of(req)->outstanding++;
+    merge_go_on(v, child);
+}
+
+bool own_block(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block)
+{
+    struct xvolume *vol = xvolume_of(v, req);
+    struct busy *busy = busy_find(v, req->volume - 1, block);
+    struct xstack *old = stack_of(v, vol, entry_of(frame, block));
+    uint32_t number;
+
+    if (busy) {                     /* another request merges its stack */
+        queue_push(v->peer, &busy->waiting, req);
+        return false;
+    }
+    cache_pin(v, frame);            /* taking a stack may evict clean frames */
+    number = stack_take(v, vol);
+    cache_unpin(v, frame);
+    if (!number) {
+        starve(v, req);
+        return false;
+    }
+    if (old && old->layers == XMAP_LAYERS) {
+        merge_start(v, req, frame, block, number);
+        return false;
+    }
+    put_layer_on(v, req, frame, block, number);
+    return true;
+}
+
+/* --- filling up a chunk ---------------------------------------------------------------- */
+
+uint64_t fill_chunk(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
+                    uint64_t in, uint64_t length)
+{
+    struct xstack *stack = stack_of(v, xvolume_of(v, req), entry_of(frame, block));
+    uint64_t chunk = in / XMAP_CHUNK;
+    struct xreq *child;
+
+    if (!busy_take(v, req, frame, block))
+        return STEP_WAIT;
+    child = object_child(v, req, CHILD_FILL_READ, block, &stack->layer[layer_of(stack, chunk)],
+                         chunk * XMAP_CHUNK, XMAP_CHUNK);
+    if (child && xbuf_get(v->peer->port, child, XMAP_CHUNK)) {
+        xreq_put(v->peer->port, child);
+        starve(v, req);
+        child = NULL;
+    }
+    if (!child) {
+        busy_release(v, req->volume - 1, block);
+        return STEP_WAIT;
+    }
+    child->op = XOP_READ;
+    child->flags = 0;
+    child->sender[2] = in % XMAP_CHUNK | length << 32;
+    child->client = (uint32_t)io_of(req)->cursor;
+    send_child(v, child);
+    return length;
+}
+
+/* Lays the request's bytes over the chunk that was read, and sends it out. */
+static void fill_write(struct vlmc *v, struct xreq *child)
+{
+    struct xreq *req = xreq_parent(v->seg, child);
+    struct xframe *frame = cache_pinned(v, req->volume - 1, child->sender[1]);
+    struct xentry *entry = entry_of(frame, child->sender[1]);
+    uint8_t *at = (uint8_t *)xreq_data(v->seg, child) + (uint32_t)child->sender[2];
+    uint64_t length = child->sender[2] >> 32;
+
+    if (req->op == XOP_WRITE)
+        memcpy(at, (uint8_t *)xreq_data(v->seg, req) + child->client, length);
+    else
+        memset(at, 0, length);
+    child->op = XOP_WRITE;
+    child->object = own_object(xvolume_of(v, req), entry->epoch, child->sender[1]);
+    child->sender[0] = CHILD_FILL_WRITE;
+    peer_send(v->peer, child, VLMC_BLOCKER);
+}
+
+void fill_done(struct vlmc *v, struct xreq *child)
+{
+    struct xreq *req = xreq_parent(v->seg, child);
+    uint32_t slot = req->volume - 1;
+    uint64_t block = child->sender[1];
+    int error = child->error;
+
+    if (child->sender[0] == CHILD_FILL_READ) {
+        if (error == 0) {
+            fill_write(v, child);
+            return;
+        }
+        error = error == -ENOENT ? -EIO : error;
+    }
+    if (error == 0) {
+        store_relaxed(&xvolume_of(v, req)->dirty, 1u);
+        set_chunks(v, slot, block, child->offset / XMAP_CHUNK, 1);
+    }
+    io_child_done(v, child, error);
+    busy_release(v, slot, block);
+}

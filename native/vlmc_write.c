@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * vlmc_write.c - WRITE, WRITE_ZEROES and DISCARD.
+ *
+ * What a piece of a block needs depends on its entry:
+ *
+ *   zeros         zeroing: nothing. Else a child on a new object, published when it is done
+ *   not our own   zeroing the whole block: the entry becomes zeros. Else own_block() puts a
+ *                 new layer on top, and then as below
+ *   own, one      a child, nothing more
+ *   own, stack    zeroing the whole block: empties the object and drops the stack.
+ *                 Whole chunks: a child that sets their bits. Part of a chunk whose bit
+ *                 is not set: the chunk is filled up from below first
+ *
+ * A DISCARD leaves parts of chunks as they are; whole chunks read as zeros afterwards.
+ */
+#include <assert.h>
+
+#include "vlmc.h"
+
+/* Zeros that need not hold space. */
+static bool is_zeroing(const struct xreq *req)
+{
+    return req->op != XOP_WRITE && !(req->flags & XREQ_NO_HOLE);
+}
+
+static bool reaches_end(const struct vlmc *v, const struct xreq *req, uint64_t length)
+{
+    return req->offset + io_of((struct xreq *)req)->cursor + length == xvolume_of(v, req)->size;
+}
+
+/* A DISCARD's part of a chunk at either end is skipped: true, and *length says how much.
+ * Else *length is made a whole number of chunks. */
+static bool skip_part(const struct vlmc *v, const struct xreq *req, uint64_t in, uint64_t *length)
+{
+    uint64_t edge = in % XMAP_CHUNK, to_next = XMAP_CHUNK - edge;
+
+    if (edge) {
+        *length = *length < to_next ? *length : to_next;
+        return true;
+    }
+    if (reaches_end(v, req, *length))
+        return false;
+    if (*length < XMAP_CHUNK)
+        return true;
+    *length -= *length % XMAP_CHUNK;
+    return false;
+}
+
+static void forget_stack(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
+                         uint64_t volume, uint32_t epoch)
+{
+    struct xentry *entry = entry_of(frame, block);
+    uint32_t stack = entry->stack;
+
+    entry_dirty(v, req->volume - 1, frame, block);
+    entry_publish(entry, volume, epoch, 0);
+    stack_give(v, xvolume_of(v, req), stack);
+}
+
+static uint64_t write_child(struct vlmc *v, struct xreq *req, enum child_kind kind,
+                            uint64_t block, uint32_t epoch, uint64_t in, uint64_t length)
+{
+    struct xobj object = own_object(xvolume_of(v, req), epoch, block);
+    struct xreq *child = object_child(v, req, kind, block, &object, in, length);
+
+    if (!child)
+        return STEP_WAIT;
+    if (kind == CHILD_FIRST && req->op == XOP_DISCARD)
+        child->op = XOP_WRITE_ZEROES;   /* its bits will be set: the object must be there */
+    send_child(v, child);
+    return length;
+}
+
+static uint64_t write_new(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
+                          uint64_t in, uint64_t length)
+{
+    uint64_t done = write_child(v, req, CHILD_NEW, block, xvolume_of(v, req)->epoch, in, length);
+
+    if (done)
+        cache_pin(v, frame);
+    return done;
+}
+
+static uint64_t drop_stack(struct vlmc *v, struct xreq *req, struct xframe *frame,
+                           uint64_t block, uint64_t length)
+{
+    struct xvolume *vol = xvolume_of(v, req);
+    uint32_t slot = req->volume - 1;
+    struct xobj object = own_object(vol, entry_of(frame, block)->epoch, block);
+    struct xreq *child;
+
+    if (!busy_take(v, req, frame, block))
+        return STEP_WAIT;
+    child = object_child(v, req, CHILD_DROP, block, &object, 0, block_size(vol));
+    if (!child) {
+        busy_release(v, slot, block);
+        return STEP_WAIT;
+    }
+    child->op = XOP_WRITE_ZEROES;   /* not DISCARD: the object must be there afterwards */
+    child->data = 0;
+    send_child(v, child);
+    return length;
+}
+
+static uint64_t write_chunks(struct vlmc *v, struct xreq *req, struct xframe *frame,
+                             uint64_t block, uint64_t in, uint64_t length)
+{
+    const struct xentry *entry = entry_of(frame, block);
+    uint64_t done;
+
+    if (!busy_share(v, req, frame, block))
+        return STEP_WAIT;
+    done = write_child(v, req, CHILD_FIRST, block, entry->epoch, in, length);
+    if (!done)
+        busy_release(v, req->volume - 1, block);
+    return done;
+}
+
+/* A piece of a block of our own that has a stack. */
+static uint64_t write_stacked(struct vlmc *v, struct xreq *req, struct xframe *frame,
+                              uint64_t block, uint64_t in, uint64_t length)
+{
+    const struct xentry *entry = entry_of(frame, block);
+    const uint8_t *top = stack_bitmap(stack_of(v, xvolume_of(v, req), entry), 0);
+    uint64_t chunk = in / XMAP_CHUNK, edge = in % XMAP_CHUNK;
+
+    if (edge || (length < XMAP_CHUNK && !reaches_end(v, req, length))) {
+        if (length > XMAP_CHUNK - edge)
+            length = XMAP_CHUNK - edge;
+        if (!bit_is_set(top, chunk))
+            return fill_chunk(v, req, frame, block, in, length);
+    } else if (!reaches_end(v, req, length)) {
+        length -= length % XMAP_CHUNK;
+    }
+    if (bits_all_set(top, chunk, (length + XMAP_CHUNK - 1) / XMAP_CHUNK))
+        return write_child(v, req, CHILD_DIRECT, block, entry->epoch, in, length);
+    return write_chunks(v, req, frame, block, in, length);
+}
+
+uint64_t write_step(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
+                    uint64_t in, uint64_t length)
+{
+    struct xvolume *vol = xvolume_of(v, req);
+    struct xentry *entry = entry_of(frame, block);
+    bool whole = in == 0 && (length == block_size(vol) || reaches_end(v, req, length));
+
+    if (req->op == XOP_DISCARD && skip_part(v, req, in, &length))
+        return length;
+    if (is_own(vol, entry) && !entry->stack)
+        return write_child(v, req, CHILD_DIRECT, block, entry->epoch, in, length);
+    if (entry->volume == 0 && is_zeroing(req))
+        return length;
+    if (volume_of(v, req)->dirty_entries >= DIRTY_HARD) {
+        commit_want(v, req->volume - 1);
+        starve(v, req);
+        return STEP_WAIT;
+    }
+    if (entry->volume == 0)
+        return write_new(v, req, frame, block, in, length);
+    if (!is_own(vol, entry)) {
+        if (whole && is_zeroing(req)) {
+            forget_stack(v, req, frame, block, 0, 0);
+            return length;
+        }
+        if (!own_block(v, req, frame, block))
+            return STEP_WAIT;
+    }
+    if (whole && is_zeroing(req))
+        return drop_stack(v, req, frame, block, length);
+    return write_stacked(v, req, frame, block, in, length);
+}
+
+/* --- coming back --------------------------------------------------------------- */
+
+static void publish_new(struct vlmc *v, struct xreq *req, const struct xreq *child)
+{
+    uint64_t block = child->sender[1];
+    struct xframe *frame = cache_pinned(v, req->volume - 1, block);
+    struct xentry *entry = entry_of(frame, block);
+
+    if (child->error == 0 && entry->volume == 0) {
+        entry_dirty(v, req->volume - 1, frame, block);
+        entry_publish(entry, xvolume_of(v, req)->id, child->object.epoch, 0);
+        count(&xvolume_of(v, req)->first_writes, 1);
+    }
+    cache_unpin(v, frame);
+}
+
+void write_done(struct vlmc *v, struct xreq *child)
+{
+    struct xreq *req = xreq_parent(v->seg, child);
+    uint32_t slot = req->volume - 1;
+    uint64_t block = child->sender[1];
+    bool busy = child->sender[0] == CHILD_FIRST || child->sender[0] == CHILD_DROP;
+
+    if (child->error == 0)
+        store_relaxed(&xvolume_of(v, req)->dirty, 1u);
+    if (child->sender[0] == CHILD_NEW)
+        publish_new(v, req, child);
+    if (child->sender[0] == CHILD_FIRST && child->error == 0)
+        set_chunks(v, slot, block, child->offset / XMAP_CHUNK,
+                   (child->size + XMAP_CHUNK - 1) / XMAP_CHUNK);
+    if (child->sender[0] == CHILD_DROP && child->error == 0)
+        forget_stack(v, req, cache_pinned(v, slot, block), block, xvolume_of(v, req)->id,
+                     child->object.epoch);
+    io_child_done(v, child, child->error);
+    if (busy)
+        busy_release(v, slot, block);
+}
