@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading ports and requests out of a segment. Everything here only looks: it joins no port."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from xseg._native import ffi, lib
+from xseg.segment import KINDS, OPS, STATES, Segment, text
+
+COUNTERS = ("received", "served", "errors", "sent", "bytes_read", "bytes_written", "rings", "wakes", "no_request",
+            "no_buffer", "recovered", "dropped")
+LATENCY_KINDS = ("read", "write", "other")
+BATCH = 4096                    # request slots looked at in one go
+
+
+def ports(segment: Segment) -> Iterator[tuple[int, Any]]:
+    """Numbers and structures of the ports that have a role or a client."""
+    for number in range(lib.XSEG_PORTS):
+        port = segment.c.ports[number]
+        if port.role[0] != b"\0":
+            yield number, port
+
+
+def counters(port: Any) -> dict[str, int]:
+    return {name: getattr(port, name) for name in COUNTERS}
+
+
+def latency(port: Any) -> dict[str, list[int]]:
+    """For reads, writes and others: how many of the requests sent came back in [2^i, 2^(i+1)) us."""
+    return {kind: list(port.latency_us[i]) for i, kind in enumerate(LATENCY_KINDS)}
+
+
+def percentile(buckets: list[int], share: float) -> int:
+    """Microseconds within which this share (0..1) of requests came back; 0: there were none.
+
+    It is the upper bound of a bucket, so up to twice the true figure.
+    """
+    total = sum(buckets)
+    if total == 0:
+        return 0
+    seen = 0
+    for i, count in enumerate(buckets):
+        seen += count
+        if seen >= share * total:
+            return 2 << i
+    return 2 << len(buckets)
+
+
+def in_flight(segment: Segment) -> list[int]:
+    """For each port, the requests that wait for it or that it serves."""
+    held = ffi.new("uint32_t[]", lib.XSEG_PORTS)
+    lib.export_in_flight(segment.c, held)
+    return list(held)
+
+
+def busy(segment: Segment) -> Iterator[Any]:
+    """The request slots that are not free, lowest first."""
+    slots = ffi.new("uint32_t[]", BATCH)
+    start = 0
+    while count := lib.export_busy(segment.c, start, slots, BATCH):
+        for i in range(count):
+            yield segment.c.reqs[slots[i] - 1]
+        start = slots[count - 1]
+
+
+def port_name(segment: Segment, number: int) -> str:
+    """A port's role with its number; the number alone where it has none."""
+    role = text(segment.c.ports[number].role) if number < lib.XSEG_PORTS else ""
+    return f"{role}:{number}" if role else str(number)
+
+
+def object_name(c: Any) -> str:
+    """An object in a few words: data 12ab.3/7 is block 7 of volume 0x12ab, epoch 3."""
+    kind = KINDS.get(c.kind, str(c.kind))
+    if c.kind in (lib.XOBJ_CONTENT, lib.XOBJ_NAME):
+        return f"{kind} {bytes(c.digest).hex()[:16]}"
+    return f"{kind} {c.volume:x}.{c.epoch}/{c.index}"
+
+
+def target(segment: Segment, c: Any) -> str:
+    """What a request is about: a volume's name, or an object."""
+    if c.volume == 0:
+        return object_name(c.object) if c.object.kind else "-"
+    if c.volume > lib.XSEG_VOLUMES:
+        return f"volume slot {c.volume}?"
+    return text(segment.c.volumes[c.volume - 1].name) or f"volume slot {c.volume}"
+
+
+def request(segment: Segment, c: Any) -> dict[str, Any]:
+    """A request that is not free, for people."""
+    age_us = max(0, lib.clock_ns() - c.sent_ns) // 1000 if c.sent_ns else 0
+    return {"slot": c.index, "op": OPS.get(c.op, str(c.op)), "state": STATES.get(c.state, str(c.state)),
+            "from": port_name(segment, c.src), "to": port_name(segment, c.dst),
+            "owner": port_name(segment, c.owner), "age_us": age_us, "target": target(segment, c),
+            "offset": c.offset, "size": c.size, "flow": c.flow, "parent": c.parent - 1 if c.parent else None,
+            "orphan": bool(c.orphan)}
+
+

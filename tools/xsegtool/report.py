@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shows the segment: its parts, the memory they take, what of them is in use, and the routes."""
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+from tools import cli
+from tools.xsegtool import look
+from xseg._native import lib
+from xseg.segment import SHM, Segment, text
+
+HELP = "the segment's layout, memory and routes"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def parts(segment: Segment) -> list[dict[str, Any]]:
+    """Each part of the segment: how many there are, how many are used."""
+    c, h = segment.c, segment.c.header
+    volumes = sum(c.volumes[i].state != lib.XVOL_FREE for i in range(lib.XSEG_VOLUMES))
+    rows = [
+        ("bells", lib.XSEG_BELLS, sum(c.bells[i].taken != 0 for i in range(lib.XSEG_BELLS))),
+        ("ports", lib.XSEG_PORTS, sum(lib.port_alive(c, i) for i in range(lib.XSEG_PORTS))),
+        ("routes", lib.XSEG_ROUTES, len(segment.routes())),
+        ("requests", h.slots, sum(1 for _ in look.busy(segment))),
+        ("volumes", lib.XSEG_VOLUMES, volumes),
+        ("map frames", h.frames, lib.export_frames_used(c)),
+    ]
+    for i in range(lib.XSEG_CLASSES):
+        size = lib.xbuffer_size(i)
+        rows.append((f"buffers of {size >> 10} KiB", h.buffers[i], lib.export_buffers_used(c, i)))
+    return [{"part": part, "count": count, "used": used} for part, count, used in rows]
+
+
+def report(segment: Segment) -> dict[str, Any]:
+    h = segment.c.header
+    return {"segment": segment.name, "version": h.version, "created_ns": h.created_ns, "size": h.size,
+            "resident": os.stat(SHM + segment.name).st_blocks * 512, "run": text(h.run),
+            "parts": parts(segment),
+            "routes": {edge: look.port_name(segment, port) for edge, port in segment.routes().items()}}
+
+
+def run(args: argparse.Namespace) -> int:
+    with Segment.of_home(args.home) as segment:
+        shown = report(segment)
+    if args.json:
+        cli.print_json(shown)
+        return 0
+    print(f"segment   {shown['segment']}, version {shown['version']}")
+    print(f"memory    {cli.human(shown['resident'])} in use of {cli.human(shown['size'])}")
+    print(f"doorbells {shown['run']}\n")
+    cli.print_table([list(part.values()) for part in shown["parts"]], ["part", "there are", "in use"])
+    print()
+    cli.print_table([[edge, port] for edge, port in shown["routes"].items()], ["route", "leads to"])
+    return 0
