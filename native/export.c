@@ -6,6 +6,8 @@
 #include "export.h"
 #include "peer.h"
 
+#define EXPORT_BATCH 1024
+
 uint32_t export_receive(struct port *port, uint32_t *slots, uint32_t room)
 {
     uint32_t count = 0;
@@ -61,15 +63,19 @@ const char *export_peer_type(uint32_t i)
 
 void export_in_flight(const struct xseg *seg, uint32_t *held)
 {
+    uint32_t slots[EXPORT_BATCH], at = 0, n;
+
     for (uint32_t i = 0; i < XSEG_PORTS; i++)
         held[i] = 0;
-    for (uint32_t i = 0; i < seg->header->slots; i++) {
-        const struct xreq *req = &seg->reqs[i];
-        uint32_t state = load_relaxed(&req->state);
+    while ((n = export_busy(seg, at, slots, EXPORT_BATCH)) > 0) {
+        for (uint32_t i = 0; i < n; i++) {
+            const struct xreq *req = &seg->reqs[slots[i] - 1];
+            bool waits = load_relaxed(&req->state) == XREQ_QUEUED;
 
-        if (req->owner < XSEG_PORTS
-            && (state == XREQ_QUEUED || (state == XREQ_HELD && req->owner != req->src)))
-            held[req->owner]++;
+            if (req->owner < XSEG_PORTS && (waits || req->owner != req->src))
+                held[req->owner]++;
+        }
+        at = slots[n - 1];
     }
 }
 
@@ -77,9 +83,18 @@ uint32_t export_busy(const struct xseg *seg, uint32_t from, uint32_t *slots, uin
 {
     uint32_t count = 0;
 
-    for (uint32_t i = from; i < seg->header->slots && count < room; i++)
-        if (load_relaxed(&seg->reqs[i].state) != XREQ_FREE)
-            slots[count++] = i + 1;
+    for (uint32_t p = 0; p < XSEG_PORTS; p++) {
+        const struct xport *port = &seg->ports[p];
+
+        if (!load_acquire(&port->incarnation))      /* never touched: looking would make it grow */
+            continue;
+        uint32_t end = port->first + port->count;
+        if (end > seg->header->slots)
+            continue;
+        for (uint32_t i = from > port->first ? from : port->first; i < end && count < room; i++)
+            if (load_relaxed(&seg->reqs[i].state) != XREQ_FREE)
+                slots[count++] = i + 1;
+    }
     return count;
 }
 
@@ -96,8 +111,12 @@ uint32_t export_buffers_used(const struct xseg *seg, uint32_t class)
 
 uint32_t export_frames_used(const struct xseg *seg)
 {
-    uint32_t used = 0;
+    uint32_t used = 0, volumes = 0;
 
+    for (uint32_t i = 0; i < XSEG_VOLUMES; i++)
+        volumes += seg->volumes[i].generation != 0;
+    if (volumes == 0)               /* never touched: looking would make the segment grow */
+        return 0;
     for (uint32_t i = 0; i < seg->header->frames; i++)
         used += seg->frames[i].volume_id != 0;
     return used;
@@ -106,4 +125,9 @@ uint32_t export_frames_used(const struct xseg *seg)
 void export_ready(struct port *port, uint32_t ready)
 {
     store_release(&port->shared->ready, ready);
+}
+
+void export_volume_state(struct xvolume *volume, uint32_t state)
+{
+    store_release(&volume->state, state);
 }

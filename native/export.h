@@ -33,5 +33,7 @@ uint32_t export_buffers_used(const struct xseg *seg, uint32_t class);
 uint32_t export_frames_used(const struct xseg *seg);
 /* Tells all who look that the peer behind a port has finished its start (1) or not (0). */
 void export_ready(struct port *port, uint32_t ready);
+/* Publishes a volume's state: all that was written to it before is seen with it. */
+void export_volume_state(struct xvolume *volume, uint32_t state);
 
 #endif
