@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * nbd.c - the NBD server as a peer. See nbd.h for how it works, peers/nbd.py for its manual.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "barrier.h"
+#include "nbd.h"
+
+#define CONNECTIONS_DEFAULT 256
+#define HANDSHAKE_S_DEFAULT 10
+#define HANDSHAKE_S_MAX 3600
+
+/* --- start and stop ----------------------------------------------------------- */
+
+static int read_options(struct peer *peer, struct nbd *nbd)
+{
+    uint64_t connections, handshake_s;
+
+    if (peer_option_u64(peer, "connections", CONNECTIONS_DEFAULT, &connections) != 0
+        || peer_option_u64(peer, "handshake_s", HANDSHAKE_S_DEFAULT, &handshake_s) != 0)
+        return -EINVAL;
+    if (connections < 1 || connections > NBD_CONNECTIONS_MAX)
+        return peer_fail(peer, -EINVAL, "option connections: 1 to %d", NBD_CONNECTIONS_MAX);
+    if (handshake_s < 1 || handshake_s > HANDSHAKE_S_MAX)
+        return peer_fail(peer, -EINVAL, "option handshake_s: 1 to %d", HANDSHAKE_S_MAX);
+    nbd->connections_max = (uint32_t)connections;
+    nbd->handshake_ns = handshake_s * 1000000000ull;
+    return 0;
+}
+
+static int listen_at(struct peer *peer, struct nbd *nbd)
+{
+    char otherwise[XSEG_PATH_MAX + 16];
+    const char *tcp = peer_option(peer, "listen", "");
+    int rc;
+
+    snprintf(otherwise, sizeof(otherwise), "%s/nbd.sock", peer->seg->header->run);
+    rc = nbd_listen_unix(nbd, peer_option(peer, "socket", otherwise));
+    if (rc == 0 && tcp[0])
+        rc = nbd_listen_tcp(nbd, tcp);
+    return rc;
+}
+
+static int nbd_start(struct peer *peer)
+{
+    struct nbd *nbd;
+    int rc;
+
+    if (peer->target_count != 2)
+        return peer_fail(peer, -EINVAL, "an nbd peer has two targets: vlmc and mapper");
+    nbd = calloc(1, sizeof(*nbd));
+    if (!nbd)
+        return -ENOMEM;
+    nbd->peer = peer;
+    peer->state = nbd;
+    rc = read_options(peer, nbd);
+    if (rc == 0)
+        rc = listen_at(peer, nbd);
+    if (rc) {
+        nbd_listen_close(nbd);
+        free(nbd);
+        peer->state = NULL;
+    }
+    return rc;
+}
+
+static void nbd_stop(struct peer *peer)
+{
+    struct nbd *nbd = peer->state;
+
+    nbd_listen_close(nbd);
+    for (uint32_t i = 0; i < nbd->connections_max; i++) {
+        if (!nbd->connections[i])
+            continue;
+        nbd_drop(nbd->connections[i]);
+        free(nbd->connections[i]);
+    }
+    free(nbd);
+    peer->state = NULL;
+}
+
+/* --- what an earlier incarnation left open ---------------------------------------- */
+
+/* Closes it, before anything is opened anew. False: no slot; it goes on next turn. */
+static bool sweep(struct nbd *nbd)
+{
+    struct peer *peer = nbd->peer;
+
+    for (; nbd->sweep_volume < XSEG_VOLUMES; nbd->sweep_volume++, nbd->sweep_done = 0) {
+        struct xvolume *volume = &peer->seg->volumes[nbd->sweep_volume];
+
+        if (load_acquire(&volume->state) != XVOL_OPEN)
+            continue;
+        for (; nbd->sweep_done < load_relaxed(&volume->opens[peer->port->number]); nbd->sweep_done++) {
+            struct xreq *req = xreq_get(peer->port);
+            if (!req)
+                return false;
+            req->op = XOP_CLOSE;
+            req->volume = nbd->sweep_volume + 1;
+            req->sender[0] = NBD_SWEEP;
+            nbd->away++;
+            peer_send(peer, req, NBD_TO_MAPPER);
+        }
+    }
+    return true;
+}
+
+/* Once all that was under way for an earlier incarnation is back. */
+static void open_for_business(struct nbd *nbd)
+{
+    const struct port *port = nbd->peer->port;
+
+    if (port->recovering || (port->incarnation > 1 && !sweep(nbd)))
+        return;
+    nbd->open_for_business = nbd_listen_watch(nbd) == 0;
+}
+
+/* --- turns ---------------------------------------------------------------------------- */
+
+static void nbd_request(struct peer *peer, struct xreq *req)
+{
+    peer_reply(peer, req, req->op == XOP_PING ? 0 : -EOPNOTSUPP);
+}
+
+static void nbd_reply(struct peer *peer, struct xreq *req)
+{
+    struct nbd *nbd = peer->state;
+    struct nbd_connection *conn = NULL;
+
+    if (req->client < nbd->connections_max && req->sender[0] != NBD_SWEEP)
+        conn = nbd->connections[req->client];
+    if (!conn || conn->serial != req->sender[1] || conn->away == 0) {
+        if (nbd->away)
+            nbd->away--;
+        xreq_put(peer->port, req);
+        return;
+    }
+    conn->away--;
+    if (req->sender[0] == NBD_OPEN)
+        nbd_opened(conn, req);
+    else if (req->sender[0] == NBD_LIST)
+        nbd_listed(conn, req);
+    else if (conn->phase == NBD_GONE || req->sender[0] != NBD_PIECE)
+        xreq_put(peer->port, req);
+    else
+        nbd_piece_back(conn, req);
+    if (conn->phase == NBD_GONE)
+        nbd_set_add(&nbd->dirty, conn->index);
+}
+
+/* Sends what has gathered, and buries the dead. */
+static void send_all(struct nbd *nbd)
+{
+    for (uint32_t w = 0; w < NBD_CONNECTIONS_MAX / 64; w++) {
+        uint64_t todo = nbd->dirty.word[w];
+
+        for (nbd->dirty.word[w] = 0; todo; todo &= todo - 1) {
+            struct nbd_connection *conn = nbd->connections[w * 64 + (uint32_t)__builtin_ctzll(todo)];
+            if (conn && conn->phase == NBD_GONE)
+                nbd_bury(conn);
+            else if (conn)
+                nbd_send(conn);
+        }
+    }
+}
+
+/* True if something gathered while others were sent. */
+static bool has_more(const struct nbd *nbd)
+{
+    for (uint32_t w = 0; w < NBD_CONNECTIONS_MAX / 64; w++)
+        for (uint64_t todo = nbd->dirty.word[w]; todo; todo &= todo - 1) {
+            const struct nbd_connection *conn = nbd->connections[w * 64 + (uint32_t)__builtin_ctzll(todo)];
+            if (conn && conn->phase != NBD_GONE)
+                return true;
+        }
+    return false;
+}
+
+static bool nbd_flush(struct peer *peer)
+{
+    struct nbd *nbd = peer->state;
+    uint64_t now_ns = loop_now(peer->loop);
+    bool moved;
+
+    if (!nbd->open_for_business && !nbd->draining)
+        open_for_business(nbd);
+    if (nbd->refused_until_ns && now_ns >= nbd->refused_until_ns)
+        nbd->refused_until_ns = nbd_listen_watch(nbd) == 0 ? 0 : now_ns + NBD_TICK_NS;
+    nbd_tick(nbd, now_ns);
+    send_all(nbd);
+    moved = nbd_feed(nbd);
+    return has_more(nbd) || moved;
+}
+
+static uint64_t nbd_deadline(struct peer *peer)
+{
+    const struct nbd *nbd = peer->state;
+
+    return nbd->hungry_count ? loop_now(peer->loop) + NBD_HUNGRY_NS : UINT64_MAX;
+}
+
+static void nbd_drain(struct peer *peer)
+{
+    struct nbd *nbd = peer->state;
+
+    nbd->draining = true;
+    nbd_listen_close(nbd);
+    for (uint32_t i = 0; i < nbd->connections_max; i++) {
+        struct nbd_connection *conn = nbd->connections[i];
+
+        if (!conn || conn->phase == NBD_GONE)
+            continue;
+        conn->stop |= NBD_STOP_END;
+        if (conn->phase == NBD_SERVE)
+            nbd_settle(conn);
+        else
+            nbd_drop(conn);
+    }
+}
+
+static bool nbd_idle(struct peer *peer)
+{
+    const struct nbd *nbd = peer->state;
+
+    return nbd->connection_count == 0 && nbd->away == 0;
+}
+
+const struct peer_ops nbd_ops = {
+    .type = "nbd",
+    .start = nbd_start,
+    .request = nbd_request,
+    .reply = nbd_reply,
+    .flush = nbd_flush,
+    .deadline = nbd_deadline,
+    .drain = nbd_drain,
+    .idle = nbd_idle,
+    .stop = nbd_stop,
+};

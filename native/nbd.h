@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * nbd.h - the NBD server: what its files share.
+ *
+ *   nbd.c            the peer: its options, turns, and the mapper's and vlmc's replies
+ *   nbd_listen.c     sockets it is reached at
+ *   nbd_connection.c a connection from accept to the CLOSE of its volume
+ *   nbd_negotiate.c  the handshake, with nbd_talk.c, and nbd_export.c for what asks the mapper
+ *   nbd_request.c    from received bytes to pieces sent on to vlmc
+ *   nbd_reply.c      from pieces that came back to bytes sent
+ *
+ * A connection
+ * ------------
+ * HELLO waits for the client's flags, HAGGLE for options, SERVE for commands. GONE has no
+ * socket any more, and stays until what it has `away` at other peers is back and its volume
+ * is closed. It takes in bytes through a staging buffer, many commands by one system call;
+ * only the rest of a long write goes straight into its data buffer.
+ *
+ * A command is cut into pieces of XSEG_IO_MAX bytes at most, each a request of its own to
+ * vlmc. At most one command of a connection, `current`, is being taken in: it waits there
+ * for bytes from the client, for a slot or for a buffer ("hungry"), and nothing behind it is
+ * looked at meanwhile. Hungry connections get their turns round robin from flush().
+ *
+ * Replies are gathered over a turn as parts of one sendmsg() and go out from flush(), the
+ * data straight from the buffers it came back in; slot, buffer and command are free again
+ * when their last byte is sent. So a client that does not read holds at most what the bounds
+ * below allow it, then nothing more is read from it; and when others go hungry for that,
+ * one that has taken or given nothing for STALL_NS is dropped.
+ *
+ * Reads
+ * -----
+ * With structured replies each piece is sent as a chunk when it comes back, in any order.
+ * Without, the pieces wait in `pieces` for all to be there, so that an error can be told;
+ * only if the command goes hungry meanwhile it is begun at once, so that buffers move on,
+ * and an error after that ends the connection, as the protocol wants it.
+ */
+#ifndef ARCHIPELAGO_NBD_H
+#define ARCHIPELAGO_NBD_H
+
+#include <sys/uio.h>
+
+#include "nbd_proto.h"
+#include "peer.h"
+
+enum nbd_bound {
+    NBD_STAGING = 65536,            /* bytes taken from a socket at once; longest option */
+    NBD_TALK = 65536,               /* bytes of handshake waiting to be sent */
+    NBD_COMMANDS = 128,             /* of one connection under way */
+    NBD_RESUME = 64,                /* one that was held back is read again from here */
+    NBD_BYTES = 32 << 20,           /* of data under way, from where nothing more is read */
+    NBD_LENGTH_MAX = 32 << 20,      /* of one READ or WRITE */
+    NBD_SKIP_MAX = 64 << 20,        /* of a refused WRITE whose data is still skipped */
+    NBD_SKIP_OPTION_MAX = 1 << 20,  /* of a refused option */
+    NBD_SPAN_MAX = 1 << 30,         /* of a piece that carries no data */
+    NBD_PIECES = 33,                /* of one READ: an unaligned one has one more */
+    NBD_OUT = 1024,                 /* parts waiting to be sent; IOV_MAX */
+    NBD_STATUS_BUFFER = 4096,       /* bytes of extents asked for at once */
+    NBD_NAMES_BUFFER = 4096,        /* bytes of names asked for at once */
+    NBD_LIST_PAGES = 65536,         /* buffers of names in one list */
+    NBD_PROTOCOL_NAME_MAX = 4096,   /* of an export, by the protocol */
+    NBD_QUERIES_MAX = 64,           /* metadata contexts asked for at once */
+    NBD_CONNECTIONS_MAX = 1024,
+    NBD_BLOCK_PREFERRED = 4096
+};
+
+#define NBD_TICK_NS 100000000ull    /* between looks at who is too slow */
+#define NBD_HUNGRY_NS 2000000ull    /* until a hungry connection tries again by itself */
+#define NBD_STALL_NS 10000000000ull
+
+enum nbd_target { NBD_TO_VLMC = 0, NBD_TO_MAPPER = 1 };
+
+enum nbd_phase { NBD_HELLO, NBD_HAGGLE, NBD_SERVE, NBD_GONE };
+
+enum nbd_stop {                     /* why no further command is begun */
+    NBD_STOP_ROOM = 1,              /* its bounds are reached */
+    NBD_STOP_HUNGRY = 2,            /* no slot or buffer was to be had */
+    NBD_STOP_MAPPER = 4,            /* waits for the mapper's answer */
+    NBD_STOP_END = 8                /* the client or the operator has finished */
+};
+
+enum nbd_errand {                   /* in sender[0]: what a request of ours is for */
+    NBD_PIECE = 1, NBD_OPEN, NBD_CLOSE, NBD_LIST, NBD_SWEEP
+};
+
+struct nbd_command {
+    uint64_t cookie;                /* the client's */
+    uint64_t offset;
+    uint32_t length;
+    uint32_t issued;                /* bytes that pieces were made for */
+    uint16_t type;                  /* enum nbd_command_type */
+    uint16_t flags;
+    uint8_t pieces;                 /* it is cut into */
+    uint8_t made;                   /* and of these sent on, */
+    uint8_t arrived;                /* come back, */
+    uint8_t pushed;                 /* and given out (READ by a simple reply) */
+    bool used;
+    bool begun;                     /* its simple reply's head is given out */
+    bool streaming;                 /* it does not wait for all pieces */
+    int32_t error;                  /* first negative errno of a piece */
+    uint8_t head[32];               /* of its reply */
+};
+
+struct nbd_part {                   /* what is free again when a part is sent */
+    uint32_t slot;                  /* + 1 */
+    uint32_t command;               /* + 1 */
+};
+
+struct nbd_connection {
+    struct watch watch;             /* its socket */
+    struct nbd *nbd;
+    uint32_t index;                 /* in nbd->connections */
+    uint32_t serial;                /* tells it from earlier ones of that index */
+    enum nbd_phase phase;
+    uint32_t stop;                  /* enum nbd_stop */
+    uint32_t events;                /* of epoll that are asked for */
+    uint32_t away;                  /* requests at other peers */
+    uint64_t since_ns;              /* accepted; SERVE: last progress; CLOCK_MONOTONIC */
+    bool eof;                       /* the client sends no more */
+    bool full;                      /* its socket took less than there is to send */
+    bool structured;                /* negotiated, as are the next two */
+    bool no_zeroes;
+    bool allocation;                /* base:allocation, for the export `context` */
+    uint32_t volume;                /* its handle; 0: none open */
+
+    /* handshake */
+    uint32_t option;                /* that is being served */
+    uint32_t informs;               /* bit per enum nbd_info wanted */
+    uint32_t list_pages;
+    struct xreq *list;              /* goes on when what it brought is sent */
+    char name[XSEG_NAME_MAX + 1];
+    char context[XSEG_NAME_MAX + 1];
+    uint32_t talk_start, talk_end;
+
+    /* in */
+    uint32_t in_start, in_end;
+    uint64_t skip;                  /* bytes of refused data to come */
+    struct nbd_command *current;    /* not all of it is sent on, or skipped */
+    struct xreq *fill;              /* piece of a WRITE that is being received */
+    uint8_t *fill_data;
+    uint32_t fill_at, fill_size;
+
+    /* commands */
+    uint64_t bytes;                 /* of data of those under way */
+    uint32_t free_count;
+    uint8_t free[NBD_COMMANDS];
+    struct nbd_command commands[NBD_COMMANDS];
+    uint32_t pieces[NBD_COMMANDS][NBD_PIECES];  /* slot + 1 of what waits its turn */
+
+    /* out: [out_start, out_end) is to be sent */
+    uint32_t out_start, out_end;
+    struct iovec out[NBD_OUT];
+    struct nbd_part parts[NBD_OUT];
+    uint8_t talk[NBD_TALK];
+    uint8_t in[NBD_STAGING];
+};
+
+struct nbd_listener {
+    struct watch watch;
+    bool watched;
+    uint64_t dev, ino;              /* of a unix socket's file: it is removed if still that */
+    char path[XSEG_PATH_MAX];       /* empty: TCP */
+};
+
+struct nbd_set { uint64_t word[NBD_CONNECTIONS_MAX / 64]; };
+
+struct nbd {
+    struct peer *peer;
+    struct nbd_listener listeners[2];
+    uint32_t listener_count;
+    uint32_t connections_max;
+    uint32_t connection_count;
+    uint32_t serial;
+    uint32_t away;                  /* requests of no connection: of the sweep, of INFO */
+    uint64_t handshake_ns;
+    uint64_t tick_ns;               /* when slow ones are looked for again */
+    uint64_t refused_until_ns;      /* no descriptors: nothing is accepted meanwhile */
+    bool draining;
+    bool open_for_business;         /* an earlier incarnation's volumes are closed */
+    uint32_t sweep_volume, sweep_done;
+    uint32_t hungry_next;           /* whose turn it is */
+    uint32_t hungry_count;
+    bool feeding;                   /* those that are hungry are being served */
+    struct nbd_set dirty;           /* have something to send */
+    struct nbd_set hungry;
+    struct nbd_connection *connections[NBD_CONNECTIONS_MAX];
+};
+
+static inline void nbd_set_add(struct nbd_set *set, uint32_t i)
+{
+    set->word[i / 64] |= 1ull << i % 64;
+}
+static inline void nbd_set_remove(struct nbd_set *set, uint32_t i)
+{
+    set->word[i / 64] &= ~(1ull << i % 64);
+}
+static inline bool nbd_set_has(const struct nbd_set *set, uint32_t i)
+{
+    return set->word[i / 64] >> i % 64 & 1;
+}
+
+/* --- nbd_listen.c: 0 or a negative errno with peer->error ---------------------- */
+
+int nbd_listen_unix(struct nbd *nbd, const char *path);
+int nbd_listen_tcp(struct nbd *nbd, const char *address);
+int nbd_listen_watch(struct nbd *nbd);
+void nbd_listen_close(struct nbd *nbd);
+
+/* --- nbd_connection.c ----------------------------------------------------------- */
+
+/* Takes over the socket. */
+void nbd_connect(struct nbd *nbd, int fd);
+/* Closes the socket and gives back all that is not away. It is GONE then, but not freed. */
+void nbd_drop(struct nbd_connection *conn);
+/* From flush(): one that is GONE with nothing away closes its volume, then is freed. */
+void nbd_bury(struct nbd_connection *conn);
+/* Drops one that has finished: nothing more to take in, nothing under way or to send. */
+void nbd_settle(struct nbd_connection *conn);
+/* Asks epoll for what is wanted now. Between, EPOLLIN may stay although nothing is wanted:
+ * most who are held back are not for long. */
+void nbd_update_events(struct nbd_connection *conn);
+/* Marks it hungry; it is called back by nbd_feed(). */
+void nbd_starve(struct nbd_connection *conn);
+/* True if hungry ones come first. */
+bool nbd_must_queue(const struct nbd_connection *conn);
+/* Gives each hungry one a try. True if one got something. */
+bool nbd_feed(struct nbd *nbd);
+/* Drops those whose handshake lasts too long, and those that others starve for. */
+void nbd_tick(struct nbd *nbd, uint64_t now_ns);
+
+/* A request of ours that comes back to this connection. NULL: no slot. */
+struct xreq *nbd_errand(struct nbd_connection *conn, enum nbd_errand errand, uint32_t op);
+/* Sends it. */
+void nbd_errand_send(struct nbd_connection *conn, struct xreq *req, enum nbd_target target);
+
+/* --- nbd_negotiate.c, nbd_export.c -------------------------------------------------------------- */
+
+void nbd_greet(struct nbd_connection *conn);
+/* One step with what is staged. False: it must wait. */
+bool nbd_hello(struct nbd_connection *conn);
+bool nbd_haggle(struct nbd_connection *conn);
+/* The mapper's answers. */
+void nbd_opened(struct nbd_connection *conn, struct xreq *req);
+void nbd_listed(struct nbd_connection *conn, struct xreq *req);
+
+/* --- nbd_request.c ------------------------------------------------------------------ */
+
+/* Takes bytes from the socket and does with them what can be done. */
+void nbd_receive(struct nbd_connection *conn);
+/* Goes on with what is staged. */
+void nbd_parse(struct nbd_connection *conn);
+static inline uint32_t nbd_staged(const struct nbd_connection *conn)
+{
+    return conn->in_end - conn->in_start;
+}
+
+/* --- nbd_reply.c ---------------------------------------------------------------------- */
+
+void nbd_piece_back(struct nbd_connection *conn, struct xreq *req);
+/* Sends what it can, and goes on with what is staged if that was held back. */
+void nbd_send(struct nbd_connection *conn);
+void nbd_succeed(struct nbd_connection *conn, struct nbd_command *command);
+/* error: a negative errno. message may be NULL. */
+void nbd_fail(struct nbd_connection *conn, struct nbd_command *command, int error,
+              const char *message);
+/* A simple reply to a READ goes out piece by piece from now on. */
+void nbd_read_stream(struct nbd_connection *conn, struct nbd_command *command);
+/* Puts back every slot that waits to be sent, or for others of its command. */
+void nbd_reply_forget(struct nbd_connection *conn);
+static inline bool nbd_has_output(const struct nbd_connection *conn)
+{
+    return conn->out_start < conn->out_end || conn->talk_start < conn->talk_end;
+}
+
+#endif

@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * nbd_export.c - the options of the handshake that the mapper has a part in: choosing and
+ * describing an export, listing them all. See nbd.h and nbd_proto.h.
+ *
+ * They stop the connection until the mapper's answer comes. A long list goes on page by
+ * page, each when the one before has been sent.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+
+#include "barrier.h"
+#include "nbd_talk.h"
+
+/* A page of names of one byte each gives the longest talk. */
+static_assert(NBD_NAMES_BUFFER / 2 * (NBD_OPTION_REPLY_SIZE + 5) + NBD_OPTION_REPLY_SIZE <= NBD_TALK,
+              "a page of the list fits the talk");
+
+/* --- an export's name ------------------------------------------------------------------ */
+
+const char *nbd_name_fault(struct nbd_text name)
+{
+    if (name.size == 0)
+        return "there is no default export: name a volume or snapshot";
+    if (name.size > XSEG_NAME_MAX)
+        return "no volume has a name of more than 255 bytes";
+    if (memchr(name.data, 0, name.size))
+        return "no volume has a zero byte in its name";
+    return NULL;
+}
+
+/* Asks the mapper to open the export. False: no slot; the option is tried again. */
+static bool ask_open(struct nbd_connection *conn, struct nbd_text name)
+{
+    struct peer *peer = conn->nbd->peer;
+    struct xreq *req = nbd_must_queue(conn) ? NULL : nbd_errand(conn, NBD_OPEN, XOP_OPEN);
+
+    if (req && xbuf_get(peer->port, req, name.size) != 0) {
+        xreq_put(peer->port, req);
+        req = NULL;
+    }
+    if (!req) {
+        nbd_starve(conn);
+        return false;
+    }
+    memcpy(xreq_data(peer->seg, req), name.data, name.size);
+    req->size = name.size;
+    memcpy(conn->name, name.data, name.size);
+    conn->name[name.size] = 0;
+    conn->stop |= NBD_STOP_MAPPER;
+    nbd_errand_send(conn, req, NBD_TO_MAPPER);
+    return true;
+}
+
+static uint32_t transmission_flags(const struct nbd_connection *conn, const struct xvolume *volume)
+{
+    uint32_t flags = NBD_HAS_FLAGS | NBD_SEND_FLUSH | NBD_SEND_FUA | NBD_SEND_TRIM
+                   | NBD_SEND_WRITE_ZEROES | NBD_SEND_FAST_ZERO | NBD_SEND_CACHE
+                   | NBD_CAN_MULTI_CONN;
+
+    return flags | (volume->readonly ? NBD_READ_ONLY : 0u) | (conn->structured ? NBD_SEND_DF : 0u);
+}
+
+static void inform_text(struct nbd_connection *conn, enum nbd_info info, const char *text)
+{
+    uint32_t size = (uint32_t)strlen(text);
+
+    nbd_answer(conn, NBD_REP_INFO, 2 + size);
+    nbd_say16(conn, info);
+    nbd_say(conn, text, size);
+}
+
+static void inform(struct nbd_connection *conn, const struct xvolume *volume)
+{
+    char text[64];
+
+    nbd_answer(conn, NBD_REP_INFO, 12);
+    nbd_say16(conn, NBD_INFO_EXPORT);
+    nbd_say64(conn, load_relaxed(&volume->size));
+    nbd_say16(conn, transmission_flags(conn, volume));
+    if (conn->informs & 1u << NBD_INFO_NAME)
+        inform_text(conn, NBD_INFO_NAME, conn->name);
+    if (conn->informs & 1u << NBD_INFO_DESCRIPTION) {
+        snprintf(text, sizeof(text), "%s in blocks of %u KiB", volume->readonly ? "snapshot" : "volume",
+                 1u << (volume->block_shift - 10));
+        inform_text(conn, NBD_INFO_DESCRIPTION, text);
+    }
+    if (conn->informs & 1u << NBD_INFO_BLOCK_SIZE) {
+        nbd_answer(conn, NBD_REP_INFO, 14);
+        nbd_say16(conn, NBD_INFO_BLOCK_SIZE);
+        nbd_say32(conn, 1);
+        nbd_say32(conn, NBD_BLOCK_PREFERRED);
+        nbd_say32(conn, NBD_LENGTH_MAX);
+    }
+    nbd_accept(conn);
+}
+
+static void inform_old(struct nbd_connection *conn, const struct xvolume *volume)
+{
+    static const uint8_t zeros[124];
+
+    nbd_say64(conn, load_relaxed(&volume->size));
+    nbd_say16(conn, transmission_flags(conn, volume));
+    if (!conn->no_zeroes)
+        nbd_say(conn, zeros, sizeof(zeros));
+}
+
+static void refuse_open(struct nbd_connection *conn, int error)
+{
+    if (conn->option == NBD_OPT_EXPORT_NAME)
+        nbd_drop(conn);             /* this option has no way to say no */
+    else if (error == -ENOENT)
+        nbd_refuse(conn, NBD_ERR_UNKNOWN, "there is no volume or snapshot of that name");
+    else if (error == -EBUSY)
+        nbd_refuse(conn, NBD_ERR_POLICY, "the volume is locked elsewhere: see `vlmc lock`, `vlmc unlock -f`");
+    else if (error == -EBADMSG)
+        nbd_refuse(conn, NBD_ERR_UNKNOWN, "the volume is damaged: see `vlmc check`");
+    else
+        nbd_refuse(conn, NBD_ERR_UNKNOWN, "the volume cannot be opened: see the mapper's log");
+}
+
+/* The same request carries the CLOSE that follows an INFO, so that it needs no slot. */
+static void close_at_once(struct nbd_connection *conn, struct xreq *req, uint32_t volume)
+{
+    struct nbd *nbd = conn->nbd;
+
+    req->op = XOP_CLOSE;
+    req->volume = volume;
+    req->size = 0;
+    req->sender[0] = NBD_SWEEP;
+    nbd->away++;
+    peer_send(nbd->peer, req, NBD_TO_MAPPER);
+}
+
+void nbd_opened(struct nbd_connection *conn, struct xreq *req)
+{
+    struct peer *peer = conn->nbd->peer;
+    uint32_t handle = req->error || req->done > XSEG_VOLUMES ? 0 : (uint32_t)req->done;
+    int error = req->error ? req->error : handle ? 0 : -EIO;
+
+    xbuf_put(peer->port, req);
+    conn->stop &= ~NBD_STOP_MAPPER;
+    if (conn->phase == NBD_GONE) {
+        conn->volume = handle;      /* nbd_bury() closes it */
+    } else if (error) {
+        refuse_open(conn, error);
+    } else if (conn->option == NBD_OPT_INFO) {
+        inform(conn, &peer->seg->volumes[handle - 1]);
+        close_at_once(conn, req, handle);
+        return;
+    } else {
+        conn->volume = handle;
+        conn->allocation = conn->allocation && strcmp(conn->name, conn->context) == 0;
+        conn->phase = NBD_SERVE;
+        conn->since_ns = loop_now(peer->loop);
+        if (conn->option == NBD_OPT_GO)
+            inform(conn, &peer->seg->volumes[handle - 1]);
+        else
+            inform_old(conn, &peer->seg->volumes[handle - 1]);
+    }
+    xreq_put(peer->port, req);
+}
+
+/* --- choosing and describing: false if it must be tried again ----------------------- */
+
+bool nbd_option_export_name(struct nbd_connection *conn, struct nbd_reader *in)
+{
+    struct nbd_text name = { in->at, in->left };
+
+    if (!nbd_name_fault(name))
+        return ask_open(conn, name);
+    nbd_drop(conn);
+    return true;
+}
+
+bool nbd_option_go(struct nbd_connection *conn, struct nbd_reader *in)
+{
+    struct nbd_text name = nbd_take_text(in);
+    uint32_t count = nbd_take16(in);
+    const char *fault;
+
+    conn->informs = 0;
+    for (uint32_t i = 0; i < count && !in->bad; i++) {
+        uint32_t info = nbd_take16(in);
+        if (info <= NBD_INFO_BLOCK_SIZE)
+            conn->informs |= 1u << info;
+    }
+    if (in->bad || in->left) {
+        nbd_refuse(conn, NBD_ERR_INVALID, "the option's lengths do not add up");
+    } else if (name.size > NBD_PROTOCOL_NAME_MAX) {
+        nbd_refuse(conn, NBD_ERR_TOO_BIG, "an export's name has 4096 bytes at most");
+    } else if ((fault = nbd_name_fault(name))) {
+        nbd_refuse(conn, NBD_ERR_UNKNOWN, fault);
+    } else {
+        return ask_open(conn, name);
+    }
+    return true;
+}
+
+/* --- the list of exports ------------------------------------------------------------------ */
+
+bool nbd_option_list(struct nbd_connection *conn, struct nbd_reader *in)
+{
+    struct port *port = conn->nbd->peer->port;
+    struct xreq *req;
+
+    if (in->left) {
+        nbd_refuse(conn, NBD_ERR_INVALID, "this option carries no data");
+        return true;
+    }
+    req = nbd_must_queue(conn) ? NULL : nbd_errand(conn, NBD_LIST, XOP_NAMES);
+    if (req && xbuf_get(port, req, NBD_NAMES_BUFFER) != 0) {
+        xreq_put(port, req);
+        req = NULL;
+    }
+    if (!req) {
+        nbd_starve(conn);
+        return false;
+    }
+    req->size = req->data_size = NBD_NAMES_BUFFER;
+    conn->list_pages = 0;
+    conn->stop |= NBD_STOP_MAPPER;
+    nbd_errand_send(conn, req, NBD_TO_MAPPER);
+    return true;
+}
+
+static void answer_names(struct nbd_connection *conn, const char *names, uint64_t size)
+{
+    const char *end = names + (size < NBD_NAMES_BUFFER ? size : NBD_NAMES_BUFFER), *stop;
+
+    for (; names < end && (stop = memchr(names, 0, (size_t)(end - names))); names = stop + 1) {
+        uint32_t length = (uint32_t)(stop - names);
+
+        if (length == 0)
+            continue;
+        nbd_answer(conn, NBD_REP_SERVER, 4 + length);
+        nbd_say32(conn, length);
+        nbd_say(conn, names, length);
+    }
+}
+
+void nbd_listed(struct nbd_connection *conn, struct xreq *req)
+{
+    struct peer *peer = conn->nbd->peer;
+
+    conn->stop &= ~NBD_STOP_MAPPER;
+    if (conn->phase == NBD_GONE) {
+        xreq_put(peer->port, req);
+        return;
+    }
+    if (req->error || !xreq_data_ok(peer->seg, req, NBD_NAMES_BUFFER)) {
+        nbd_refuse(conn, NBD_ERR_SHUTDOWN, "the mapper cannot list its volumes: see its log");
+        xreq_put(peer->port, req);
+        return;
+    }
+    answer_names(conn, xreq_data(peer->seg, req), req->done);
+    if (req->arg && ++conn->list_pages < NBD_LIST_PAGES) {
+        conn->list = req;
+        nbd_set_add(&conn->nbd->dirty, conn->index);
+        return;
+    }
+    nbd_accept(conn);
+    xreq_put(peer->port, req);
+}
+
+void nbd_list_more(struct nbd_connection *conn)
+{
+    struct xreq *req = conn->list;
+
+    conn->list = NULL;
+    conn->stop |= NBD_STOP_MAPPER;
+    nbd_errand_send(conn, req, NBD_TO_MAPPER);
+}

@@ -1,0 +1,401 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * nbd_reply.c - from pieces that came back to bytes sent. See nbd.h.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include "barrier.h"
+#include "nbd.h"
+
+static_assert(NBD_DATA_SIZE <= sizeof(((struct xreq *)0)->object),
+              "a chunk's head fits a returned piece's object name");
+
+/* --- errors --------------------------------------------------------------------- */
+
+static const struct { int error; uint32_t code; const char *message; } errors[] = {
+    { -EIO, NBD_EIO, "the store reported an I/O error" },
+    { -EPERM, NBD_EPERM, "the export is read-only" },
+    { -EROFS, NBD_EPERM, "the volume is read-only" },
+    { -EACCES, NBD_EPERM, "the store refused access" },
+    { -EINVAL, NBD_EINVAL, "bad command, flag or length, or beyond the volume's end" },
+    { -ENOSPC, NBD_ENOSPC, "no space left in the store, or beyond the volume's end" },
+    { -EDQUOT, NBD_ENOSPC, "the store's quota is used up" },
+    { -EFBIG, NBD_ENOSPC, "the store cannot hold an object of that size" },
+    { -EOVERFLOW, NBD_EOVERFLOW, "too long for one unfragmented reply: 1 MiB at most" },
+    { -EOPNOTSUPP, NBD_ENOTSUP, "the store cannot zero faster than it writes" },
+    { -ESHUTDOWN, NBD_ESHUTDOWN, "the server is shutting down" },
+    { -ENOMEM, NBD_ENOMEM, "the server is out of memory" },
+    { -ESTALE, NBD_EIO, "the volume was closed" },
+};
+
+/* Which of errors[] says it; whatever has no name of its own is an I/O error. */
+static uint32_t find_error(const struct nbd_command *command, int error)
+{
+    if (error == -EOPNOTSUPP && !(command->flags & NBD_FAST_ZERO))
+        error = -EIO;               /* a client that did not ask for speed may not be told so */
+    for (uint32_t i = 0; i < sizeof(errors) / sizeof(errors[0]); i++)
+        if (errors[i].error == error)
+            return i;
+    return 0;
+}
+
+/* --- output ----------------------------------------------------------------------- */
+
+/* Adds bytes to what is to be sent; then `req` and `command` are free again. */
+static void push(struct nbd_connection *conn, const void *base, size_t size,
+                 const struct xreq *req, const struct nbd_command *command)
+{
+    assert(size > 0);
+    if (conn->out_end == NBD_OUT) {
+        uint32_t waiting = conn->out_end - conn->out_start;
+        assert(conn->out_start > 0);
+        memmove(conn->out, conn->out + conn->out_start, waiting * sizeof(conn->out[0]));
+        memmove(conn->parts, conn->parts + conn->out_start, waiting * sizeof(conn->parts[0]));
+        conn->out_start = 0;
+        conn->out_end = waiting;
+    }
+    conn->out[conn->out_end] = (struct iovec){ (void *)base, size };
+    conn->parts[conn->out_end++] = (struct nbd_part){
+        .slot = req ? req->index + 1 : 0,
+        .command = command ? (uint32_t)(command - conn->commands) + 1 : 0,
+    };
+    nbd_set_add(&conn->nbd->dirty, conn->index);
+}
+
+static void put_chunk(uint8_t *head, const struct nbd_command *command, uint32_t flags,
+                      uint32_t type, uint32_t length)
+{
+    head = nbd_put32(head, NBD_CHUNK_MAGIC);
+    head = nbd_put16(head, flags);
+    head = nbd_put16(head, type);
+    head = nbd_put64(head, command->cookie);
+    nbd_put32(head, length);
+}
+
+static void put_simple(uint8_t *head, const struct nbd_command *command, uint32_t error)
+{
+    head = nbd_put32(head, NBD_SIMPLE_MAGIC);
+    head = nbd_put32(head, error);
+    nbd_put64(head, command->cookie);
+}
+
+static void count_served(struct nbd_connection *conn, const struct nbd_command *command, bool failed)
+{
+    struct xport *shared = conn->nbd->peer->port->shared;
+
+    count(&shared->served, 1);
+    if (failed)
+        count(&shared->errors, 1);
+    else if (command->type == NBD_CMD_READ)
+        count(&shared->bytes_read, command->length);
+    else if (command->type == NBD_CMD_WRITE)
+        count(&shared->bytes_written, command->length);
+}
+
+void nbd_succeed(struct nbd_connection *conn, struct nbd_command *command)
+{
+    count_served(conn, command, false);
+    if (conn->structured && command->type == NBD_CMD_READ) {
+        put_chunk(command->head, command, NBD_DONE, NBD_CHUNK_NONE, 0);
+        push(conn, command->head, NBD_CHUNK_SIZE, NULL, command);
+    } else {
+        put_simple(command->head, command, 0);
+        push(conn, command->head, NBD_SIMPLE_SIZE, NULL, command);
+    }
+}
+
+void nbd_fail(struct nbd_connection *conn, struct nbd_command *command, int error,
+              const char *message)
+{
+    uint32_t i = find_error(command, error);
+    uint8_t *tail = command->head + NBD_CHUNK_SIZE;
+    uint32_t length;
+
+    count_served(conn, command, true);
+    if (!conn->structured) {
+        put_simple(command->head, command, errors[i].code);
+        push(conn, command->head, NBD_SIMPLE_SIZE, NULL, command);
+        return;
+    }
+    if (!message)
+        message = errors[i].message;
+    length = (uint32_t)strlen(message);
+    put_chunk(command->head, command, NBD_DONE, NBD_CHUNK_ERROR, NBD_ERROR_SIZE - NBD_CHUNK_SIZE + length);
+    tail = nbd_put32(tail, errors[i].code);
+    nbd_put16(tail, length);
+    push(conn, command->head, NBD_ERROR_SIZE, NULL, NULL);
+    push(conn, message, length, NULL, command);
+}
+
+/* --- reads --------------------------------------------------------------------------- */
+
+/* A piece as a chunk of its own, or the error that some piece met after the last. */
+static void read_chunk(struct nbd_connection *conn, struct nbd_command *command, struct xreq *req)
+{
+    bool last = command->arrived == command->pieces;
+    uint8_t *head = (uint8_t *)&req->object;
+    uint32_t size = (uint32_t)req->size;
+
+    if (req->error || (last && command->error)) {
+        xreq_put(conn->nbd->peer->port, req);
+        if (last)
+            nbd_fail(conn, command, command->error, NULL);
+        return;
+    }
+    put_chunk(head, command, last ? NBD_DONE : 0, NBD_CHUNK_DATA,
+              NBD_DATA_SIZE - NBD_CHUNK_SIZE + size);
+    nbd_put64(head + NBD_CHUNK_SIZE, req->offset);
+    push(conn, head, NBD_DATA_SIZE, NULL, NULL);
+    push(conn, xreq_data(conn->nbd->peer->seg, req), size, req, last ? command : NULL);
+    if (last)
+        count_served(conn, command, false);
+}
+
+static struct xreq *waiting_piece(struct nbd_connection *conn, struct nbd_command *command, uint32_t i)
+{
+    uint32_t slot = conn->pieces[command - conn->commands][i];
+
+    return slot ? &conn->nbd->peer->seg->reqs[slot - 1] : NULL;
+}
+
+static void forget_pieces(struct nbd_connection *conn, struct nbd_command *command)
+{
+    uint32_t *slots = conn->pieces[command - conn->commands];
+
+    for (uint32_t i = 0; i < NBD_PIECES; i++)
+        if (slots[i]) {
+            xreq_put(conn->nbd->peer->port, waiting_piece(conn, command, i));
+            slots[i] = 0;
+        }
+}
+
+/* Gives out, in order, what has come of a simple reply. */
+static void read_in_order(struct nbd_connection *conn, struct nbd_command *command)
+{
+    bool all = command->arrived == command->pieces;
+    struct xreq *req;
+
+    if (command->error && command->begun) {
+        nbd_drop(conn);             /* it was promised data; the protocol knows no other way */
+    } else if (command->error && all) {
+        forget_pieces(conn, command);
+        nbd_fail(conn, command, command->error, NULL);
+    }
+    if (command->error || !(all || command->streaming))
+        return;
+    while (command->pushed < command->pieces
+           && (req = waiting_piece(conn, command, command->pushed))) {
+        bool last = command->pushed == command->pieces - 1;
+
+        if (!command->begun) {
+            put_simple(command->head, command, 0);
+            push(conn, command->head, NBD_SIMPLE_SIZE, NULL, NULL);
+            command->begun = true;
+        }
+        conn->pieces[command - conn->commands][command->pushed++] = 0;
+        push(conn, xreq_data(conn->nbd->peer->seg, req), req->size, req, last ? command : NULL);
+        if (last)
+            count_served(conn, command, false);
+    }
+}
+
+void nbd_read_stream(struct nbd_connection *conn, struct nbd_command *command)
+{
+    command->streaming = true;
+    if (command->arrived)
+        read_in_order(conn, command);
+}
+
+/* --- block status ---------------------------------------------------------------------- */
+
+/* Turns the extents of a reply into descriptors, in place: neighbours alike become one, and
+ * none reaches beyond what was asked for. How many. */
+static uint32_t describe(uint32_t *extents, uint64_t count, uint64_t left)
+{
+    uint32_t n = 0, length = 0, state = 0;
+
+    for (uint64_t i = 0; i <= count; i++) {
+        uint32_t more = i < count ? extents[2 * i] : 0, next = i < count ? extents[2 * i + 1] & 3 : 0;
+
+        if (i < count && (more == 0 || (length && next == state && more <= UINT32_MAX - length))) {
+            length += more;
+            continue;
+        }
+        if (length && left) {
+            length = length < left ? length : (uint32_t)left;
+            left -= length;
+            nbd_put32((uint8_t *)&extents[2 * n], length);
+            nbd_put32((uint8_t *)&extents[2 * n++ + 1], state);
+        }
+        length = more;
+        state = next;
+    }
+    return n;
+}
+
+static void status_chunk(struct nbd_connection *conn, struct nbd_command *command, struct xreq *req)
+{
+    uint32_t *extents = xreq_data(conn->nbd->peer->seg, req);
+    uint8_t *head = (uint8_t *)&req->object;
+    uint64_t count = req->done, room = req->data_size / (2 * sizeof(*extents));
+    uint32_t n = describe(extents, count < room ? count : room, command->length);
+
+    if (n == 0) {                   /* nothing is known of it: allocated, not zeros */
+        nbd_put32((uint8_t *)&extents[0], command->length);
+        nbd_put32((uint8_t *)&extents[1], 0);
+        n = 1;
+    }
+    put_chunk(head, command, NBD_DONE, NBD_CHUNK_STATUS, NBD_STATUS_SIZE - NBD_CHUNK_SIZE + 8 * n);
+    nbd_put32(head + NBD_CHUNK_SIZE, NBD_CONTEXT_ALLOCATION);
+    push(conn, head, NBD_STATUS_SIZE, NULL, NULL);
+    push(conn, extents, 8 * n, req, command);
+    count_served(conn, command, false);
+}
+
+/* --- pieces come back ---------------------------------------------------------------------- */
+
+static void finish(struct nbd_connection *conn, struct nbd_command *command)
+{
+    if (command->arrived < command->pieces)
+        return;
+    if (command->error)
+        nbd_fail(conn, command, command->error, NULL);
+    else
+        nbd_succeed(conn, command);
+}
+
+/* The command that a returned piece belongs to, unless another peer scribbled over it. */
+static struct nbd_command *command_of(struct nbd_connection *conn, const struct xreq *req)
+{
+    uint32_t number = (uint32_t)req->sender[2], piece = (uint32_t)(req->sender[2] >> 32);
+    struct nbd_command *command = &conn->commands[number % NBD_COMMANDS];
+
+    return number < NBD_COMMANDS && command->used && piece < command->made
+        && command->arrived < command->made ? command : NULL;
+}
+
+void nbd_piece_back(struct nbd_connection *conn, struct xreq *req)
+{
+    struct port *port = conn->nbd->peer->port;
+    struct nbd_command *command = command_of(conn, req);
+    bool with_data;
+
+    if (!command) {
+        xreq_put(port, req);
+        nbd_drop(conn);
+        return;
+    }
+    with_data = command->type == NBD_CMD_READ || command->type == NBD_CMD_BLOCK_STATUS;
+    if (with_data && !req->error
+        && !xreq_data_ok(conn->nbd->peer->seg, req, command->type == NBD_CMD_READ ? req->size : 8))
+        req->error = -EIO;
+    command->arrived++;
+    if (req->error && !command->error)
+        command->error = req->error;
+    if (command->type == NBD_CMD_READ && conn->structured) {
+        read_chunk(conn, command, req);
+    } else if (command->type == NBD_CMD_READ) {
+        conn->pieces[command - conn->commands][req->sender[2] >> 32] = req->index + 1;
+        read_in_order(conn, command);
+    } else if (with_data && !req->error) {
+        status_chunk(conn, command, req);
+    } else {
+        xreq_put(port, req);
+        finish(conn, command);
+    }
+}
+
+/* --- sending ---------------------------------------------------------------------------------- */
+
+static void release(struct nbd_connection *conn, struct nbd_part part)
+{
+    struct peer *peer = conn->nbd->peer;
+
+    if (part.slot)
+        xreq_put(peer->port, &peer->seg->reqs[part.slot - 1]);
+    if (part.command) {
+        struct nbd_command *command = &conn->commands[part.command - 1];
+
+        assert(command->used && conn->free_count < NBD_COMMANDS);
+        command->used = false;
+        if (command->type == NBD_CMD_READ || command->type == NBD_CMD_WRITE)
+            conn->bytes -= command->length;
+        conn->free[conn->free_count++] = (uint8_t)(part.command - 1);
+    }
+}
+
+void nbd_reply_forget(struct nbd_connection *conn)
+{
+    while (conn->out_start < conn->out_end)
+        release(conn, conn->parts[conn->out_start++]);
+    for (uint32_t i = 0; i < NBD_COMMANDS; i++)
+        if (conn->commands[i].used && conn->commands[i].type == NBD_CMD_READ)
+            forget_pieces(conn, &conn->commands[i]);
+}
+
+static void sent(struct nbd_connection *conn, size_t n)
+{
+    while (n > 0) {
+        struct iovec *part = &conn->out[conn->out_start];
+
+        assert(conn->out_start < conn->out_end);
+        if (n < part->iov_len) {
+            part->iov_base = (uint8_t *)part->iov_base + n;
+            part->iov_len -= n;
+            return;
+        }
+        n -= part->iov_len;
+        release(conn, conn->parts[conn->out_start++]);
+    }
+    if (conn->out_start == conn->out_end)
+        conn->out_start = conn->out_end = 0;
+}
+
+static ssize_t transmit(struct nbd_connection *conn, struct iovec *parts, size_t count)
+{
+    struct msghdr message = { .msg_iov = parts, .msg_iovlen = count };
+    ssize_t n = sendmsg(conn->watch.fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+
+    if (n < 0 && errno != EAGAIN && errno != EINTR)
+        nbd_drop(conn);
+    else if (n > 0 && conn->phase == NBD_SERVE)
+        conn->since_ns = loop_now(conn->nbd->peer->loop);
+    return n;
+}
+
+static void send_talk(struct nbd_connection *conn)
+{
+    struct iovec talk = { conn->talk + conn->talk_start, conn->talk_end - conn->talk_start };
+    ssize_t n = transmit(conn, &talk, 1);
+
+    if (n > 0)
+        conn->talk_start += (uint32_t)n;
+    conn->full = conn->talk_start < conn->talk_end;
+    if (conn->talk_start == conn->talk_end)
+        conn->talk_start = conn->talk_end = 0;
+}
+
+void nbd_send(struct nbd_connection *conn)
+{
+    ssize_t n;
+
+    if (conn->phase != NBD_GONE && conn->talk_start < conn->talk_end)
+        send_talk(conn);
+    if (conn->phase != NBD_GONE && conn->talk_start == conn->talk_end && conn->out_start < conn->out_end) {
+        n = transmit(conn, conn->out + conn->out_start, conn->out_end - conn->out_start);
+        if (n > 0)
+            sent(conn, (size_t)n);
+        conn->full = conn->out_start < conn->out_end;
+    }
+    if (conn->phase == NBD_GONE)
+        return;
+    if (conn->stop & NBD_STOP_ROOM && conn->free_count >= NBD_COMMANDS - NBD_RESUME
+        && conn->bytes < NBD_BYTES)
+        conn->stop &= ~NBD_STOP_ROOM;
+    nbd_parse(conn);
+    if (conn->full != !!(conn->events & EPOLLOUT) || !(conn->events & EPOLLIN))
+        nbd_update_events(conn);
+}

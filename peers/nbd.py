@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nbd: serves volumes and snapshots to NBD clients. All of it is native: native/nbd.h tells how.
+
+Every volume and every snapshot is an export by its name; there is no default export. Snapshots
+are read-only. A connection opens its volume with the mapper when it begins and closes it when it
+ends. A volume that is resized meanwhile is served at its new size at once; clients see it when
+they connect again.
+
+Protocol: fixed newstyle with EXPORT_NAME, GO, INFO (name, description, block sizes: 1 byte at
+least, 4 KiB preferred, 32 MiB at most), LIST, ABORT, structured replies, the metadata context
+base:allocation, and the commands READ, WRITE, FLUSH, TRIM, CACHE, WRITE_ZEROES, BLOCK_STATUS and
+DISC with the flags FUA, NO_HOLE, FAST_ZERO, DF and REQ_ONE. Any alignment is served. Several
+connections to one volume see one another's writes and flushes at once (multi-conn). There is no
+TLS: use the unix socket, or a tunnel.
+
+Long commands are cut into requests of at most 1 MiB (1 GiB where no data is carried). DF is
+honoured up to 1 MiB, and answered with EOVERFLOW beyond. A write longer than 32 MiB is refused
+with EINVAL, one of more than 64 MiB ends its connection, as does anything that is no NBD.
+
+A connection may have 128 commands and about 32 MiB of data under way; then nothing more is read
+from it until some are answered. One that does not finish the handshake within `handshake_s` is
+dropped, as is one that neither takes its replies nor sends the rest of a write for 10 s while
+others wait for the buffers that it holds. When the peer is stopped, commands under way are
+finished and answered before their connections are closed.
+
+It sends to `vlmc` (commands) and `mapper` (OPEN, CLOSE, NAMES).
+"""
+from __future__ import annotations
+
+from xseg.peer import Option, Peer
+
+
+class Nbd(Peer):
+    """The NBD server."""
+
+    type = "nbd"
+    native = "nbd"
+    targets = ("vlmc", "mapper")
+    options = {
+        "socket": Option("run/nbd.sock", "path", "unix socket to listen at, 107 bytes at most, made with mode "
+                                                 "0660; that of a dead server is replaced"),
+        "listen": Option(None, "str", "TCP address to listen at as well, as host:port, [v6]:port or :port; "
+                                      "no one is asked who they are"),
+        "connections": Option(256, "int", "connections at one time; further ones are closed at once",
+                              minimum=1, maximum=1024),
+        "handshake_s": Option(10, "int", "seconds a client may take until it has chosen its export",
+                              minimum=1, maximum=3600),
+        "spin_us": Option(0, "int", "microseconds its process goes on looking for work before it sleeps: "
+                                    "halves the time of a lone request, for CPU while there are any. The "
+                                    "largest of a process's peers counts", minimum=0, maximum=1000),
+    }
