@@ -9,7 +9,7 @@ ARGS ?=
 TESTS ?= tests
 FUZZ_SECONDS ?= 20
 
-BUILD_PACKAGES := gcc libc6-dev pkg-config liburing-dev libxxhash-dev
+BUILD_PACKAGES := gcc libc6-dev pkg-config liburing-dev libxxhash-dev libssl-dev
 ifeq ($(filter-out /usr/bin/% /bin/%,$(shell command -v $(PYTHON))),)
 BUILD_PACKAGES += python3 python3-venv python3-dev
 endif
@@ -95,7 +95,7 @@ check-asan: packages-test build ## the tests of native code on a build with ASan
 
 build-fuzz/%: native/%.c $(NATIVE)
 	@mkdir -p build-fuzz
-	clang -g -O1 -std=gnu11 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -o $@ $< $(LIBRARY) -luring -lpthread
+	clang -g -O1 -std=gnu11 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -o $@ $< $(LIBRARY) -luring -lcrypto -lpthread
 
 fuzz: build ## each fuzz target for FUZZ_SECONDS; corpus in tests/corpus/TARGET
 	$(call packages,$(FUZZ_PACKAGES))

@@ -4,9 +4,11 @@
  */
 #include "peer.h"
 
+extern const struct peer_ops blocker_file_ops;
 extern const struct peer_ops vlmc_ops;
 
 const struct peer_ops *const native_peers[] = {
+    &blocker_file_ops,
     &vlmc_ops,
     NULL,
 };

@@ -67,7 +67,7 @@ def make() -> FFI:
     includes = "".join(f'#include "{name}"\n' for name in HEADERS)
     builder.set_source("xseg._native", includes, sources=sources(), include_dirs=[NATIVE],
                        depends=sorted(glob.glob(os.path.join(NATIVE, "*.h"))),
-                       libraries=["uring", "pthread"], extra_compile_args=flags, extra_link_args=link)
+                       libraries=["uring", "crypto", "pthread"], extra_compile_args=flags, extra_link_args=link)
     return builder
 
 

@@ -57,6 +57,10 @@ class Instance:
     def make_folders(self) -> None:
         for name in ("", "run", "run/mapped", "log"):
             os.makedirs(self.path(name), mode=0o770, exist_ok=True)
+        for role in self.config.roles.values():     # stores elsewhere must exist: a typing error makes none
+            store = role.options.get("path") if role.type == "blocker-file" else None
+            if store and os.path.dirname(store) == self.home:
+                os.makedirs(store, mode=0o770, exist_ok=True)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

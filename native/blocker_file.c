@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * blocker_file.c - the peer type "blocker-file": objects in ordinary files. The essay is in
+ * blocker_file.h, the contract in blocker.h, the manual in peers/blocker_file.py.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "blocker_file.h"
+
+/* --- options -------------------------------------------------------------------------- */
+
+static int yes_or_no(struct peer *peer, const char *name, bool otherwise, bool *value)
+{
+    const char *text = peer_option(peer, name, otherwise ? "1" : "0");
+
+    *value = strcmp(text, "1") == 0 || strcmp(text, "yes") == 0;
+    if (!*value && strcmp(text, "0") != 0 && strcmp(text, "no") != 0)
+        return peer_fail(peer, -EINVAL, "option %s: %.80s is neither yes nor no", name, text);
+    return 0;
+}
+
+/* Descriptors a process may have, after asking for as many as it is allowed. */
+static uint64_t descriptors(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return 1024;
+    if (limit.rlim_cur < limit.rlim_max && limit.rlim_cur < 4 * BF_FDS) {
+        struct rlimit more = limit;
+        more.rlim_cur = limit.rlim_max < 4 * BF_FDS ? limit.rlim_max : 4 * BF_FDS;
+        if (setrlimit(RLIMIT_NOFILE, &more) == 0)
+            limit = more;
+    }
+    return limit.rlim_cur;
+}
+
+/* Half of what the limit leaves beside the folders; direct I/O takes two for an object. */
+static uint64_t default_fds(bool direct)
+{
+    uint64_t limit = descriptors(), fds;
+
+    fds = limit > 2 * BF_FOLDERS ? (limit - BF_FOLDERS) / 2 : limit / 8;
+    if (direct)
+        fds /= 2;
+    return fds < BF_FDS_MIN ? BF_FDS_MIN : fds > BF_FDS ? BF_FDS : fds;
+}
+
+static int read_options(struct bf *bf, uint64_t *workers, uint64_t *fds)
+{
+    struct peer *peer = bf->peer;
+    int rc = yes_or_no(peer, "direct", false, &bf->direct);
+
+    if (rc == 0)
+        rc = yes_or_no(peer, "sync", true, &bf->sync);
+    if (rc == 0)
+        rc = peer_option_u64(peer, "workers", BF_WORKERS, workers);
+    if (rc == 0)
+        rc = peer_option_u64(peer, "fds", default_fds(bf->direct), fds);
+    if (rc)
+        return rc;
+    if (*workers < 1 || *workers > BF_WORKERS_MAX)
+        return peer_fail(peer, -EINVAL, "option workers: 1 to %d", BF_WORKERS_MAX);
+    if (*fds < BF_FDS_MIN || *fds > 1 << 20)
+        return peer_fail(peer, -EINVAL, "option fds: %d to %d", BF_FDS_MIN, 1 << 20);
+    bf->path = peer_option(peer, "path", NULL);
+    return bf->path ? 0 : peer_fail(peer, -EINVAL, "option path is missing: the folder of the store");
+}
+
+/* --- start and stop ------------------------------------------------------------------- */
+
+static void stop(struct peer *peer)
+{
+    struct bf *bf = peer->state;
+
+    bf_pool_stop(bf);
+    bf_ring_stop(bf);
+    bf_objects_stop(bf);
+    bf_locks_stop(bf);
+    bf_sync_stop(bf);
+    bf_root_close(bf);
+    pthread_mutex_destroy(&bf->kinds);
+    free(bf);
+    peer->state = NULL;
+}
+
+static int start_parts(struct bf *bf)
+{
+    uint64_t workers, fds;
+    int rc = read_options(bf, &workers, &fds);
+
+    if (rc == 0)
+        rc = bf_root_open(bf);
+    if (rc == 0)
+        rc = bf_objects_start(bf, fds);
+    if (rc == 0)
+        rc = bf_ring_start(bf);
+    if (rc == 0)
+        rc = bf_pool_start(bf, (uint32_t)workers);
+    return rc;
+}
+
+static int start(struct peer *peer)
+{
+    struct bf *bf = calloc(1, sizeof(*bf));
+    int rc;
+
+    if (!bf)
+        return -ENOMEM;
+    peer->state = bf;
+    bf->peer = peer;
+    bf->root = bf->life = bf->pool.watch.fd = -1;
+    for (uint32_t i = 0; i < BF_FOLDERS; i++)
+        bf->folder[i] = -1;
+    pthread_mutex_init(&bf->kinds, NULL);
+    bf_sync_start(bf);
+    rc = start_parts(bf);
+    if (rc)
+        stop(peer);
+    return rc;
+}
+
+/* --- on the loop ---------------------------------------------------------------------- */
+
+static void request(struct peer *peer, struct xreq *req)
+{
+    struct bf *bf = peer->state;
+
+    if (req->volume) {
+        peer_reply(peer, req, -EINVAL);
+        return;
+    }
+    switch (req->op) {
+    case XOP_PING: peer_reply(peer, req, 0); break;
+    case XOP_READ:
+    case XOP_WRITE:
+    case XOP_WRITE_ZEROES:
+    case XOP_DISCARD: bf_io_request(bf, req); break;
+    case XOP_SYNC: bf_sync_request(bf, req); break;
+    case XOP_INFO: bf_info_request(bf, req); break;
+    case XOP_LIST: bf_list_request(bf, req); break;
+    case XOP_COPY: bf_copy_request(bf, req); break;
+    case XOP_HASH: bf_hash_request(bf, req); break;
+    case XOP_DELETE:
+    case XOP_REPLACE:
+    case XOP_ACQUIRE:
+    case XOP_RELEASE: bf_commit_request(bf, req); break;
+    default: peer_reply(peer, req, -EOPNOTSUPP); break;
+    }
+}
+
+/* It sends nothing on, so nothing comes back but what an earlier life of the port sent. */
+static void reply(struct peer *peer, struct xreq *child) { xreq_put(peer->port, child); }
+
+static bool flush(struct peer *peer)
+{
+    struct bf *bf = peer->state;
+    bool retried = bf_objects_retry(bf);
+
+    return bf_ring_flush(bf) || retried;
+}
+
+static bool idle(struct peer *peer)
+{
+    struct bf *bf = peer->state;
+
+    return bf->ring.active == 0 && bf->pool.active == 0;
+}
+
+const struct peer_ops blocker_file_ops = {
+    .type = "blocker-file",
+    .start = start,
+    .request = request,
+    .reply = reply,
+    .flush = flush,
+    .idle = idle,
+    .stop = stop,
+};

@@ -1,0 +1,327 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * blocker_file.h - between the files of the peer type "blocker-file", and nobody else's.
+ *
+ * The store
+ * ---------
+ * A folder of an ordinary file system:
+ *
+ *     ROOT/store                 "archipelago store 1": refused if it says anything else
+ *     ROOT/<kind>/<xx>/<name>    the objects. kind: data content header name page journal
+ *                                lock; xx: two digits, the top byte of XXH3-64 of the name
+ *     ROOT/tmp/<life>/<n>        what is being made; each life of a peer holds a flock on its
+ *                                folder there, and removes those that nobody holds
+ *
+ *     kind                 name (lower-case hexadecimal)
+ *     data page journal    volume (16), epoch (8), number (16), with "_" between
+ *     header lock          volume (16)
+ *     content name         digest (64)
+ *
+ * Who runs what
+ * -------------
+ * The loop's thread owns everything below but where a member says otherwise. It does what does
+ * not block: reads from the page cache, writes into it, opening what the kernel has in its
+ * caches. All else is a `struct work`, handed to io_uring (reads that miss, direct I/O,
+ * fallocate, fsync) or to a small pool of threads (names and folders, COPY, HASH, LIST, syncfs);
+ * its done() runs on the loop again. A request's work lies in its `holder` scratch, so nothing
+ * is allocated per request and every queue is bounded by the number of request slots.
+ *
+ * The pool has three queues. QUICK work (opening a file) may take every thread. SLOW work leaves
+ * one thread for the quick. COMMIT work (REPLACE, DELETE, ACQUIRE, RELEASE) is taken by one
+ * thread at a time, all that waits at once: it prepares each, makes them durable together,
+ * publishes each, makes the folders durable together, and only then answers.
+ *
+ * Open objects
+ * ------------
+ * A table of at most `fds` open objects, least recently used first out. An object that was
+ * renamed over or removed is `doomed`: out of the table at once, closed when its last user is
+ * done. HEADER and NAME objects are replaced by other processes too, so a hit on one is believed
+ * only while its file still has a name.
+ *
+ * What is durable
+ * ---------------
+ * Every volume has a list of objects written since its last SYNC. A SYNC takes the list as it is
+ * then: up to BF_FEW objects are synced one by one (with their folder if they are new), more by
+ * one syncfs() that all who wait share. `lost` says that the list no longer tells all (a dirty
+ * object was closed, a worker wrote files), so the next SYNC is a syncfs; `unknown` says so for
+ * all volumes until the first one after a start, as nobody knows what an earlier life left.
+ * SYNCs of a volume never overlap; those that come meanwhile share the next round. An error
+ * found by fsync goes to all that wait for it; one found by somebody else's fsync (a FUA write's,
+ * another's syncfs) is kept for the volume's next SYNC.
+ */
+#ifndef ARCHIPELAGO_BLOCKER_FILE_H
+#define ARCHIPELAGO_BLOCKER_FILE_H
+
+#include <liburing.h>
+#include <pthread.h>
+
+#include "blocker.h"
+#include "peer.h"
+
+#define BF_FEW 16                   /* up to so many fsyncs; more become one syncfs */
+#define BF_FDS 4096                 /* open objects, unless the limit on descriptors is lower */
+#define BF_FDS_MIN 16
+#define BF_FOLDERS (XOBJ_KINDS * 256)
+#define BF_WORKERS 4
+#define BF_WORKERS_MAX 64
+#define BF_RING 512                 /* io_uring submission entries */
+#define BF_COMMIT_MAX 1024          /* requests in one group commit */
+#define BF_VOLUMES 65536            /* volumes told apart by SYNC; others share one record */
+#define BF_VOLUME_BUCKETS 4096
+#define BF_SYNC_OPS 256             /* fsyncs under way for SYNCs; beyond that: syncfs */
+#define BF_NAME 68                  /* bytes of a file name, with NUL */
+#define BF_PATH (BF_NAME + 16)      /* "kind/xx/name" */
+#define BF_ALIGN 4096               /* of direct I/O: offset, size, address */
+#define BF_BYTES_MAX (1ull << 46)   /* of an object */
+#define BF_COPY_BUFFER 262144       /* bytes a worker moves at a time */
+#define BF_OWNER_MAX 1024           /* bytes of a lock owner's text */
+#define BF_FILE_MODE 0640
+#define BF_FOLDER_MODE 0750
+
+struct bf;
+
+/* Something that is done elsewhere than on the loop. */
+struct work {
+    /* In a worker: 0 or more, or a negative errno. Unused for io_uring. */
+    int (*run)(struct bf *bf, struct work *work);
+    /* On the loop. */
+    void (*done)(struct bf *bf, struct work *work, int result);
+    struct work *next;
+    int result;
+    int fd;                         /* COMMIT: of the temporary file, -1: none */
+};
+
+/* What a request keeps in its holder[0..6]; holder[7] is queue_push()'s. */
+struct held {
+    struct work work;
+    struct object *object;          /* in use by it */
+    union {
+        uint64_t position;          /* bytes of the I/O done so far */
+        uint64_t temporary;         /* COMMIT: number of its temporary file */
+    };
+};
+_Static_assert(sizeof(struct held) <= 7 * sizeof(uint64_t), "held must leave holder[7] alone");
+
+static inline struct held *held(struct xreq *req) { return (struct held *)req->holder; }
+static inline struct xreq *work_request(struct work *work)
+{
+    return (struct xreq *)((char *)work - offsetof(struct xreq, holder));
+}
+
+enum object_state { OBJECT_UNUSED, OBJECT_OPENING, OBJECT_OPEN };
+
+struct object {
+    struct xobj name;
+    uint64_t hash;
+    struct work open;               /* first: see open_work() */
+    int fd, direct_fd;              /* direct_fd: -1 unless the store does direct I/O */
+    enum object_state state;
+    uint32_t refs;
+    bool create;                    /* OPENING: make it if it is missing */
+    bool doomed;                    /* no longer in the table */
+    bool is_new;                    /* made in this life, its folder entry not yet durable */
+    bool dirty;                     /* on its volume's list */
+    struct queue waiting;           /* requests that wait for it to be opened */
+    struct volume *volume;
+    struct object *hash_next;
+    struct object *older, *newer;   /* among those open and not in use; or the free list */
+    struct object *dirty_prev, *dirty_next;
+};
+
+/* What SYNC knows of a volume. Kept for the life of the peer. */
+struct volume {
+    uint64_t id;
+    struct volume *next;
+    struct object *dirty;
+    uint32_t dirty_count;
+    uint32_t left;                  /* fsyncs of this round still away */
+    bool running;
+    bool lost;                      /* something dirty is not on the list */
+    int error;                      /* for the next SYNC */
+    int round_error;
+    uint32_t failures_seen;         /* of bf->failures */
+    struct queue waiting, serving;
+    struct volume *syncfs_next;
+};
+
+struct sync_op {                    /* one fsync of a SYNC */
+    struct work work;
+    struct volume *volume;
+    struct object *object;
+    bool folder;
+    struct sync_op *next;
+};
+
+enum pool_class { POOL_QUICK, POOL_SLOW, POOL_COMMIT, POOL_CLASSES };
+
+struct work_list { struct work *head, *tail; };
+
+struct pool {
+    pthread_mutex_t mutex;          /* guards what follows, up to `threads` */
+    pthread_cond_t wake;
+    struct work_list queue[POOL_CLASSES];
+    struct work_list finished;
+    uint32_t slow_running;
+    bool committing;
+    bool stopping;
+    pthread_t threads[BF_WORKERS_MAX];
+    uint32_t thread_count;
+    uint32_t active;                /* the loop's: handed in and not yet done */
+    struct watch watch;             /* an eventfd: something is finished */
+};
+
+struct ring {
+    struct io_uring uring;
+    bool made;
+    uint32_t queued;                /* not yet submitted */
+    uint32_t active;
+    struct watch watch;
+};
+
+struct lock {                       /* held by this process; the workers' (one at a time) */
+    struct lock *next;
+    struct xobj name;
+    uint64_t token, number;
+    int fd;                         /* its flock goes with it */
+};
+
+struct bf {
+    struct peer *peer;
+    const char *path;
+    bool direct, sync;
+    int root;                       /* never closed: syncfs() reports errors since its opening */
+    int life;                       /* ROOT/tmp/<life> */
+    char life_name[32];
+    uint64_t temporaries;           /* atomic: names given out in it */
+    int folder[BF_FOLDERS];         /* atomic: opened on first use, -1 before */
+    pthread_mutex_t kinds;          /* held while a kind's folders are made */
+    uint32_t failures;              /* atomic: syncfs() calls that failed */
+    uint32_t failures_unknown;      /* atomic: of these, while `unknown`: volumes yet to come hear of them */
+    bool unknown;                   /* atomic; the loop writes it */
+    bool no_nowait;                 /* the file system has no RWF_NOWAIT */
+    struct lock *locks;
+    struct pool pool;
+    struct ring ring;
+    /* objects */
+    struct object *objects;
+    uint32_t object_count, bucket_mask;
+    struct object **buckets;
+    struct object *unused;          /* free list, by `older` */
+    struct object lru;              /* ring head: lru.newer is the oldest */
+    struct queue starved;           /* requests that found every object in use */
+    /* volumes */
+    struct volume *volumes[BF_VOLUME_BUCKETS];
+    uint32_t volume_count;
+    struct volume rest;             /* id 0, digests, and volumes beyond BF_VOLUMES */
+    struct sync_op sync_ops[BF_SYNC_OPS];
+    struct sync_op *free_ops;
+    uint32_t free_op_count;
+    struct work syncfs;
+    bool syncfs_running;
+    struct volume *syncfs_waiting, *syncfs_serving;
+};
+
+/* --- blocker_file_place.c: names and folders. Any thread. ------------------------- */
+
+/* EINVAL: not the name of an object. Fills in "kind/xx/name"; *name points into it. */
+int bf_place(const struct xobj *object, char path[BF_PATH], const char **name, uint32_t *folder);
+/* The other way: false if no object of the kind has that name. */
+bool bf_parse(uint32_t kind, const char *name, struct xobj *object);
+uint64_t bf_name_hash(const char *name);
+/* Descriptor of a folder, kept open. ENOENT unless make. */
+int bf_folder(struct bf *bf, uint32_t folder, bool make);
+/* The same for the folder of an object, and its file's name. */
+int bf_locate(struct bf *bf, const struct xobj *object, bool make, char path[BF_PATH],
+              const char **name, uint32_t *folder);
+/* Removes an empty kind's folders, with the kind's own. */
+void bf_remove_folders(int at, const char *name);
+
+/* --- blocker_file_root.c: the root, temporary files. Any thread. -------------------- */
+
+/* Opens ROOT, checks or makes its `store`, takes a life's folder. Sets peer->error. */
+int bf_root_open(struct bf *bf);
+void bf_root_close(struct bf *bf);
+/* A new file in the life's folder: its descriptor; *number names it. */
+int bf_temporary(struct bf *bf, uint64_t *number);
+void bf_temporary_name(uint64_t number, char name[32]);
+void bf_temporary_remove(struct bf *bf, uint64_t number);
+/* Gives a temporary file its name. EEXIST when it must be new and is not. */
+int bf_publish(struct bf *bf, uint64_t number, const struct xobj *object, bool must_be_new);
+/* All of the file system. Counts failures. 0 or a negative errno. */
+int bf_syncfs(struct bf *bf);
+
+/* --- blocker_file_pool.c: threads -------------------------------------------------- */
+
+int bf_pool_start(struct bf *bf, uint32_t threads);
+void bf_pool_stop(struct bf *bf);
+void bf_pool_add(struct bf *bf, struct work *work, enum pool_class class);
+
+/* --- blocker_file_ring.c: io_uring -------------------------------------------------- */
+
+int bf_ring_start(struct bf *bf);
+void bf_ring_stop(struct bf *bf);
+/* Each queues one operation; work->done() gets what the system call would return. */
+void bf_ring_read(struct bf *bf, struct work *work, int fd, void *data, uint32_t size, uint64_t offset);
+void bf_ring_write(struct bf *bf, struct work *work, int fd, const void *data, uint32_t size, uint64_t offset);
+void bf_ring_fsync(struct bf *bf, struct work *work, int fd, bool data_only);
+void bf_ring_fallocate(struct bf *bf, struct work *work, int fd, int mode, uint64_t offset, uint64_t size);
+/* Submits and reaps. True if something was done. */
+bool bf_ring_flush(struct bf *bf);
+
+/* --- blocker_file_open.c: open objects. The loop. ----------------------------------- */
+
+int bf_objects_start(struct bf *bf, uint64_t limit);
+void bf_objects_stop(struct bf *bf);
+/* Has bf_io_start() or bf_io_missing() called with the request when the object is open. */
+void bf_object_get(struct bf *bf, struct xreq *req, bool create);
+/* One more user of an object in the table or in use. */
+void bf_object_hold(struct object *object);
+void bf_object_put(struct bf *bf, struct object *object);
+/* Forgets what is open of an object that was, or is about to be, replaced or removed. */
+void bf_object_doom(struct bf *bf, const struct xobj *name);
+/* The open object if it is in the table and may be believed, else NULL. */
+struct object *bf_object_find(struct bf *bf, const struct xobj *name);
+/* Tries again what found every object in use. True if it did. */
+bool bf_objects_retry(struct bf *bf);
+
+/* --- blocker_file_io.c: READ, WRITE, WRITE_ZEROES, DISCARD -------------------------- */
+
+void bf_io_request(struct bf *bf, struct xreq *req);
+void bf_io_start(struct bf *bf, struct xreq *req, struct object *object);
+/* The object could not be opened. */
+void bf_io_missing(struct bf *bf, struct xreq *req, int error);
+
+/* --- blocker_file_sync.c: SYNC ------------------------------------------------------ */
+
+void bf_sync_start(struct bf *bf);
+void bf_sync_stop(struct bf *bf);
+void bf_sync_request(struct bf *bf, struct xreq *req);
+struct volume *bf_volume(struct bf *bf, const struct xobj *name);
+void bf_dirty(struct bf *bf, struct object *object);
+/* The object is about to be closed: its volume's list loses it. */
+void bf_dirty_closed(struct object *object);
+/* Answers the request after making its object durable. */
+void bf_sync_one(struct bf *bf, struct xreq *req, struct object *object);
+
+/* --- blocker_file_commit.c, blocker_file_lock.c: group commit. One worker at a time. - */
+
+/* Runs all of a list, sets their results. */
+void bf_commit(struct bf *bf, struct work *list);
+void bf_commit_request(struct bf *bf, struct xreq *req);
+/* 1: it was ours already. 0: it is ours once its folder is synced. */
+int bf_lock_acquire(struct bf *bf, struct xreq *req);
+int bf_lock_release(struct bf *bf, struct xreq *req);
+/* Lets go of a lock if it is ours. */
+void bf_lock_drop(struct bf *bf, const struct xobj *name);
+/* DELETE of a lock, not yet durable. EBUSY: another process holds it. */
+int bf_lock_delete(struct bf *bf, struct xreq *req);
+void bf_locks_stop(struct bf *bf);
+
+/* --- blocker_file_copy.c, blocker_file_list.c: whole objects. Workers. --------------- */
+
+void bf_copy_request(struct bf *bf, struct xreq *req);
+void bf_hash_request(struct bf *bf, struct xreq *req);
+void bf_info_request(struct bf *bf, struct xreq *req);
+void bf_list_request(struct bf *bf, struct xreq *req);
+
+#endif

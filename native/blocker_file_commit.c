@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * blocker_file_commit.c - REPLACE, DELETE, ACQUIRE, RELEASE: many made durable at once.
+ *
+ * A worker takes all that waits and does, in the order in which it came:
+ *
+ *     1. REPLACE: writes the content to a temporary file each
+ *     2. makes these durable together
+ *     3. gives them their names; removes, locks and unlocks
+ *     4. makes the folders durable together
+ *
+ * "Together" is an fsync each for up to BF_FEW, else one syncfs(). Whether a REPLACE finds the
+ * content it expects is looked at in step 3 under a flock on the folder, so that no other
+ * process comes between the look and the rename.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include "barrier.h"
+#include "blocker_file.h"
+
+struct commit {
+    struct work *list;
+    uint32_t failures;              /* of syncfs() when it began */
+    uint32_t files;                 /* temporary files written */
+    uint32_t folders;               /* distinct ones changed */
+    uint8_t touched[BF_FOLDERS / 8];
+};
+
+static int write_temporary(int fd, const uint8_t *data, uint64_t size)
+{
+    uint64_t done = 0;
+
+    while (done < size) {
+        ssize_t n = write(fd, data + done, size - done);
+        if (n < 0 && errno != EINTR)
+            return -errno;
+        done += n > 0 ? (uint64_t)n : 0;
+    }
+    return 0;
+}
+
+/* --- 1 and 2: contents ---------------------------------------------------------------- */
+
+static void prepare(struct bf *bf, struct commit *commit, struct work *work)
+{
+    struct xreq *req = work_request(work);
+    struct held *h = held(req);
+
+    work->result = 0;
+    work->fd = -1;
+    if (req->op != XOP_REPLACE)
+        return;
+    work->fd = bf_temporary(bf, &h->temporary);
+    if (work->fd < 0) {
+        work->result = work->fd;
+        return;
+    }
+    work->result = write_temporary(work->fd, xreq_data(bf->peer->seg, req), req->size);
+    if (commit->files++ >= BF_FEW || work->result) {
+        close(work->fd);            /* the many are synced by syncfs() */
+        work->fd = -1;
+    }
+    if (work->result)
+        bf_temporary_remove(bf, h->temporary);
+}
+
+/* syncfs() tells an error only once, maybe to somebody else: hence the count of failures. */
+static int sync_everything(struct bf *bf, const struct commit *commit)
+{
+    int rc = bf_syncfs(bf);
+
+    return rc == 0 && load_acquire(&bf->failures) != commit->failures ? -EIO : rc;
+}
+
+/* Has the kernel begin to write all of them before it waits for the first. */
+static void sync_files(struct bf *bf, struct commit *commit)
+{
+    bool many = commit->files > BF_FEW;
+    int rc = many ? sync_everything(bf, commit) : 0;
+
+    for (struct work *w = commit->list; w && !many && bf->sync; w = w->next)
+        if (w->fd >= 0)
+            sync_file_range(w->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+    for (struct work *w = commit->list; w; w = w->next) {
+        if (work_request(w)->op != XOP_REPLACE || w->result)
+            continue;
+        if (many)
+            w->result = rc;
+        else if (bf->sync && fdatasync(w->fd) < 0)
+            w->result = -errno;
+        if (w->result)
+            bf_temporary_remove(bf, held(work_request(w))->temporary);
+    }
+    for (struct work *w = commit->list; w; w = w->next)
+        if (w->fd >= 0)
+            close(w->fd);
+}
+
+/* --- 3: names ---------------------------------------------------------------------------- */
+
+/* True if what is there now is what the request expects. */
+static int check_present(int folder, const char *name, uint64_t expected)
+{
+    uint64_t first = 0;
+    int fd = openat(folder, name, O_RDONLY | O_CLOEXEC);
+    ssize_t n;
+
+    if (fd < 0)
+        return -errno;
+    n = expected ? pread(fd, &first, sizeof(first), 0) : 0;
+    close(fd);
+    if (n < 0)
+        return -errno;
+    return expected && (n != sizeof(first) || first != expected) ? -ESTALE : 0;
+}
+
+static int replace(struct bf *bf, struct xreq *req)
+{
+    char path[BF_PATH];
+    const char *name;
+    uint32_t index;
+    int folder, rc;
+
+    if (req->flags & XREQ_CREATE)
+        return bf_publish(bf, held(req)->temporary, &req->object, true);
+    folder = bf_locate(bf, &req->object, false, path, &name, &index);
+    if (folder < 0)
+        return folder;
+    if (flock(folder, LOCK_EX) < 0)
+        return -errno;
+    rc = check_present(folder, name, req->arg);
+    if (rc == 0)
+        rc = bf_publish(bf, held(req)->temporary, &req->object, false);
+    flock(folder, LOCK_UN);
+    return rc;
+}
+
+static int delete(struct bf *bf, struct xreq *req)
+{
+    char path[BF_PATH];
+    const char *name;
+    uint32_t index;
+    int folder;
+
+    if (req->object.kind == XOBJ_LOCK)
+        return bf_lock_delete(bf, req);
+    folder = bf_locate(bf, &req->object, false, path, &name, &index);
+    if (folder < 0)
+        return folder;
+    return unlinkat(folder, name, 0) < 0 ? -errno : 0;
+}
+
+static int publish(struct bf *bf, struct xreq *req)
+{
+    int rc;
+
+    switch (req->op) {
+    case XOP_REPLACE:
+        rc = replace(bf, req);
+        if (rc)
+            bf_temporary_remove(bf, held(req)->temporary);
+        return rc;
+    case XOP_DELETE: return delete(bf, req);
+    case XOP_ACQUIRE: return bf_lock_acquire(bf, req);
+    default: return bf_lock_release(bf, req);
+    }
+}
+
+/* --- 4: folders -------------------------------------------------------------------------- */
+
+static void touch(struct commit *commit, const struct xobj *object)
+{
+    char path[BF_PATH];
+    const char *name;
+    uint32_t folder;
+
+    if (bf_place(object, path, &name, &folder))
+        return;
+    commit->folders += !(commit->touched[folder / 8] >> folder % 8 & 1);
+    commit->touched[folder / 8] |= (uint8_t)(1 << folder % 8);
+}
+
+static int sync_folders(struct bf *bf, const struct commit *commit)
+{
+    if (!bf->sync)
+        return 0;
+    if (commit->folders > BF_FEW)
+        return sync_everything(bf, commit);
+    for (uint32_t folder = 0; folder < BF_FOLDERS; folder++)
+        if (commit->touched[folder / 8] >> folder % 8 & 1 && fsync(bf_folder(bf, folder, false)) < 0)
+            return -errno;
+    return 0;
+}
+
+void bf_commit(struct bf *bf, struct work *list)
+{
+    struct commit commit = { .list = list, .failures = load_acquire(&bf->failures) };
+    int rc;
+
+    for (struct work *w = list; w; w = w->next)
+        prepare(bf, &commit, w);
+    sync_files(bf, &commit);
+    for (struct work *w = list; w; w = w->next) {
+        if (w->result == 0)
+            w->result = publish(bf, work_request(w));
+        if (w->result == 0 && work_request(w)->op != XOP_RELEASE)
+            touch(&commit, &work_request(w)->object);
+    }
+    rc = sync_folders(bf, &commit);
+    for (struct work *w = list; w && rc; w = w->next) {
+        if (w->result)
+            continue;
+        w->result = rc;
+        if (work_request(w)->op == XOP_ACQUIRE)
+            bf_lock_drop(bf, &work_request(w)->object);
+    }
+}
+
+/* --- on the loop ---------------------------------------------------------------------------- */
+
+static void commit_done(struct bf *bf, struct work *work, int result)
+{
+    struct xreq *req = work_request(work);
+
+    if (req->op == XOP_REPLACE || req->op == XOP_DELETE)
+        bf_object_doom(bf, &req->object);
+    peer_reply(bf->peer, req, result < 0 ? result : 0);
+}
+
+static bool is_valid(struct bf *bf, const struct xreq *req)
+{
+    bool is_lock = req->object.kind == XOBJ_LOCK;
+    char path[BF_PATH];
+    const char *name;
+    uint32_t folder;
+
+    if (bf_place(&req->object, path, &name, &folder))
+        return false;
+    switch (req->op) {
+    case XOP_REPLACE:
+        return !is_lock && req->size <= BLOCKER_REPLACE_MAX
+            && xreq_data_ok(bf->peer->seg, req, req->size);
+    case XOP_ACQUIRE:
+        return is_lock && req->arg && req->size <= BF_OWNER_MAX
+            && xreq_data_ok(bf->peer->seg, req, req->size);
+    case XOP_RELEASE: return is_lock;
+    default: return true;
+    }
+}
+
+void bf_commit_request(struct bf *bf, struct xreq *req)
+{
+    if (!is_valid(bf, req)) {
+        peer_reply(bf->peer, req, -EINVAL);
+        return;
+    }
+    if (req->op == XOP_DELETE)      /* the last close of a file frees its space: not here */
+        bf_object_doom(bf, &req->object);
+    held(req)->work = (struct work){ .done = commit_done };
+    bf_pool_add(bf, &held(req)->work, POOL_COMMIT);
+}

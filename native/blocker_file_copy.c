@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * blocker_file_copy.c - COPY and HASH: a worker goes through a whole object.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <openssl/evp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "blocker_file.h"
+
+#define PIECE 4096                  /* an all-zero piece of that size is not stored */
+
+static int open_object(struct bf *bf, const struct xobj *object)
+{
+    char path[BF_PATH];
+    const char *name;
+    uint32_t index;
+    int folder = bf_locate(bf, object, false, path, &name, &index), fd;
+
+    if (folder < 0)
+        return folder;
+    fd = openat(folder, name, O_RDONLY | O_CLOEXEC);
+    return fd < 0 ? -errno : fd;
+}
+
+static int write_piece(int fd, const uint8_t *data, uint64_t size, uint64_t offset)
+{
+    while (size) {
+        ssize_t n = pwrite(fd, data, size, (off_t)offset);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return n < 0 ? -errno : -EIO;
+        data += n;
+        size -= (uint64_t)n;
+        offset += (uint64_t)n;
+    }
+    return 0;
+}
+
+static bool is_zero(const uint8_t *data, uint64_t size)
+{
+    return size == 0 || (data[0] == 0 && memcmp(data, data + 1, size - 1) == 0);
+}
+
+/* Stores what is not zeros of `size` bytes. */
+static int write_sparse(int fd, const uint8_t *data, uint64_t size, uint64_t offset)
+{
+    int rc = 0;
+
+    for (uint64_t at = 0; rc == 0 && at < size; at += PIECE) {
+        uint64_t n = size - at < PIECE ? size - at : PIECE;
+        if (!is_zero(data + at, n))
+            rc = write_piece(fd, data + at, n, offset + at);
+    }
+    return rc;
+}
+
+/* --- COPY ------------------------------------------------------------------------------ */
+
+/* Where the kernel cannot copy by itself. */
+static int copy_by_hand(int from, int to, uint64_t offset, uint64_t end)
+{
+    uint8_t *buffer = malloc(BF_COPY_BUFFER);
+    int rc = buffer ? 0 : -ENOMEM;
+
+    while (rc == 0 && offset < end) {
+        ssize_t n = pread(from, buffer, end - offset < BF_COPY_BUFFER ? end - offset : BF_COPY_BUFFER,
+                          (off_t)offset);
+        if (n <= 0) {
+            rc = n < 0 ? -errno : 0;
+            break;
+        }
+        rc = write_sparse(to, buffer, (uint64_t)n, offset);
+        offset += (uint64_t)n;
+    }
+    free(buffer);
+    return rc;
+}
+
+/* Shares the space where the file system can. */
+static int copy_extent(int from, int to, uint64_t offset, uint64_t end)
+{
+    while (offset < end) {
+        off_t in = (off_t)offset, out = (off_t)offset;
+        ssize_t n = copy_file_range(from, &in, to, &out, end - offset, 0);
+        if (n < 0 && (errno == EXDEV || errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL))
+            return copy_by_hand(from, to, offset, end);
+        if (n <= 0)
+            return n < 0 ? -errno : 0;
+        offset += (uint64_t)n;
+    }
+    return 0;
+}
+
+/* Goes from data to data: holes stay holes. */
+static int copy_extents(int from, int to, uint64_t size)
+{
+    uint64_t offset = 0;
+    int rc = 0;
+
+    while (rc == 0 && offset < size) {
+        off_t data = lseek(from, (off_t)offset, SEEK_DATA), hole;
+        if (data < 0)
+            return errno == ENXIO ? 0 : -errno;
+        hole = lseek(from, data, SEEK_HOLE);
+        if (hole < 0)
+            return -errno;
+        offset = (uint64_t)hole;
+        if ((uint64_t)data < size)
+            rc = copy_extent(from, to, (uint64_t)data, offset < size ? offset : size);
+    }
+    return rc;
+}
+
+static int copy_into(struct bf *bf, struct xreq *req, int from)
+{
+    uint64_t number;
+    int to = bf_temporary(bf, &number), rc;
+
+    if (to < 0)
+        return to;
+    rc = copy_extents(from, to, req->size);
+    if (rc == 0 && ftruncate(to, (off_t)req->size) < 0)
+        rc = -errno;
+    close(to);
+    if (rc == 0)
+        rc = bf_publish(bf, number, &req->object, false);
+    if (rc)
+        bf_temporary_remove(bf, number);
+    return rc;
+}
+
+static int copy_run(struct bf *bf, struct work *work)
+{
+    struct xreq *req = work_request(work);
+    struct xobj source;
+    int from, rc;
+
+    memcpy(&source, xreq_data(bf->peer->seg, req), sizeof(source));
+    from = open_object(bf, &source);
+    if (from < 0)
+        return from;
+    rc = copy_into(bf, req, from);
+    close(from);
+    return rc;
+}
+
+static void copy_done(struct bf *bf, struct work *work, int result)
+{
+    struct xreq *req = work_request(work);
+
+    bf_object_doom(bf, &req->object);
+    bf_volume(bf, &req->object)->lost = true;
+    if (result == 0)
+        req->done = req->size;
+    peer_reply(bf->peer, req, result);
+}
+
+void bf_copy_request(struct bf *bf, struct xreq *req)
+{
+    if (req->object.kind == XOBJ_LOCK || !xreq_data_ok(bf->peer->seg, req, sizeof(struct xobj))) {
+        peer_reply(bf->peer, req, -EINVAL);
+        return;
+    }
+    if (req->size > BF_BYTES_MAX) {
+        peer_reply(bf->peer, req, -EFBIG);
+        return;
+    }
+    held(req)->work = (struct work){ .run = copy_run, .done = copy_done };
+    bf_pool_add(bf, &held(req)->work, POOL_SLOW);
+}
+
+/* --- HASH -------------------------------------------------------------------------------- */
+
+struct hashing {
+    EVP_MD_CTX *sha;
+    uint64_t zeros;                 /* seen since the last other byte; not yet hashed */
+    uint64_t length;                /* bytes hashed */
+    uint8_t *buffer;
+};
+
+static int feed(struct hashing *hash, const uint8_t *data, uint64_t size)
+{
+    static const uint8_t zeros[PIECE];
+    uint64_t used = size;
+
+    while (used && data[used - 1] == 0)
+        used--;
+    if (used == 0) {
+        hash->zeros += size;
+        return 0;
+    }
+    hash->length += hash->zeros + used;
+    for (; hash->zeros >= PIECE; hash->zeros -= PIECE)
+        if (!EVP_DigestUpdate(hash->sha, zeros, PIECE))
+            return -EIO;
+    if (!EVP_DigestUpdate(hash->sha, zeros, hash->zeros) || !EVP_DigestUpdate(hash->sha, data, used))
+        return -EIO;
+    hash->zeros = size - used;
+    return 0;
+}
+
+/* What is hashed is what is stored, even if somebody writes into the object meanwhile. */
+static int hash_file(struct hashing *hash, int from, int to, uint64_t size)
+{
+    uint64_t offset = 0;
+    int rc = 0;
+
+    while (rc == 0 && offset < size) {
+        uint64_t step = size - offset < BF_COPY_BUFFER ? size - offset : BF_COPY_BUFFER;
+        ssize_t n = pread(from, hash->buffer, step, (off_t)offset);
+        if (n < 0)
+            return -errno;
+        if (n == 0)
+            break;
+        rc = feed(hash, hash->buffer, (uint64_t)n);
+        if (rc == 0)
+            rc = write_sparse(to, hash->buffer, (uint64_t)n, offset);
+        offset += (uint64_t)n;
+    }
+    return rc;
+}
+
+/* Names the content, once it is durable: who finds a content object may rely on it. */
+static int store_content(struct bf *bf, uint64_t number, int fd, uint64_t length, const uint8_t *digest)
+{
+    struct xobj content = { .kind = XOBJ_CONTENT };
+    int rc;
+
+    memcpy(content.digest, digest, sizeof(content.digest));
+    if (length == 0)
+        return 1;
+    if (ftruncate(fd, (off_t)length) < 0 || (bf->sync && fdatasync(fd) < 0))
+        return -errno;
+    rc = bf_publish(bf, number, &content, true);
+    return rc == -EEXIST ? 1 : rc;
+}
+
+static int hash_into(struct bf *bf, struct xreq *req, struct hashing *hash, int from)
+{
+    uint8_t digest[32];
+    uint64_t number;
+    int to = bf_temporary(bf, &number), rc;
+
+    if (to < 0)
+        return to;
+    rc = EVP_DigestInit_ex(hash->sha, EVP_sha256(), NULL) ? 0 : -EIO;
+    if (rc == 0)
+        rc = hash_file(hash, from, to, req->size);
+    if (rc == 0 && !EVP_DigestFinal_ex(hash->sha, digest, NULL))
+        rc = -EIO;
+    if (rc == 0)
+        rc = store_content(bf, number, to, hash->length, digest);
+    close(to);
+    if (rc)                         /* 1: nothing to store, or stored before */
+        bf_temporary_remove(bf, number);
+    if (rc < 0)
+        return rc;
+    memcpy(xreq_data(bf->peer->seg, req), digest, sizeof(digest));
+    req->done = sizeof(digest);
+    return 0;
+}
+
+static int hash_run(struct bf *bf, struct work *work)
+{
+    struct xreq *req = work_request(work);
+    struct hashing hash = { .sha = EVP_MD_CTX_new(), .buffer = malloc(BF_COPY_BUFFER) };
+    int from = open_object(bf, &req->object);
+    int rc = hash.sha && hash.buffer ? from : -ENOMEM;
+
+    if (rc >= 0)
+        rc = hash_into(bf, req, &hash, from);
+    if (from >= 0)
+        close(from);
+    EVP_MD_CTX_free(hash.sha);
+    free(hash.buffer);
+    return rc;
+}
+
+static void hash_done(struct bf *bf, struct work *work, int result)
+{
+    bf->rest.lost = true;
+    peer_reply(bf->peer, work_request(work), result);
+}
+
+void bf_hash_request(struct bf *bf, struct xreq *req)
+{
+    if (!xreq_data_ok(bf->peer->seg, req, 32)) {
+        peer_reply(bf->peer, req, -EINVAL);
+        return;
+    }
+    held(req)->work = (struct work){ .run = hash_run, .done = hash_done };
+    bf_pool_add(bf, &held(req)->work, POOL_SLOW);
+}

@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * blocker_file_list.c - LIST and INFO.
+ *
+ * LIST walks a kind in the order of the hashes of the names; their top byte is the folder. The
+ * cursor is the hash to go on from, so it needs no state here and stays good whatever is made or
+ * removed meanwhile.
+ */
+#include <assert.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "blocker_file.h"
+
+/* --- LIST -------------------------------------------------------------------------- */
+
+struct entry {
+    uint64_t hash;
+    struct xobj object;
+};
+
+struct listing {
+    struct entry *entries;
+    uint64_t wanted;                /* more than that, with the smallest hashes, are kept */
+    uint64_t count, capacity;
+    uint64_t cursor;
+};
+
+static int by_hash(const void *a, const void *b)
+{
+    uint64_t x = ((const struct entry *)a)->hash, y = ((const struct entry *)b)->hash;
+
+    return x < y ? -1 : x > y;
+}
+
+/* Keeps wanted + 1: the last tells where to go on. */
+static void cut(struct listing *list)
+{
+    qsort(list->entries, list->count, sizeof(*list->entries), by_hash);
+    if (list->count > list->wanted + 1)
+        list->count = list->wanted + 1;
+}
+
+static void collect(struct listing *list, uint32_t kind, const char *name)
+{
+    struct entry entry = { .hash = bf_name_hash(name) };
+
+    if (entry.hash < list->cursor || !bf_parse(kind, name, &entry.object))
+        return;
+    if (list->count == list->capacity)
+        cut(list);
+    assert(list->count < list->capacity);
+    list->entries[list->count++] = entry;
+}
+
+static int read_folder(struct bf *bf, struct listing *list, uint32_t folder)
+{
+    int at = bf_folder(bf, folder, false);
+    int fd = at < 0 ? at : openat(at, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+    struct dirent *entry;
+
+    list->count = 0;
+    if (at == -ENOENT)
+        return 0;
+    if (at < 0)
+        return at;
+    if (!dir) {
+        if (fd >= 0)
+            close(fd);
+        return -errno;
+    }
+    errno = 0;
+    while ((entry = readdir(dir)))
+        collect(list, folder / 256, entry->d_name);
+    at = -errno;
+    closedir(dir);
+    cut(list);
+    return at;
+}
+
+/* Adds what a folder has to the answer. True if the answer is full. */
+static bool emit(struct listing *list, struct xobj *out, uint64_t *done)
+{
+    uint64_t n = list->count;
+
+    if (n > list->wanted)           /* equal hashes stay together */
+        for (n = list->wanted; n && list->entries[n].hash == list->entries[n - 1].hash;)
+            n--;
+    for (uint64_t i = 0; i < n; i++)
+        out[(*done)++] = list->entries[i].object;
+    if (n == list->count)
+        return false;
+    list->cursor = list->entries[n].hash;
+    return true;
+}
+
+static int list_folders(struct bf *bf, struct xreq *req, struct listing *list, uint64_t limit)
+{
+    struct xobj *out = xreq_data(bf->peer->seg, req);
+
+    req->done = 0;
+    for (uint64_t xx = req->arg >> 56; xx < 256; xx++) {
+        int rc;
+
+        list->wanted = limit - req->done;
+        rc = read_folder(bf, list, req->object.kind * 256 + (uint32_t)xx);
+        if (rc)
+            return rc;
+        if (emit(list, out, &req->done)) {
+            req->arg = list->cursor;
+            return 0;
+        }
+        list->cursor = (xx + 1) << 56;
+    }
+    req->arg = 0;
+    return 0;
+}
+
+static int list_run(struct bf *bf, struct work *work)
+{
+    struct xreq *req = work_request(work);
+    uint64_t limit = req->data_size / sizeof(struct xobj);
+    struct listing list = { .cursor = req->arg, .capacity = 2 * (limit + 1) };
+    int rc;
+
+    list.entries = malloc(list.capacity * sizeof(*list.entries));
+    if (!list.entries)
+        return -ENOMEM;
+    rc = list_folders(bf, req, &list, limit);
+    free(list.entries);
+    return rc;
+}
+
+static void worker_done(struct bf *bf, struct work *work, int result)
+{
+    peer_reply(bf->peer, work_request(work), result);
+}
+
+void bf_list_request(struct bf *bf, struct xreq *req)
+{
+    if (req->object.kind == XOBJ_NONE || req->object.kind >= XOBJ_KINDS
+        || !xreq_data_ok(bf->peer->seg, req, 4096)) {
+        peer_reply(bf->peer, req, -EINVAL);
+        return;
+    }
+    held(req)->work = (struct work){ .run = list_run, .done = worker_done };
+    bf_pool_add(bf, &held(req)->work, POOL_SLOW);
+}
+
+/* --- INFO --------------------------------------------------------------------------- */
+
+static int answer_info(struct xreq *req, int rc, const struct stat *st)
+{
+    if (rc < 0)
+        return -errno;
+    req->done = (uint64_t)st->st_size;
+    req->arg = (uint64_t)st->st_blocks * 512;
+    return 0;
+}
+
+static int info_run(struct bf *bf, struct work *work)
+{
+    struct xreq *req = work_request(work);
+    char path[BF_PATH];
+    const char *name;
+    uint32_t index;
+    struct stat st;
+    int folder = bf_locate(bf, &req->object, false, path, &name, &index);
+
+    return folder < 0 ? folder : answer_info(req, fstatat(folder, name, &st, 0), &st);
+}
+
+void bf_info_request(struct bf *bf, struct xreq *req)
+{
+    struct object *object = bf_object_find(bf, &req->object);
+    struct stat st;
+
+    if (object) {
+        peer_reply(bf->peer, req, answer_info(req, fstat(object->fd, &st), &st));
+        return;
+    }
+    held(req)->work = (struct work){ .run = info_run, .done = worker_done };
+    bf_pool_add(bf, &held(req)->work, POOL_QUICK);
+}

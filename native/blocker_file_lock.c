@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * blocker_file_lock.c - locks between processes, which die with their holder.
+ *
+ * A lock's file says
+ *
+ *     archipelago lock 1 NUMBER
+ *     OWNER TEXT
+ *
+ * and stays for good, as its number must grow. The lock is taken while a process has a flock on
+ * the file that bears the name. A taking writes a new file, which is flocked before it gets the
+ * name; the old file's flock is held until then. Whoever gets a flock must therefore look whether
+ * the file still has the name, and begin again if not.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "blocker_file.h"
+
+#define LOCK_FORMAT "archipelago lock 1 %" PRIu64 "\n"
+#define LOCK_HEAD 48                /* bytes of the first line at most */
+#define OPEN_TRIES 16               /* a lock's file may be replaced under our hands */
+
+static struct lock **find(struct bf *bf, const struct xobj *name)
+{
+    struct lock **link = &bf->locks;
+
+    while (*link && memcmp(&(*link)->name, name, sizeof(*name)) != 0)
+        link = &(*link)->next;
+    return link;
+}
+
+static void drop(struct lock **link)
+{
+    struct lock *lock = *link;
+
+    *link = lock->next;
+    close(lock->fd);
+    free(lock);
+}
+
+/* --- what the file says -------------------------------------------------------------- */
+
+/* Reads number and owner text; the text's length or a negative errno. */
+static int read_lock(int fd, uint64_t *number, char owner[BF_OWNER_MAX])
+{
+    char text[LOCK_HEAD + BF_OWNER_MAX + 1];
+    ssize_t n = pread(fd, text, sizeof(text) - 1, 0);
+    char *line;
+
+    if (n < 0)
+        return -errno;
+    text[n] = 0;
+    line = memchr(text, '\n', (size_t)n);
+    if (!line || sscanf(text, LOCK_FORMAT, number) != 1 || text + n - (line + 1) > BF_OWNER_MAX)
+        return -EBADMSG;
+    memcpy(owner, line + 1, (size_t)(text + n - (line + 1)));
+    return (int)(text + n - (line + 1));
+}
+
+/* Tells the request who has it. Always EBUSY. */
+static int busy(struct bf *bf, struct xreq *req, int fd)
+{
+    char owner[BF_OWNER_MAX];
+    uint64_t number;
+    int length = read_lock(fd, &number, owner);
+
+    req->done = 0;
+    if (length > 0 && xreq_data_ok(bf->peer->seg, req, 1)) {
+        req->done = (uint64_t)length < req->data_size ? (uint64_t)length : req->data_size;
+        memcpy(xreq_data(bf->peer->seg, req), owner, req->done);
+    }
+    return -EBUSY;
+}
+
+/* A new lock file, flocked and durable, under a temporary name. */
+static int write_lock(struct bf *bf, uint64_t number, const void *owner, uint64_t size, uint64_t *temporary)
+{
+    char text[LOCK_HEAD + BF_OWNER_MAX];
+    int fd = bf_temporary(bf, temporary), rc = 0;
+    int length = snprintf(text, sizeof(text), LOCK_FORMAT, number);
+
+    if (fd < 0)
+        return fd;
+    memcpy(text + length, owner, size);
+    length += (int)size;
+    errno = EIO;
+    if (flock(fd, LOCK_EX | LOCK_NB) < 0 || pwrite(fd, text, (size_t)length, 0) != length
+        || (bf->sync && fdatasync(fd) < 0))
+        rc = -errno;
+    if (rc) {
+        close(fd);
+        bf_temporary_remove(bf, *temporary);
+        return rc;
+    }
+    return fd;
+}
+
+/* --- taking it ---------------------------------------------------------------------------- */
+
+static bool has_name(int fd, int folder, const char *name)
+{
+    struct stat mine, there;
+
+    return fstat(fd, &mine) == 0 && fstatat(folder, name, &there, 0) == 0
+        && mine.st_dev == there.st_dev && mine.st_ino == there.st_ino;
+}
+
+/* Opens and flocks the file of a lock nobody holds. ENOENT: there is none yet. EBUSY: held,
+ * the owner's text is in the request. */
+static int open_free(struct bf *bf, struct xreq *req, int folder, const char *name)
+{
+    for (int i = 0; i < OPEN_TRIES; i++) {
+        int fd = openat(folder, name, O_RDWR | O_CLOEXEC), rc;
+        if (fd < 0)
+            return -errno;
+        if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+            rc = errno == EWOULDBLOCK ? busy(bf, req, fd) : -errno;
+            close(fd);
+            return rc;
+        }
+        if (has_name(fd, folder, name))
+            return fd;
+        close(fd);
+    }
+    return -EBUSY;
+}
+
+static int remember(struct bf *bf, struct xreq *req, uint64_t number, int fd)
+{
+    struct lock *lock = malloc(sizeof(*lock));
+
+    if (!lock)
+        return -ENOMEM;
+    *lock = (struct lock){ .next = bf->locks, .name = req->object, .token = req->arg,
+                           .number = number, .fd = fd };
+    bf->locks = lock;
+    req->done = number;
+    return 0;
+}
+
+/* Puts a new file in the place of `old` (-1: of none). */
+static int take(struct bf *bf, struct xreq *req, int old)
+{
+    char owner[BF_OWNER_MAX];
+    uint64_t number = 0, temporary;
+    int rc = old < 0 ? 0 : read_lock(old, &number, owner);
+    int fd = rc < 0 ? rc : write_lock(bf, number + 1, xreq_data(bf->peer->seg, req), req->size,
+                                      &temporary);
+
+    if (fd < 0)
+        return fd;
+    rc = bf_publish(bf, temporary, &req->object, old < 0);
+    if (rc)
+        bf_temporary_remove(bf, temporary);
+    else
+        rc = remember(bf, req, number + 1, fd);
+    if (rc)
+        close(fd);
+    return rc;
+}
+
+int bf_lock_acquire(struct bf *bf, struct xreq *req)
+{
+    struct lock *lock = *find(bf, &req->object);
+    char path[BF_PATH];
+    const char *name;
+    uint32_t index;
+    int folder, old, rc;
+
+    if (lock && lock->token != req->arg)
+        return busy(bf, req, lock->fd);
+    if (lock) {
+        req->done = lock->number;
+        return 1;
+    }
+    folder = bf_locate(bf, &req->object, true, path, &name, &index);
+    if (folder < 0)
+        return folder;
+    for (int i = 0; i < OPEN_TRIES; i++) {
+        old = open_free(bf, req, folder, name);
+        if (old < 0 && old != -ENOENT)
+            return old;
+        rc = take(bf, req, old);
+        if (old >= 0)
+            close(old);
+        if (rc != -EEXIST)          /* else another process made the file meanwhile */
+            return rc;
+    }
+    return -EBUSY;
+}
+
+/* --- letting it go -------------------------------------------------------------------------- */
+
+void bf_lock_drop(struct bf *bf, const struct xobj *name)
+{
+    struct lock **link = find(bf, name);
+
+    if (*link)
+        drop(link);
+}
+
+int bf_lock_release(struct bf *bf, struct xreq *req)
+{
+    struct lock **link = find(bf, &req->object);
+    char path[BF_PATH];
+    const char *name;
+    uint32_t index;
+    int folder, fd;
+
+    if (*link && (*link)->token != req->arg && !(req->flags & XREQ_FORCE))
+        return -EPERM;
+    if (*link) {
+        drop(link);
+        return 0;
+    }
+    folder = bf_locate(bf, &req->object, false, path, &name, &index);
+    fd = folder < 0 ? folder : open_free(bf, req, folder, name);
+    if (fd >= 0) {
+        close(fd);
+        return -ENOENT;             /* there is a file, but nobody holds it */
+    }
+    if (fd == -EBUSY && !(req->flags & XREQ_FORCE))
+        return -EPERM;
+    return fd;
+}
+
+int bf_lock_delete(struct bf *bf, struct xreq *req)
+{
+    char path[BF_PATH];
+    const char *name;
+    uint32_t index;
+    int folder = bf_locate(bf, &req->object, false, path, &name, &index), fd = -1;
+
+    if (folder < 0)
+        return folder;
+    if (!*find(bf, &req->object)) {
+        fd = open_free(bf, req, folder, name);
+        if (fd < 0)
+            return fd;
+    }
+    if (unlinkat(folder, name, 0) < 0)
+        return -errno;
+    bf_lock_drop(bf, &req->object);
+    if (fd >= 0)
+        close(fd);
+    return 0;
+}
+
+void bf_locks_stop(struct bf *bf)
+{
+    while (bf->locks)
+        drop(&bf->locks);
+}

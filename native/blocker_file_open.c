@@ -1,0 +1,377 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * blocker_file_open.c - the table of open objects.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include "barrier.h"
+#include "blocker_file.h"
+
+#define VICTIM_STEPS 32             /* open objects looked at for one that is not dirty */
+#define CREATE_TRIES 8              /* against others that make and remove the same object */
+
+static uint64_t object_hash(const struct xobj *name) { return XXH3_64bits(name, sizeof(*name)); }
+
+static struct object **bucket(struct bf *bf, uint64_t hash)
+{
+    return &bf->buckets[hash & bf->bucket_mask];
+}
+
+static struct object *lookup(struct bf *bf, const struct xobj *name, uint64_t hash)
+{
+    struct object *object = *bucket(bf, hash);
+
+    while (object && (object->hash != hash || memcmp(&object->name, name, sizeof(*name)) != 0))
+        object = object->hash_next;
+    return object;
+}
+
+static void unhash(struct bf *bf, struct object *object)
+{
+    struct object **link = bucket(bf, object->hash);
+
+    while (*link != object)
+        link = &(*link)->hash_next;
+    *link = object->hash_next;
+}
+
+/* --- which go first ------------------------------------------------------------------- */
+
+static void lru_remove(struct object *object)
+{
+    object->older->newer = object->newer;
+    object->newer->older = object->older;
+}
+
+static void lru_add(struct bf *bf, struct object *object)
+{
+    object->newer = &bf->lru;
+    object->older = bf->lru.older;
+    object->older->newer = object;
+    bf->lru.older = object;
+}
+
+/* Closes an object nobody uses, which is in neither the table nor the ring of the unused. */
+static void forget(struct bf *bf, struct object *object)
+{
+    assert(object->refs == 0 && object->waiting.head == 0);
+    bf_dirty_closed(object);
+    if (object->fd >= 0)
+        close(object->fd);
+    if (object->direct_fd >= 0)
+        close(object->direct_fd);
+    object->state = OBJECT_UNUSED;
+    object->older = bf->unused;
+    bf->unused = object;
+}
+
+/* The oldest that is not in use, a clean one if there is one near. */
+static struct object *evict(struct bf *bf)
+{
+    struct object *victim = bf->lru.newer;
+
+    for (int n = 0; n < VICTIM_STEPS && victim != &bf->lru && victim->dirty; n++)
+        victim = victim->newer;
+    if (victim == &bf->lru)
+        victim = bf->lru.newer;
+    if (victim == &bf->lru)
+        return NULL;
+    lru_remove(victim);
+    unhash(bf, victim);
+    forget(bf, victim);
+    return victim;
+}
+
+static struct object *new_object(struct bf *bf, const struct xobj *name, uint64_t hash)
+{
+    struct object *object;
+
+    if (!bf->unused && !evict(bf))
+        return NULL;
+    object = bf->unused;
+    bf->unused = object->older;
+    *object = (struct object){ .name = *name, .hash = hash, .fd = -1, .direct_fd = -1,
+                               .state = OBJECT_OPENING, .hash_next = *bucket(bf, hash) };
+    *bucket(bf, hash) = object;
+    return object;
+}
+
+/* --- opening --------------------------------------------------------------------------- */
+
+static int open_cached(int folder, const char *name, int flags)
+{
+    struct open_how how = { .flags = (uint64_t)flags, .resolve = RESOLVE_CACHED };
+    long fd = syscall(SYS_openat2, folder, name, &how, sizeof(how));
+
+    return fd < 0 ? -errno : (int)fd;
+}
+
+/* Finds the object's file in the kernel's caches. EAGAIN: a worker must look. */
+static int open_inline(struct bf *bf, struct object *object)
+{
+    char path[BF_PATH];
+    const char *name;
+    uint32_t index;
+    int folder, fd;
+
+    if (bf_place(&object->name, path, &name, &index))
+        return -EINVAL;
+    folder = load_acquire(&bf->folder[index]);
+    if (folder < 0)
+        return -EAGAIN;
+    fd = open_cached(folder, name, O_RDWR | O_CLOEXEC);
+    if (fd < 0)
+        return fd == -ENOENT ? fd : -EAGAIN;
+    if (bf->direct) {
+        object->direct_fd = open_cached(folder, name, O_RDWR | O_DIRECT | O_CLOEXEC);
+        if (object->direct_fd < 0) {
+            close(fd);
+            return -EAGAIN;
+        }
+    }
+    posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
+    object->fd = fd;
+    return 0;
+}
+
+static int open_or_create(int folder, const char *name, bool create, bool *is_new)
+{
+    for (int i = 0; i < CREATE_TRIES; i++) {
+        int fd = openat(folder, name, O_RDWR | O_CLOEXEC);
+        if (fd >= 0)
+            return fd;
+        if (errno != ENOENT || !create)
+            return -errno;
+        fd = openat(folder, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, BF_FILE_MODE);
+        if (fd >= 0) {
+            *is_new = true;
+            return fd;
+        }
+        if (errno != EEXIST)
+            return -errno;
+    }
+    return -EAGAIN;
+}
+
+/* In a worker. */
+static int open_run(struct bf *bf, struct work *work)
+{
+    struct object *object = (struct object *)((char *)work - offsetof(struct object, open));
+    char path[BF_PATH];
+    const char *name;
+    uint32_t index;
+    int folder = bf_locate(bf, &object->name, object->create, path, &name, &index);
+    int fd = folder < 0 ? folder : open_or_create(folder, name, object->create, &object->is_new);
+
+    if (fd < 0)
+        return fd;
+    posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
+    object->fd = fd;
+    if (bf->direct) {
+        object->direct_fd = openat(folder, name, O_RDWR | O_DIRECT | O_CLOEXEC);
+        if (object->direct_fd < 0)
+            return -errno;
+    }
+    return 0;
+}
+
+/* Gives the object to the request. It stays in use until bf_object_put(). */
+static void hand_out(struct bf *bf, struct xreq *req, struct object *object)
+{
+    bf_object_hold(object);
+    held(req)->object = object;
+    bf_io_start(bf, req, object);
+}
+
+/* The object is open: everyone who waited gets it. It must not go while they are served. */
+static void opened(struct bf *bf, struct object *object)
+{
+    struct xreq *req;
+
+    object->state = OBJECT_OPEN;
+    object->refs = 1;
+    while ((req = queue_pop(bf->peer, &object->waiting)))
+        hand_out(bf, req, object);
+    bf_object_put(bf, object);
+}
+
+/* Whoever only wanted to read learns why not; those who write start again, to make it. */
+static void open_failed(struct bf *bf, struct object *object, int error)
+{
+    struct queue waiting = object->waiting;
+    bool was_create = object->create;
+    struct xreq *req;
+
+    object->waiting = (struct queue){ 0, 0 };
+    if (!object->doomed)
+        unhash(bf, object);
+    forget(bf, object);
+    while ((req = queue_pop(bf->peer, &waiting))) {
+        bool create = req->op == XOP_WRITE || req->op == XOP_WRITE_ZEROES;
+        if (error == -ENOENT && create && !was_create)
+            bf_object_get(bf, req, true);
+        else
+            bf_io_missing(bf, req, error);
+    }
+}
+
+static void open_done(struct bf *bf, struct work *work, int result)
+{
+    struct object *object = (struct object *)((char *)work - offsetof(struct object, open));
+
+    if (result)
+        open_failed(bf, object, result);
+    else
+        opened(bf, object);
+}
+
+static void open_object(struct bf *bf, struct object *object, bool create)
+{
+    int rc = open_inline(bf, object);
+
+    object->create = create;
+    if (rc == 0) {
+        opened(bf, object);
+    } else if (rc != -EAGAIN && !(rc == -ENOENT && create)) {
+        open_failed(bf, object, rc);
+    } else {
+        object->open = (struct work){ .run = open_run, .done = open_done };
+        bf_pool_add(bf, &object->open, POOL_QUICK);
+    }
+}
+
+/* --- for the others ----------------------------------------------------------------------- */
+
+static bool is_replaced_by_others(const struct object *object)
+{
+    struct stat st;
+
+    return (object->name.kind == XOBJ_HEADER || object->name.kind == XOBJ_NAME)
+        && object->state == OBJECT_OPEN && (fstat(object->fd, &st) < 0 || st.st_nlink == 0);
+}
+
+struct object *bf_object_find(struct bf *bf, const struct xobj *name)
+{
+    struct object *object = lookup(bf, name, object_hash(name));
+
+    if (object && is_replaced_by_others(object)) {
+        bf_object_doom(bf, name);
+        return NULL;
+    }
+    return object && object->state == OBJECT_OPEN ? object : NULL;
+}
+
+void bf_object_get(struct bf *bf, struct xreq *req, bool create)
+{
+    uint64_t hash = object_hash(&req->object);
+    struct object *object = lookup(bf, &req->object, hash);
+
+    if (object && is_replaced_by_others(object)) {
+        bf_object_doom(bf, &req->object);
+        object = NULL;
+    }
+    if (object && object->state == OBJECT_OPEN) {
+        hand_out(bf, req, object);
+        return;
+    }
+    if (object) {
+        queue_push(bf->peer, &object->waiting, req);
+        return;
+    }
+    object = new_object(bf, &req->object, hash);
+    if (!object) {
+        queue_push(bf->peer, &bf->starved, req);
+        return;
+    }
+    queue_push(bf->peer, &object->waiting, req);
+    open_object(bf, object, create);
+}
+
+void bf_object_hold(struct object *object)
+{
+    assert(object->state == OBJECT_OPEN && (object->refs || !object->doomed));
+    if (object->refs++ == 0)
+        lru_remove(object);
+}
+
+void bf_object_put(struct bf *bf, struct object *object)
+{
+    assert(object->refs > 0 && object->state == OBJECT_OPEN);
+    if (--object->refs)
+        return;
+    if (object->doomed)
+        forget(bf, object);
+    else
+        lru_add(bf, object);
+}
+
+void bf_object_doom(struct bf *bf, const struct xobj *name)
+{
+    struct object *object = lookup(bf, name, object_hash(name));
+
+    if (!object)
+        return;
+    unhash(bf, object);
+    object->doomed = true;
+    if (object->state == OBJECT_OPEN && object->refs == 0) {
+        lru_remove(object);
+        forget(bf, object);
+    }
+}
+
+bool bf_objects_retry(struct bf *bf)
+{
+    struct queue starved = bf->starved;
+    struct xreq *req;
+
+    if (queue_empty(&starved) || (!bf->unused && bf->lru.newer == &bf->lru))
+        return false;
+    bf->starved = (struct queue){ 0, 0 };
+    while ((req = queue_pop(bf->peer, &starved)))
+        bf_object_get(bf, req, req->op == XOP_WRITE || req->op == XOP_WRITE_ZEROES);
+    return true;
+}
+
+int bf_objects_start(struct bf *bf, uint64_t limit)
+{
+    uint32_t buckets = 64;
+
+    while (buckets < 2 * limit)
+        buckets *= 2;
+    bf->bucket_mask = buckets - 1;
+    bf->object_count = (uint32_t)limit;
+    bf->buckets = calloc(buckets, sizeof(*bf->buckets));
+    bf->objects = calloc(limit, sizeof(*bf->objects));
+    bf->lru.older = bf->lru.newer = &bf->lru;
+    if (!bf->buckets || !bf->objects)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < limit; i++) {
+        bf->objects[i].fd = bf->objects[i].direct_fd = -1;
+        bf->objects[i].older = bf->unused;
+        bf->unused = &bf->objects[i];
+    }
+    return 0;
+}
+
+void bf_objects_stop(struct bf *bf)
+{
+    for (uint32_t i = 0; bf->objects && i < bf->object_count; i++) {
+        if (bf->objects[i].fd >= 0 && bf->objects[i].state != OBJECT_UNUSED)
+            close(bf->objects[i].fd);
+        if (bf->objects[i].direct_fd >= 0 && bf->objects[i].state != OBJECT_UNUSED)
+            close(bf->objects[i].direct_fd);
+    }
+    free(bf->objects);
+    free(bf->buckets);
+}

@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * blocker_file_root.c - the store's root: its mark, what lives leave behind, temporary files.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "barrier.h"
+#include "blocker_file.h"
+
+#define STORE_TEXT "archipelago store 1\n"
+#define STORE_WORD "archipelago store "
+#define LIFE_TRIES 8
+
+/* --- temporary files ---------------------------------------------------------------- */
+
+void bf_temporary_name(uint64_t number, char name[32])
+{
+    snprintf(name, 32, "%016" PRIx64, number);
+}
+
+int bf_temporary(struct bf *bf, uint64_t *number)
+{
+    char name[32];
+    int fd;
+
+    *number = fetch_add(&bf->temporaries, 1);
+    bf_temporary_name(*number, name);
+    fd = openat(bf->life, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, BF_FILE_MODE);
+    return fd < 0 ? -errno : fd;
+}
+
+void bf_temporary_remove(struct bf *bf, uint64_t number)
+{
+    char name[32];
+
+    bf_temporary_name(number, name);
+    unlinkat(bf->life, name, 0);
+}
+
+/* For file systems without RENAME_NOREPLACE. */
+static int publish_new_by_link(struct bf *bf, const char *temporary, int folder, const char *name)
+{
+    if (linkat(bf->life, temporary, folder, name, 0) < 0)
+        return -errno;
+    unlinkat(bf->life, temporary, 0);
+    return 0;
+}
+
+int bf_publish(struct bf *bf, uint64_t number, const struct xobj *object, bool must_be_new)
+{
+    char path[BF_PATH], temporary[32];
+    const char *name;
+    uint32_t index;
+    int folder = bf_locate(bf, object, true, path, &name, &index);
+
+    if (folder < 0)
+        return folder;
+    bf_temporary_name(number, temporary);
+    if (renameat2(bf->life, temporary, folder, name, must_be_new ? RENAME_NOREPLACE : 0) == 0)
+        return 0;
+    if (must_be_new && errno == EINVAL)
+        return publish_new_by_link(bf, temporary, folder, name);
+    return -errno;
+}
+
+int bf_syncfs(struct bf *bf)
+{
+    int rc;
+
+    if (!bf->sync || syncfs(bf->root) == 0)
+        return 0;
+    rc = -errno;
+    if (load_acquire(&bf->unknown))
+        fetch_add(&bf->failures_unknown, 1);
+    fetch_add(&bf->failures, 1);
+    return rc;
+}
+
+/* --- the root ------------------------------------------------------------------------ */
+
+static bool is_empty(struct bf *bf)
+{
+    int fd = openat(bf->root, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+    bool empty = dir != NULL;
+    struct dirent *entry;
+
+    while (empty && (entry = readdir(dir)))
+        empty = strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0
+                || strcmp(entry->d_name, "lost+found") == 0;
+    if (dir)
+        closedir(dir);
+    return empty;
+}
+
+/* Writes ROOT/store into an empty folder. Two that start at once write the same. */
+static int format_root(struct bf *bf)
+{
+    char temporary[32];
+    uint64_t random;
+    int fd, rc = 0;
+
+    if (!is_empty(bf))
+        return peer_fail(bf->peer, -EINVAL, "%.160s holds files but no store: name an empty folder",
+                         bf->path);
+    if (getrandom(&random, sizeof(random), 0) < 0)
+        return -errno;
+    snprintf(temporary, sizeof(temporary), "store.%016" PRIx64, random);
+    fd = openat(bf->root, temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, BF_FILE_MODE);
+    if (fd < 0)
+        return peer_fail(bf->peer, -errno, "%.160s cannot be written: %s", bf->path, strerror(errno));
+    if (write(fd, STORE_TEXT, strlen(STORE_TEXT)) != (ssize_t)strlen(STORE_TEXT) || fsync(fd) < 0
+        || renameat(bf->root, temporary, bf->root, "store") < 0 || fsync(bf->root) < 0)
+        rc = peer_fail(bf->peer, errno ? -errno : -EIO, "%.160s/store cannot be written: %s",
+                       bf->path, strerror(errno));
+    close(fd);
+    return rc;
+}
+
+static int check_store(struct bf *bf)
+{
+    char text[64];
+    int fd = openat(bf->root, "store", O_RDONLY | O_CLOEXEC);
+    ssize_t n;
+
+    if (fd < 0 && errno == ENOENT)
+        return format_root(bf);
+    if (fd < 0)
+        return peer_fail(bf->peer, -errno, "%.160s/store: %s", bf->path, strerror(errno));
+    n = read(fd, text, sizeof(text) - 1);
+    close(fd);
+    if (n < 0)
+        return peer_fail(bf->peer, -errno, "%.160s/store: %s", bf->path, strerror(errno));
+    text[n] = 0;
+    if (strcmp(text, STORE_TEXT) == 0)
+        return 0;
+    if (strncmp(text, STORE_WORD, strlen(STORE_WORD)) == 0)
+        return peer_fail(bf->peer, -EPROTO, "%.160s is a store of version %.*s; this is built for 1",
+                         bf->path, (int)strcspn(text + strlen(STORE_WORD), "\n"),
+                         text + strlen(STORE_WORD));
+    return peer_fail(bf->peer, -EPROTO, "%.160s/store does not say that this is a store", bf->path);
+}
+
+/* Removes what a dead life left, if it is dead. */
+static void clean_life(int tmp, const char *name)
+{
+    int fd = openat(tmp, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *dir;
+    struct dirent *entry;
+
+    if (fd < 0)
+        return;
+    dir = flock(fd, LOCK_EX | LOCK_NB) == 0 ? fdopendir(fd) : NULL;
+    while (dir && (entry = readdir(dir)))
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+            if (unlinkat(fd, entry->d_name, 0) < 0 && errno == EISDIR)
+                bf_remove_folders(fd, entry->d_name);
+    if (dir)
+        unlinkat(tmp, name, AT_REMOVEDIR);
+    if (dir)
+        closedir(dir);
+    else
+        close(fd);
+}
+
+static int clean_lives(struct bf *bf)
+{
+    int fd, tmp;
+    DIR *dir;
+    struct dirent *entry;
+
+    if (mkdirat(bf->root, "tmp", BF_FOLDER_MODE) < 0 && errno != EEXIST)
+        return -errno;
+    fd = openat(bf->root, "tmp", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    tmp = fd < 0 ? -1 : dup(fd);
+    dir = fd < 0 ? NULL : fdopendir(fd);
+    if (!dir)
+        return -errno;
+    while ((entry = readdir(dir)))
+        if (entry->d_name[0] != '.')
+            clean_life(tmp, entry->d_name);
+    closedir(dir);
+    close(tmp);
+    return 0;
+}
+
+/* Another start may take our folder for a dead life's before we hold it: then try again. */
+static int begin_life(struct bf *bf)
+{
+    for (int i = 0; i < LIFE_TRIES; i++) {
+        char path[48];
+        struct stat st;
+        uint64_t random;
+
+        if (getrandom(&random, sizeof(random), 0) < 0)
+            return -errno;
+        snprintf(bf->life_name, sizeof(bf->life_name), "%016" PRIx64, random);
+        snprintf(path, sizeof(path), "tmp/%s", bf->life_name);
+        if (mkdirat(bf->root, path, BF_FOLDER_MODE) < 0)
+            return -errno;
+        bf->life = openat(bf->root, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (bf->life >= 0 && flock(bf->life, LOCK_EX) == 0 && fstat(bf->life, &st) == 0
+            && st.st_nlink > 0)
+            return 0;
+        if (bf->life >= 0)
+            close(bf->life);
+        bf->life = -1;
+    }
+    return -EAGAIN;
+}
+
+int bf_root_open(struct bf *bf)
+{
+    int rc;
+
+    bf->root = open(bf->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (bf->root < 0)
+        return peer_fail(bf->peer, -errno, "%.160s: %s", bf->path, strerror(errno));
+    rc = check_store(bf);
+    if (rc == 0) {
+        rc = clean_lives(bf);
+        if (rc == 0)
+            rc = begin_life(bf);
+        if (rc)
+            rc = peer_fail(bf->peer, rc, "%.160s/tmp: %s", bf->path, strerror(-rc));
+    }
+    return rc;
+}
+
+void bf_root_close(struct bf *bf)
+{
+    char path[48];
+
+    for (uint32_t i = 0; i < BF_FOLDERS; i++)
+        if (bf->folder[i] >= 0)
+            close(bf->folder[i]);
+    if (bf->life >= 0) {
+        snprintf(path, sizeof(path), "tmp/%s", bf->life_name);
+        unlinkat(bf->root, path, AT_REMOVEDIR);
+        close(bf->life);
+    }
+    if (bf->root >= 0)
+        close(bf->root);
+}

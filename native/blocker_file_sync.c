@@ -1,0 +1,322 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * blocker_file_sync.c - what SYNC and FUA make durable. See blocker_file.h for the rules.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+
+#include "barrier.h"
+#include "blocker_file.h"
+
+/* --- volumes and their dirty objects -------------------------------------------------- */
+
+static uint64_t volume_of(const struct xobj *name)
+{
+    return name->kind == XOBJ_CONTENT || name->kind == XOBJ_NAME ? 0 : name->volume;
+}
+
+static struct volume *new_volume(struct bf *bf, uint64_t id)
+{
+    struct volume *volume = bf->volume_count < BF_VOLUMES ? calloc(1, sizeof(*volume)) : NULL;
+
+    if (!volume)
+        return NULL;
+    bf->volume_count++;
+    volume->id = id;
+    /* A failure of the first syncfs() concerns what an earlier life wrote: everyone's. */
+    volume->failures_seen = bf->unknown ? 0
+                            : load_acquire(&bf->failures) - load_acquire(&bf->failures_unknown);
+    return volume;
+}
+
+static struct volume *volume_by_id(struct bf *bf, uint64_t id)
+{
+    struct volume **link = &bf->volumes[id * 0x9e3779b97f4a7c15u >> 52];
+
+    if (id == 0)
+        return &bf->rest;
+    for (; *link; link = &(*link)->next)
+        if ((*link)->id == id)
+            return *link;
+    *link = new_volume(bf, id);
+    return *link ? *link : &bf->rest;
+}
+_Static_assert(BF_VOLUME_BUCKETS == 1 << (64 - 52), "volume_by_id() takes the top 12 bits");
+
+struct volume *bf_volume(struct bf *bf, const struct xobj *name)
+{
+    return volume_by_id(bf, volume_of(name));
+}
+
+static void undirty(struct object *object)
+{
+    struct volume *volume = object->volume;
+
+    if (object->dirty_prev)
+        object->dirty_prev->dirty_next = object->dirty_next;
+    else
+        volume->dirty = object->dirty_next;
+    if (object->dirty_next)
+        object->dirty_next->dirty_prev = object->dirty_prev;
+    volume->dirty_count--;
+    object->dirty = false;
+}
+
+void bf_dirty(struct bf *bf, struct object *object)
+{
+    struct volume *volume;
+
+    if (object->dirty || !bf->sync)
+        return;
+    volume = object->volume = bf_volume(bf, &object->name);
+    object->dirty = true;
+    object->dirty_prev = NULL;
+    object->dirty_next = volume->dirty;
+    if (volume->dirty)
+        volume->dirty->dirty_prev = object;
+    volume->dirty = object;
+    volume->dirty_count++;
+}
+
+void bf_dirty_closed(struct object *object)
+{
+    if (!object->dirty)
+        return;
+    object->volume->lost = true;
+    undirty(object);
+}
+
+/* --- rounds ------------------------------------------------------------------------------ */
+
+static void round_start(struct bf *bf, struct volume *volume);
+
+static void reply_all(struct bf *bf, struct queue *queue, int error)
+{
+    struct xreq *req;
+
+    while ((req = queue_pop(bf->peer, queue)))
+        peer_reply(bf->peer, req, error);
+}
+
+/* An error is about what those who came meanwhile ask for too. */
+static void round_end(struct bf *bf, struct volume *volume)
+{
+    uint32_t failures = load_acquire(&bf->failures);
+    int error = volume->round_error;
+
+    if (error == 0 && volume->failures_seen != failures)
+        error = -EIO;
+    volume->failures_seen = failures;
+    volume->running = false;
+    reply_all(bf, &volume->serving, error);
+    if (error) {
+        volume->lost = true;
+        reply_all(bf, &volume->waiting, error);
+    }
+    if (!queue_empty(&volume->waiting))
+        round_start(bf, volume);
+}
+
+static void round_left(struct bf *bf, struct volume *volume, int result)
+{
+    if (result < 0)
+        volume->round_error = result;
+    assert(volume->left > 0);
+    if (--volume->left == 0)
+        round_end(bf, volume);
+}
+
+/* --- by one syncfs() that all who wait share ---------------------------------------------- */
+
+static void syncfs_start(struct bf *bf);
+
+static int syncfs_run(struct bf *bf, struct work *work)
+{
+    (void)work;
+    return bf_syncfs(bf);
+}
+
+static void syncfs_done(struct bf *bf, struct work *work, int result)
+{
+    struct volume *volume = bf->syncfs_serving, *next;
+
+    (void)work;
+    if (result == 0)
+        store_release(&bf->unknown, false);
+    for (; volume; volume = next) {
+        next = volume->syncfs_next;
+        round_left(bf, volume, result);
+    }
+    bf->syncfs_running = false;
+    syncfs_start(bf);
+}
+
+static void syncfs_start(struct bf *bf)
+{
+    if (bf->syncfs_running || !bf->syncfs_waiting)
+        return;
+    bf->syncfs_running = true;
+    bf->syncfs_serving = bf->syncfs_waiting;
+    bf->syncfs_waiting = NULL;
+    bf->syncfs = (struct work){ .run = syncfs_run, .done = syncfs_done };
+    bf_pool_add(bf, &bf->syncfs, POOL_SLOW);
+}
+
+static void sync_by_syncfs(struct bf *bf, struct volume *volume)
+{
+    while (volume->dirty)
+        undirty(volume->dirty);
+    volume->lost = false;
+    volume->left++;
+    volume->syncfs_next = bf->syncfs_waiting;
+    bf->syncfs_waiting = volume;
+    syncfs_start(bf);
+}
+
+/* --- object by object ----------------------------------------------------------------------- */
+
+static void sync_op_done(struct bf *bf, struct work *work, int result)
+{
+    struct sync_op *op = (struct sync_op *)work;
+    struct volume *volume = op->volume;
+
+    if (op->folder && result == 0)
+        op->object->is_new = false;
+    bf_object_put(bf, op->object);
+    op->next = bf->free_ops;
+    bf->free_ops = op;
+    bf->free_op_count++;
+    round_left(bf, volume, result);
+}
+
+static void sync_op(struct bf *bf, struct volume *volume, struct object *object, int fd, bool folder)
+{
+    struct sync_op *op = bf->free_ops;
+
+    bf->free_ops = op->next;
+    bf->free_op_count--;
+    *op = (struct sync_op){ .work.done = sync_op_done, .volume = volume, .object = object,
+                            .folder = folder };
+    volume->left++;
+    bf_object_hold(object);
+    bf_ring_fsync(bf, &op->work, fd, !folder);
+}
+
+/* Descriptor of the folder an open object lies in. */
+static int folder_of(struct bf *bf, const struct object *object)
+{
+    char path[BF_PATH];
+    const char *name;
+    uint32_t folder;
+    int fd = bf_locate(bf, &object->name, false, path, &name, &folder);
+
+    assert(fd >= 0);                /* open since the object was */
+    return fd;
+}
+
+static void sync_objects(struct bf *bf, struct volume *volume)
+{
+    while (volume->dirty) {
+        struct object *object = volume->dirty;
+
+        undirty(object);
+        sync_op(bf, volume, object, object->fd, false);
+        if (object->is_new)
+            sync_op(bf, volume, object, folder_of(bf, object), true);
+    }
+}
+
+static void round_start(struct bf *bf, struct volume *volume)
+{
+    volume->running = true;
+    volume->serving = volume->waiting;
+    volume->waiting = (struct queue){ 0, 0 };
+    volume->round_error = volume->error;
+    volume->error = 0;
+    volume->left = 1;
+    if (volume == &bf->rest || bf->unknown || volume->lost || volume->dirty_count > BF_FEW
+        || bf->free_op_count < 2 * BF_FEW)
+        sync_by_syncfs(bf, volume);
+    else
+        sync_objects(bf, volume);
+    round_left(bf, volume, 0);
+}
+
+void bf_sync_request(struct bf *bf, struct xreq *req)
+{
+    struct volume *volume;
+
+    if (!bf->sync) {
+        peer_reply(bf->peer, req, 0);
+        return;
+    }
+    volume = volume_by_id(bf, req->object.volume);
+    queue_push(bf->peer, &volume->waiting, req);
+    if (!volume->running)
+        round_start(bf, volume);
+}
+
+/* --- FUA ------------------------------------------------------------------------------------ */
+
+/* The volume's next SYNC must hear of a failure too: fsync tells it only once. */
+static void fua_finish(struct bf *bf, struct xreq *req, int result)
+{
+    struct object *object = held(req)->object;
+
+    if (result < 0)
+        bf_volume(bf, &object->name)->error = result;
+    bf_object_put(bf, object);
+    peer_reply(bf->peer, req, result);
+}
+
+static void fua_folder_done(struct bf *bf, struct work *work, int result)
+{
+    if (result == 0)
+        held(work_request(work))->object->is_new = false;
+    fua_finish(bf, work_request(work), result);
+}
+
+static void fua_done(struct bf *bf, struct work *work, int result)
+{
+    struct object *object = held(work_request(work))->object;
+
+    if (result < 0 || !object->is_new) {
+        fua_finish(bf, work_request(work), result);
+        return;
+    }
+    work->done = fua_folder_done;
+    bf_ring_fsync(bf, work, folder_of(bf, object), false);
+}
+
+void bf_sync_one(struct bf *bf, struct xreq *req, struct object *object)
+{
+    if (!bf->sync) {
+        fua_finish(bf, req, 0);
+        return;
+    }
+    held(req)->work.done = fua_done;
+    bf_ring_fsync(bf, &held(req)->work, object->fd, true);
+}
+
+/* --- start and stop ------------------------------------------------------------------------- */
+
+void bf_sync_start(struct bf *bf)
+{
+    bf->unknown = true;
+    bf->free_op_count = BF_SYNC_OPS;
+    for (uint32_t i = 0; i < BF_SYNC_OPS; i++) {
+        bf->sync_ops[i].next = bf->free_ops;
+        bf->free_ops = &bf->sync_ops[i];
+    }
+}
+
+void bf_sync_stop(struct bf *bf)
+{
+    for (uint32_t i = 0; i < BF_VOLUME_BUCKETS; i++)
+        while (bf->volumes[i]) {
+            struct volume *volume = bf->volumes[i];
+            bf->volumes[i] = volume->next;
+            free(volume);
+        }
+}
