@@ -1,0 +1,463 @@
+# SPDX-License-Identifier: Apache-2.0
+"""mapper: owns what volumes are made of: names, headers, maps, journals, locks.
+
+Targets: `blockerm` stores its objects (see mapper_header.py for headers and names, native/map.h for
+pages and journal records); `blockerb` is asked for sizes of data objects and removes those that only a
+removed volume had; `vlmc` is told of snapshots, closing and resizing of volumes it has open.
+
+Options: `cache` is how many bytes of map pages and closed journals are kept in memory.
+
+Endpoints send OPEN, CLOSE and NAMES; vlmc sends MAP_LOAD and MAP_COMMIT; tools send CONTROL, whose data
+is a msgpack map {"verb": ..., arguments}. The answer is a msgpack map; a failure is {"error": sentence}.
+The verbs are in mapper_verbs.py.
+
+A volume that is open has a place in the segment (struct xvolume), the lock of its id on the map store
+(not so a snapshot), an epoch that nobody used before, and an open journal. It stays open until the last
+port that opened it has closed it or died, unless `vlmc open` keeps it. Its state is rebuilt from the
+segment and the store when the mapper is restarted; nothing is asked of its users.
+
+Its parts: mapper_header.py (formats), mapper_store.py (object I/O), mapper_journal.py, mapper_tree.py
+(pages), mapper_volume.py (an open volume), mapper_names.py, mapper_walk.py (check, du), mapper_verbs.py.
+"""
+import asyncio
+import errno
+import os
+import socket
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgpack
+
+from peers.mapper_header import Ids, id_text
+from peers.mapper_names import Names, missing
+from peers.mapper_store import CACHE_BYTES, HEADER, MapStore, gather_bounded
+from peers.mapper_tree import load_range
+from peers.mapper_verbs import VERBS
+from peers.mapper_volume import Volume, read_header
+from xseg._native import lib
+from xseg.errors import Damaged, NotFound
+from xseg.errors import error as fail
+from xseg.peer import Option, Peer
+from xseg.request import Request
+from xseg.segment import text
+
+SWEEP_S = 1.0                       # between two looks at who still lives
+GRACE_S = 30.0                      # that a dead endpoint has to come back before its volumes are closed
+LOAD_TRIES = 4                      # of a MAP_LOAD that a checkpoint overtakes
+LOOKUP_TRIES = 4                    # of a name that is renamed meanwhile
+NAME_LISTS_MAX = 64                 # unfinished NAMES whose rest is remembered
+LIST_ROOM_MIN = 4096
+
+
+class Mapper(Peer):
+    """The mapper of a node. One for a store on a node."""
+
+    type = "mapper"
+    targets = ("blockerm", "blockerb", "vlmc")
+    options = {"cache": Option(CACHE_BYTES, "size", "map pages and journals kept in memory",
+                               minimum=1 << 20, maximum=16 << 30)}
+
+    async def start(self) -> None:
+        """Takes over the volumes that are open in the segment."""
+        async def blockerm(op: int, **fields: Any) -> Any:
+            return await self.call("blockerm", op, **fields)
+
+        async def blockerb(op: int, **fields: Any) -> Any:
+            return await self.call("blockerb", op, **fields)
+
+        self.store = MapStore(blockerm, blockerb, self.options["cache"])
+        self.names = Names(self.store)
+        self.ids = Ids()
+        self.volumes: dict[int, Volume] = {}        # by id
+        self.handles: dict[int, Volume] = {}        # open ones, by handle
+        self.token = self.segment.c.header.created_ns | 1
+        self.missed: dict[tuple[int, int], float] = {}  # (port, incarnation) -> when it was found dead
+        self.name_lists: OrderedDict[int, bytes] = OrderedDict()
+        self.incarnations = self.blocker_lives()
+        self.recovered = asyncio.Event()
+        self.port.serve(self.handle)                # what waits in the inbox waits for `recovered`
+        await self.take_over()
+        self.recovered.set()
+        self.sweeper = asyncio.create_task(self.sweep_forever())
+
+    async def stop(self) -> None:
+        """Volumes stay open in the segment; background work is given up, as it can be done again."""
+        self.sweeper.cancel()
+        for volume in self.volumes.values():
+            if volume.checkpointing is not None:
+                volume.checkpointing.cancel()
+
+    async def handle(self, request: Request) -> None:
+        """Serves a request once the open volumes have been taken over."""
+        await self.recovered.wait()
+        await super().handle(request)
+
+    # --- volumes in hand
+
+    @asynccontextmanager
+    async def using(self, volume_id: int) -> AsyncIterator[Volume]:
+        """The volume of that id, with its control lock held."""
+        volume = self.volumes.get(volume_id)
+        if volume is None:
+            volume = self.volumes[volume_id] = Volume(self.store, volume_id)
+        volume.users += 1
+        try:
+            async with volume.control:
+                yield volume
+        finally:
+            volume.users -= 1
+            if not volume.users and not volume.handle and not volume.held_by_hand:
+                self.volumes.pop(volume_id, None)
+
+    @asynccontextmanager
+    async def by_name(self, name: str) -> AsyncIterator[Volume]:
+        """The volume of that name, with its control lock held and its header known. ENOENT, EBADMSG."""
+        for _ in range(LOOKUP_TRIES):
+            header = await self.names.lookup(name)
+            async with self.using(header.id) as volume:
+                if not volume.handle:
+                    try:
+                        await volume.read_header()
+                    except NotFound:
+                        raise missing(name) from None
+                if volume.header.name == name and volume.header.kind != "removed":
+                    yield volume
+                    return
+        raise missing(name)
+
+    @asynccontextmanager
+    async def locked(self, volume: Volume) -> AsyncIterator[None]:
+        """The volume's lock on the store is ours meanwhile. EBUSY. Snapshots have none."""
+        taken = not volume.header.readonly and await self.take_lock(volume)
+        try:
+            yield
+        finally:
+            if taken:
+                await self.drop_lock(volume)
+
+    async def take_lock(self, volume: Volume) -> bool:
+        """Takes the volume's lock. False: it was ours already. EBUSY, naming the owner."""
+        if volume.lock_number:
+            return False
+        owner = f"host {socket.gethostname()}, pid {os.getpid()}, home {self.home}, " \
+                f"since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+        number, other = await self.store.acquire(volume.id, self.token, owner)
+        if not number:
+            raise fail(errno.EBUSY, f"volume '{volume.header.name}' is locked by another: {other}")
+        volume.lock_number = number
+        return True
+
+    async def drop_lock(self, volume: Volume) -> None:
+        """Gives the lock back, unless an operator holds it by hand."""
+        if not volume.held_by_hand and volume.lock_number:
+            volume.lock_number = 0
+            try:
+                await self.store.release(volume.id, self.token)
+            except NotFound:
+                self.log.warning("the lock of volume %s was gone already", id_text(volume.id))
+
+    async def vlmc(self, op: int, volume: Volume, **fields: Any) -> Any:
+        """An operation of vlmc on an open volume."""
+        return await self.call("vlmc", op, volume=volume.handle, **fields)
+
+    # --- opening and closing
+
+    def free_place(self) -> int:
+        """A handle that nobody uses. ENFILE."""
+        volumes = self.segment.c.volumes
+        for place in range(lib.XSEG_VOLUMES):
+            if volumes[place].state == lib.XVOL_FREE:
+                return place + 1
+        raise fail(errno.ENFILE, f"{lib.XSEG_VOLUMES} volumes are open already")
+
+    async def open_here(self, volume: Volume) -> None:
+        """Opens a volume whose control lock is held; nothing if it is open. EBUSY, EBADMSG, ENFILE."""
+        if volume.handle:
+            return
+        taken = not volume.header.readonly and await self.take_lock(volume)
+        try:
+            await volume.load()
+            if not volume.header.readonly:
+                volume.start_life()
+                await volume.write_header()
+            handle = self.free_place()
+        except BaseException:
+            volume.current = None
+            if taken:
+                await self.drop_lock(volume)
+            raise
+        self.handles[handle] = volume
+        volume.publish(self.segment.c.volumes + (handle - 1), handle)
+        volume.checkpoint_soon()
+
+    async def close_here(self, volume: Volume) -> None:
+        """Closes an open volume whose control lock is held. What vlmc or the store says; it is open then."""
+        await self.vlmc(lib.XOP_VOL_CLOSE, volume)
+        lib.export_volume_state(volume.shared, lib.XVOL_CLOSING)
+        await volume.settle()
+        self.handles.pop(volume.handle)
+        volume.unpublish()
+        await self.drop_lock(volume)
+
+    async def close_if_unused(self, volume: Volume) -> None:
+        """Closes the volume if no port has it open and no operator keeps it so. Control lock held."""
+        if volume.handle and not volume.opens() and not volume.shared.administrative:
+            await self.close_here(volume)
+
+    def openers(self, volume: Volume) -> str:
+        """Who has it open, for people."""
+        counts: dict[str, int] = {}
+        for (port, _incarnation), times in volume.holders.items():
+            role = text(self.segment.c.ports[port].role) or f"port {port}"
+            counts[role] = counts.get(role, 0) + times
+        who = [f"{role} ({times} times)" if times > 1 else role for role, times in counts.items()]
+        if volume.handle and volume.shared.administrative:
+            who.append("`vlmc open`")
+        return ", ".join(who)
+
+    async def open(self, request: Request) -> None:
+        """OPEN: data = name. Reply: done = handle."""
+        try:
+            name = request.payload.decode()
+        except UnicodeDecodeError:
+            raise fail(errno.ENOENT, "no volume has a name that is not UTF-8") from None
+        async with self.by_name(name) as volume:
+            await self.open_here(volume)
+            holder = request.c.src, request.c.incarnation
+            volume.holders[holder] = volume.holders.get(holder, 0) + 1
+            volume.share_opens(request.c.src)
+            request.reply(done=volume.handle)
+
+    async def close(self, request: Request) -> None:
+        """CLOSE: volume = handle. ESTALE: this port has not opened it, or has closed it."""
+        volume = self.handle_of(request)
+        async with self.using(volume.id):
+            holder = request.c.src, request.c.incarnation
+            if volume.handle != request.c.volume or not volume.holders.get(holder):
+                raise fail(errno.ESTALE, "this port does not have it open")
+            self.forget_opens(volume, holder, 1)
+            await self.close_if_unused(volume)
+
+    def forget_opens(self, volume: Volume, holder: tuple[int, int], times: int) -> None:
+        """Takes away from what a port holds."""
+        left = volume.holders.get(holder, 0) - times
+        if left > 0:
+            volume.holders[holder] = left
+        else:
+            volume.holders.pop(holder, None)
+        volume.share_opens(holder[0])
+
+    def handle_of(self, request: Request) -> Volume:
+        """The open volume that a request means. ESTALE."""
+        volume = self.handles.get(request.c.volume)
+        if volume is None:
+            raise fail(errno.ESTALE, f"no volume is open under handle {request.c.volume}")
+        return volume
+
+    # --- map
+
+    async def map_load(self, request: Request) -> None:
+        """MAP_LOAD, see native/map.h."""
+        volume = self.handle_of(request)
+        first, count, room = request.c.offset, request.c.size, len(request.data)
+        last = first + count - 1
+        if not 0 < count <= lib.XMAP_LEAF or first // lib.XMAP_LEAF != last // lib.XMAP_LEAF:
+            raise fail(errno.EINVAL, f"blocks {first}..{last} are not of one leaf")
+        if volume.broken:
+            raise volume.broken
+        out = self.segment.c.base + request.c.data
+        length, following = await self.load_latest(volume, first, count, out, room)
+        request.c.flags = lib.XREQ_MORE if following <= last else 0
+        request.reply(done=length, arg=following)
+
+    async def load_latest(self, volume: Volume, first: int, count: int, out: Any, room: int) -> tuple[int, int]:
+        """load_range() of the present view. A view whose pages a checkpoint has just replaced is let go."""
+        for _ in range(LOAD_TRIES):
+            view = volume.view()
+            try:
+                return await load_range(self.store, view, first, count, out, room)
+            except NotFound:
+                if volume.view().root == view.root:
+                    raise fail(errno.EBADMSG, f"volume '{view.name}': a page of its map is missing") from None
+        raise fail(errno.EAGAIN, f"volume '{view.name}': the map changes too fast to be read")
+
+    async def map_commit(self, request: Request) -> None:
+        """MAP_COMMIT, see native/map.h."""
+        volume = self.handle_of(request)
+        await self.keep_locks()
+        record = request.data[:request.c.size]
+        if len(record) != request.c.size or len(record) < lib.RECORD_HEADER:
+            raise fail(errno.EINVAL, "the record is cut short")
+        request.reply(done=await volume.append(record))
+
+    # --- names
+
+    async def list_names(self, request: Request) -> None:
+        """NAMES: arg = cursor. Reply: names, each ended by NUL; arg = next cursor."""
+        room, cursor = len(request.data), request.c.arg
+        if room < LIST_ROOM_MIN:
+            raise fail(errno.EINVAL, f"{room} bytes are too few for names: {LIST_ROOM_MIN} at least")
+        if cursor >> 63:
+            rest = self.name_lists.pop(cursor, None)
+            if rest is None:
+                raise fail(errno.ESTALE, "the list of names has been forgotten: begin again")
+            following = int.from_bytes(rest[:8], "little")
+            data = rest[8:]
+        else:
+            found, following = await self.store.list(HEADER, cursor)
+            headers = await gather_bounded(self.header_or_none, [name.volume for name in found])
+            data = b"".join(header.name.encode() + b"\0" for header in headers
+                            if header and header.kind != "removed")
+        if len(data) > room:
+            end = data.rindex(b"\0", 0, room) + 1
+            following = self.remember_names(following, data[end:])
+            data = data[:end]
+        request.reply(data=data, arg=following)
+
+    def remember_names(self, following: int, rest: bytes) -> int:
+        """Keeps the rest of a list; the cursor that brings it."""
+        cursor = 1 << 63 | self.ids.next() >> 1
+        self.name_lists[cursor] = following.to_bytes(8, "little") + rest
+        while len(self.name_lists) > NAME_LISTS_MAX:
+            self.name_lists.popitem(last=False)
+        return cursor
+
+    async def header_or_none(self, volume_id: int) -> Any:
+        """A header, or None where it is damaged or just removed."""
+        volume = self.volumes.get(volume_id)
+        if volume is not None and volume.handle:
+            return volume.header
+        try:
+            return await read_header(self.store, volume_id)
+        except (Damaged, NotFound):
+            return None
+
+    # --- control
+
+    async def control(self, request: Request) -> None:
+        """CONTROL: a verb of mapper_verbs.py."""
+        verb = ""
+        try:
+            arguments = msgpack.unpackb(request.payload)
+            verb = arguments.pop("verb")
+            work = VERBS[verb]
+        except Exception:
+            self.refuse(request, errno.EOPNOTSUPP, f"the mapper has no verb '{verb}'; it has {', '.join(VERBS)}"
+                        if verb else "a control request must be a msgpack map with a verb")
+            return
+        try:
+            result = msgpack.packb(await work(self, arguments, len(request.data)))
+            if len(result) > len(request.data):
+                raise fail(errno.EMSGSIZE, f"the answer has {len(result)} bytes, more than the request has room for")
+            request.reply(data=result)
+        except (KeyError, TypeError) as failure:
+            self.log.exception("verb %s", verb)
+            self.refuse(request, errno.EINVAL, f"{verb}: an argument is missing or wrong ({failure})")
+        except OSError as failure:
+            sentence = str(failure)
+            if sentence == os.strerror(failure.errno or 0):
+                sentence = f"{verb} '{arguments.get('name', '')}': the store says: {sentence}"
+            self.refuse(request, failure.errno or errno.EIO, sentence)
+
+    def refuse(self, request: Request, code: int, sentence: str) -> None:
+        """Answers with an error and a sentence for people."""
+        request.reply(code, data=msgpack.packb({"error": sentence})[:len(request.data)])
+
+    # --- keeping up with the living
+
+    def blocker_lives(self) -> list[int]:
+        """Incarnations of all peers: a new one of a blocker may have lost the locks it held."""
+        ports = self.segment.c.ports
+        return [ports[number].incarnation for number in range(lib.XSEG_STATIC_PORTS)]
+
+    async def keep_locks(self) -> None:
+        """Takes the locks of open volumes again when a peer was restarted: they die with the blocker."""
+        lives = self.blocker_lives()
+        if lives == self.incarnations:
+            return
+        self.incarnations = lives
+        await gather_bounded(self.keep_lock, [v for v in self.handles.values() if v.lock_number])
+
+    async def keep_lock(self, volume: Volume) -> None:
+        """Takes one lock again. If another has had it meanwhile, the volume takes no more commits."""
+        number, other = await self.store.acquire(volume.id, self.token, f"host {socket.gethostname()}, "
+                                                 f"pid {os.getpid()}, home {self.home}")
+        if number == volume.lock_number:
+            return
+        if not number:
+            volume.broken = fail(errno.ESTALE, f"volume '{volume.header.name}' was taken over by: {other}")
+        elif (await read_header(self.store, volume.id)).generation != volume.header.generation:
+            volume.broken = fail(errno.ESTALE, f"volume '{volume.header.name}' was changed by another node")
+        volume.lock_number = number
+        volume.shared.lock_number = number
+        if volume.broken:
+            self.log.error("%s: it takes no more commits", volume.broken)
+
+    async def sweep_forever(self) -> None:
+        """Closes what nobody uses any more."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            try:
+                await self.keep_locks()
+                await self.sweep()
+            except OSError as failure:
+                self.log.warning("sweep: %s", failure)
+
+    async def sweep(self) -> None:
+        """Forgets opens of dead ports, and closes volumes that none has open."""
+        for volume in list(self.handles.values()):
+            for holder in [h for h in volume.holders if self.gone(h)]:
+                self.log.info("port %d, which had '%s' open, is gone", holder[0], volume.header.name)
+                self.forget_opens(volume, holder, volume.holders[holder])
+            if not volume.opens() and not volume.shared.administrative and not volume.users:
+                async with self.using(volume.id):
+                    await self.close_if_unused(volume)
+
+    def gone(self, holder: tuple[int, int]) -> bool:
+        """True if a port's incarnation is dead; an endpoint has GRACE_S to be restarted and reopened."""
+        port, incarnation = holder
+        if self.segment.c.ports[port].incarnation == incarnation and self.segment.alive(port):
+            self.missed.pop(holder, None)
+            return False
+        since = self.missed.setdefault(holder, time.monotonic())
+        return port >= lib.XSEG_STATIC_PORTS or time.monotonic() - since > GRACE_S
+
+    # --- after a restart
+
+    async def take_over(self) -> None:
+        """Rebuilds the state of what is open in the segment."""
+        frozen = []
+        for place in range(lib.XSEG_VOLUMES):
+            shared = self.segment.c.volumes + place
+            if shared.state == lib.XVOL_OPENING:
+                lib.export_volume_state(shared, lib.XVOL_FREE)
+            elif shared.state != lib.XVOL_FREE:
+                volume = await self.take_over_one(shared, place + 1)
+                if shared.frozen:
+                    frozen.append(volume)
+        self.thawing = [asyncio.create_task(self.vlmc(lib.XOP_VOL_THAW, volume)) for volume in frozen]
+
+    async def take_over_one(self, shared: Any, handle: int) -> Volume:
+        """Rebuilds the state of one volume. Damage on the store costs only this one."""
+        volume = Volume(self.store, shared.id)
+        volume.shared, volume.handle, volume.lock_number = shared, handle, shared.lock_number
+        self.volumes[volume.id] = self.handles[handle] = volume
+        ports = self.segment.c.ports
+        volume.holders = {(port, ports[port].incarnation): shared.opens[port]
+                          for port in range(lib.XSEG_PORTS) if shared.opens[port]}
+        try:
+            await volume.resume(shared)
+            if volume.lock_number:
+                await self.keep_lock(volume)
+        except OSError as failure:
+            self.log.error("volume '%s' cannot be taken over: %s", text(shared.name), failure)
+            volume.broken = fail(failure.errno or errno.EIO, str(failure))
+        if shared.state == lib.XVOL_CLOSING:
+            lib.export_volume_state(shared, lib.XVOL_OPEN)
+        return volume
+
+    ops = {lib.XOP_OPEN: open, lib.XOP_CLOSE: close, lib.XOP_NAMES: list_names, lib.XOP_CONTROL: control,
+           lib.XOP_MAP_LOAD: map_load, lib.XOP_MAP_COMMIT: map_commit}

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Headers and name pointers: what they look like on the store, and the rules for names, sizes and ids.
+
+A header (object kind HEADER, named by the volume's id) and a name pointer (kind NAME, named by the
+SHA-256 of the name) have one shape, little-endian, and are written by REPLACE only:
+
+    offset size
+         0    8  generation: grows by 1 with each replacement; this is what compare-and-swap compares
+         8    4  magic: "ARCH" a header, "ARCN" a name pointer
+        12    2  version, 1
+        14    2  reserved, 0
+        16    4  bytes of payload
+        20    4  reserved, 0
+        24    8  checksum: XXH3-64 of the whole with these 8 bytes zero
+        32    .  payload: a msgpack map
+
+Payload of a name pointer: id, name. A pointer counts only if the header of its id carries that name;
+any other is left over from a create or rename that was cut short, and may be taken over.
+
+Payload of a header:
+
+    key             what
+    id              64-bit id: milliseconds since 1970 << 22 | a random start that counts up; never reused
+    name            the volume's name
+    kind            "volume", "snapshot", or "removed": its space is being given back, the name is free
+    size            bytes
+    block_shift     block size is 1 << block_shift bytes
+    epoch           largest epoch known to be in use when the header was written
+    writable_since  own objects of this epoch or later may be written in place (see native/map.h)
+    parent          id of the snapshot it was cloned from (a snapshot: of its volume), or 0
+    root            [volume, epoch, number] of the root page, or nil: all zeros
+    level           level of the root page
+    journals        stretches to replay over the tree, oldest first: [volume, epoch, number, end];
+                    end = bytes, or nil for the last: up to its end, and on into the next journals
+    seq             number of the last record before the stretch with the open end
+    next_page       number of the next page to be written
+    next_journal    number of the next journal after those listed
+    created         milliseconds since 1970
+    token           of the request that made it: a repeated request recognises its own work
+    auto            true: a snapshot made only so that a live volume could be cloned
+"""
+import errno
+import os
+import re
+import struct
+import time
+from dataclasses import dataclass, field, fields
+from hashlib import sha256
+
+import msgpack
+import xxhash
+
+from xseg.errors import error as fail
+
+HEADER_MAGIC = b"ARCH"
+NAME_MAGIC = b"ARCN"
+VERSION = 1
+FRAME = struct.Struct("<Q4sHHIIQ")
+CHECKSUM_AT = 24
+FRAME_MAX = 65536
+NAME_MAX = 255
+SIZE_MAX = 1 << 60
+SECTOR = 512
+BLOCK_MIN_SHIFT, BLOCK_MAX_SHIFT, BLOCK_DEFAULT_SHIFT = 16, 24, 22
+JOURNALS_MAX = 64
+ENTRIES_PER_PAGE_SHIFT = 10
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+# --- frames -----------------------------------------------------------------------------------------
+
+def pack_frame(magic: bytes, generation: int, payload: bytes) -> bytes:
+    """The bytes of a header or name pointer object."""
+    head = FRAME.pack(generation, magic, VERSION, 0, len(payload), 0, 0)
+    checksum = xxhash.xxh3_64_intdigest(head + payload)
+    if len(payload) > FRAME_MAX - FRAME.size:
+        raise fail(errno.EMSGSIZE, f"a header of {len(payload)} bytes is too large")
+    return head[:CHECKSUM_AT] + checksum.to_bytes(8, "little") + payload
+
+
+def unpack_frame(magic: bytes, data: bytes) -> tuple[int, dict]:
+    """Generation and payload. ValueError, saying how, for what is damaged."""
+    if len(data) < FRAME.size:
+        raise ValueError("it is cut short")
+    generation, found, version, zero, length, zero2, checksum = FRAME.unpack_from(data)
+    if found != magic:
+        raise ValueError("its magic number is wrong")
+    if version != VERSION:
+        raise ValueError(f"its format has version {version}, this mapper reads version {VERSION}")
+    if zero or zero2 or FRAME.size + length > len(data):
+        raise ValueError("its frame is damaged")
+    body = bytes(data[FRAME.size:FRAME.size + length])
+    if xxhash.xxh3_64_intdigest(bytes(data[:CHECKSUM_AT]) + bytes(8) + body) != checksum:
+        raise ValueError("its checksum does not match")
+    try:
+        payload = msgpack.unpackb(body, strict_map_key=False)
+    except Exception as error:
+        raise ValueError(f"its payload is damaged ({error})") from None
+    if not isinstance(payload, dict):
+        raise ValueError("its payload is no map")
+    return generation, payload
+
+
+# --- headers ----------------------------------------------------------------------------------------
+
+@dataclass(slots=True)
+class Header:
+    """A volume's header, decoded. `generation` is that of the stored object."""
+
+    id: int
+    name: str
+    kind: str
+    size: int
+    block_shift: int
+    epoch: int = 1
+    writable_since: int = 1
+    parent: int = 0
+    root: list[int] | None = None
+    level: int = 0
+    journals: list[list] = field(default_factory=list)
+    seq: int = 0
+    next_page: int = 1
+    next_journal: int = 1
+    created: int = 0
+    token: int = 0
+    auto: bool = False
+    generation: int = 1
+
+    @property
+    def block_size(self) -> int:
+        """Bytes."""
+        return 1 << self.block_shift
+
+    @property
+    def blocks(self) -> int:
+        """Blocks, the last of which may be cut."""
+        return -(-self.size >> self.block_shift)
+
+    @property
+    def readonly(self) -> bool:
+        """True for what is never written again."""
+        return self.kind != "volume"
+
+    def pack(self) -> bytes:
+        """The object's bytes, with the present generation."""
+        return pack_frame(HEADER_MAGIC, self.generation,
+                          msgpack.packb({key: getattr(self, key) for key in STORED}))
+
+
+STORED = tuple(f.name for f in fields(Header) if f.name != "generation")
+INTEGERS = ("id", "size", "block_shift", "epoch", "writable_since", "parent", "level", "seq",
+            "next_page", "next_journal", "created", "token")
+
+
+def unpack_header(data: bytes, wanted: int) -> Header:
+    """The header of volume id `wanted`. ValueError, saying how, for what is damaged."""
+    generation, payload = unpack_frame(HEADER_MAGIC, data)
+    if set(payload) != set(STORED):
+        raise ValueError("its payload has other keys than it should")
+    for key in INTEGERS:
+        if not isinstance(payload[key], int) or not 0 <= payload[key] < 1 << 64:
+            raise ValueError(f"its {key} is no number")
+    if payload["id"] != wanted:
+        raise ValueError("it belongs to another volume")
+    if payload["kind"] not in ("volume", "snapshot", "removed") or not isinstance(payload["name"], str):
+        raise ValueError("its kind or name is damaged")
+    if not BLOCK_MIN_SHIFT <= payload["block_shift"] <= BLOCK_MAX_SHIFT or payload["size"] > SIZE_MAX:
+        raise ValueError("its size or block size is out of range")
+    if payload["level"] > 5 or not good_references(payload["root"], payload["journals"]):
+        raise ValueError("its root or journals are damaged")
+    return Header(generation=generation, **payload)
+
+
+def good_references(root: object, journals: object) -> bool:
+    """True if root and journals have the shape of the table above."""
+    def numbers(values: object, count: int) -> bool:
+        return isinstance(values, list) and len(values) == count and all(
+            isinstance(v, int) and 0 <= v < 1 << 64 for v in values)
+
+    if root is not None and not (numbers(root, 3) and root[1] < 1 << 32):
+        return False
+    if not isinstance(journals, list) or len(journals) > JOURNALS_MAX:
+        return False
+    for place, stretch in enumerate(journals):
+        if not isinstance(stretch, list) or len(stretch) != 4:
+            return False
+        last = place == len(journals) - 1
+        closed = stretch if stretch[3] is not None else [*stretch[:3], 0] if last else None
+        if not numbers(closed, 4):
+            return False
+    return True
+
+
+# --- name pointers ----------------------------------------------------------------------------------
+
+def name_digest(name: str) -> bytes:
+    """The name of the pointer object."""
+    return sha256(name.encode()).digest()
+
+
+def pack_name(name: str, volume: int, generation: int = 1) -> bytes:
+    """The bytes of a name pointer object."""
+    return pack_frame(NAME_MAGIC, generation, msgpack.packb({"id": volume, "name": name}))
+
+
+def unpack_name(data: bytes, wanted: str) -> tuple[int, int]:
+    """Generation and id. ValueError, saying how, for what is damaged."""
+    generation, payload = unpack_frame(NAME_MAGIC, data)
+    if payload.get("name") != wanted or not isinstance(payload.get("id"), int):
+        raise ValueError("it belongs to another name")
+    return generation, payload["id"]
+
+
+# --- what may be asked for --------------------------------------------------------------------------
+
+def check_name(name: object) -> str:
+    """The name, if a volume may have it. EINVAL."""
+    if not isinstance(name, str) or not name:
+        raise fail(errno.EINVAL, "a volume's name must not be empty")
+    if CONTROL.search(name):
+        raise fail(errno.EINVAL, f"name {name!r}: control characters and broken UTF-8 are not allowed")
+    if len(name.encode()) > NAME_MAX:
+        raise fail(errno.ENAMETOOLONG, f"name {name[:20]}...: {len(name.encode())} bytes are more than "
+                                       f"the {NAME_MAX} allowed")
+    if "/" in name:
+        raise fail(errno.EINVAL, f"name {name!r}: '/' is not allowed")
+    if name[0] in "-.":
+        raise fail(errno.EINVAL, f"name {name!r}: it must not begin with '{name[0]}'")
+    return name
+
+
+def check_size(size: object) -> int:
+    """The size in bytes, if a volume may have it. EINVAL, EFBIG."""
+    if not isinstance(size, int) or size <= 0:
+        raise fail(errno.EINVAL, f"size {size}: it must be greater than 0")
+    if size % SECTOR:
+        raise fail(errno.EINVAL, f"size {size}: it must be a multiple of {SECTOR} bytes")
+    if size > SIZE_MAX:
+        raise fail(errno.EFBIG, f"size {size}: the largest is {SIZE_MAX} bytes (1 EiB)")
+    return size
+
+
+def check_block_size(block_size: object) -> int:
+    """The shift of a block size in bytes. EINVAL."""
+    if not isinstance(block_size, int) or block_size & (block_size - 1) or not (
+            1 << BLOCK_MIN_SHIFT <= block_size <= 1 << BLOCK_MAX_SHIFT):
+        raise fail(errno.EINVAL, f"block size {block_size}: it must be a power of two from 64K to 16M")
+    return block_size.bit_length() - 1
+
+
+class Ids:
+    """Gives out ids: growing within a process, and different between processes of one millisecond."""
+
+    def __init__(self) -> None:
+        self.last = 0
+
+    def next(self) -> int:
+        """A fresh 64-bit id."""
+        fresh = time.time_ns() // 1_000_000 << 22 | int.from_bytes(os.urandom(3), "little") & 0x3FFFFF
+        self.last = max(self.last + 1, fresh)
+        return self.last
+
+
+def id_text(volume: int) -> str:
+    """How an id is shown to people."""
+    return f"{volume:016x}"
+
+
+def depth_for(blocks: int) -> int:
+    """Level that a root page must have to cover so many blocks."""
+    level = 0
+    while blocks > 1 << ENTRIES_PER_PAGE_SHIFT * (level + 1):
+        level += 1
+    return level

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The journal of a volume, as the mapper sees it: a row of stretches, each one object.
+
+A stretch is a journal object (volume, epoch, number). All its records carry its epoch: a record with
+the snapshot mark, which raises the epoch, is the last of its object. Records are numbered without gaps
+within one life of a volume (from its opening to its closing), across objects.
+
+The header lists the stretches. The last may have an open end: it is followed up to its last intact
+record, and from there into the object with the next number (of the epoch that the mark began, if there
+was one), until there is none. So a new object is begun without touching the header.
+
+Only the last record of a life can be torn by a power cut: each is durable before the next is sent. So
+what is not intact but has an intact later record behind it is damage, and is refused (EBADMSG).
+"""
+import errno
+import mmap
+from dataclasses import dataclass
+from typing import Any
+
+from peers.mapper_header import Header, id_text
+from peers.mapper_store import JOURNAL, MapStore, named
+from xseg._native import ffi, lib
+from xseg.errors import NotFound
+from xseg.errors import error as fail
+from xseg.request import Object
+
+JOURNAL_LIMIT = 4 << 20             # bytes of all stretches together that start a checkpoint
+JOURNAL_CAPACITY = JOURNAL_LIMIT + (1 << 20)    # of one object: the limit and one record more
+STRETCHES_LIMIT = 8                 # stretches a header lists before they are folded into pages
+CHAIN_MAX = 64                      # objects followed after an open end
+
+
+@dataclass(slots=True, eq=False)
+class Stretch:
+    """One journal object that is in memory. `data` may be longer than `end`, which is in bytes."""
+
+    volume: int
+    epoch: int
+    number: int
+    data: Any = b""
+    end: int = 0
+    first_seq: int = 0
+    last_seq: int = 0
+    marked: bool = False
+
+    @property
+    def name(self) -> Object:
+        """The object's name."""
+        return named(JOURNAL, self.volume, self.epoch, self.number)
+
+    def listed(self, is_open: bool = False) -> list:
+        """What the header says of it."""
+        return [self.volume, self.epoch, self.number, None if is_open else self.end]
+
+    def records(self) -> list[memoryview]:
+        """Its records, whole, in order."""
+        found, at, info = [], 0, ffi.new("struct record_info *")
+        view = memoryview(self.data)[:self.end]
+        while at < self.end:
+            if lib.record_check(ffi.from_buffer(view[at:]), self.end - at, info):
+                break
+            size = lib.RECORD_HEADER + info.length
+            found.append(view[at:at + size])
+            at += -(-size // lib.RECORD_ALIGN) * lib.RECORD_ALIGN
+        return found
+
+
+def fresh(volume: int, epoch: int, number: int) -> Stretch:
+    """A stretch to be appended to, with room for JOURNAL_CAPACITY bytes (committed when touched)."""
+    return Stretch(volume, epoch, number, mmap.mmap(-1, JOURNAL_CAPACITY))
+
+
+def describe(stretch: Stretch) -> str:
+    """For error sentences."""
+    return f"journal {stretch.number} (epoch {stretch.epoch}) of volume {id_text(stretch.volume)}"
+
+
+def damaged(name: str, stretch: Stretch, reason: str, at: int) -> OSError:
+    """EBADMSG that names volume and object."""
+    return fail(errno.EBADMSG, f"volume '{name}': {describe(stretch)} is damaged at byte {at}: {reason}")
+
+
+def scan(stretch: Stretch, length: int) -> Any:
+    """Follows the records in the first `length` bytes and notes what they say. A journal_scan."""
+    found = ffi.new("struct journal_scan *")
+    lib.journal_scan(ffi.from_buffer(stretch.data), length, stretch.volume, found)
+    if found.records:
+        stretch.first_seq, stretch.last_seq = found.first_seq, found.last_seq
+    stretch.marked = found.writable_since != 0
+    return found
+
+
+def lost_records(stretch: Stretch, start: int, length: int) -> bool:
+    """True if behind the place where a scan ended there is an intact record with a later number."""
+    info = ffi.new("struct record_info *")
+    base = ffi.from_buffer(stretch.data)
+    for at in range(start, length - lib.RECORD_HEADER, lib.RECORD_ALIGN):
+        if lib.record_check(base + at, length - at, info) == 0 and info.volume == stretch.volume \
+                and info.seq > stretch.last_seq:
+            return True
+    return False
+
+
+async def load_closed(store: MapStore, name: str, listed: list) -> Stretch:
+    """A stretch whose end is known, from the cache if it is there. EBADMSG."""
+    stretch = Stretch(*listed[:3])
+    stretch.end = listed[3]
+    if stretch.end > JOURNAL_CAPACITY:
+        raise damaged(name, stretch, "it is longer than any journal", 0)
+    cached = store.cache.get(stretch.name)
+    if cached is not None and cached.end == stretch.end:
+        return cached
+    try:
+        stretch.data = await store.read(stretch.name, stretch.end)
+    except NotFound:
+        raise damaged(name, stretch, "the object is missing", 0) from None
+    found = scan(stretch, stretch.end)
+    if found.end != stretch.end:
+        raise damaged(name, stretch, ffi.string(found.reason).decode(), found.end)
+    store.cache.put(stretch.name, stretch, stretch.end)
+    return stretch
+
+
+async def load_open(store: MapStore, header: Header, listed: list) -> list[Stretch]:
+    """The stretches that an open end leads to, closed where their records end. EBADMSG."""
+    found: list[Stretch] = []
+    volume, epoch, number = listed[:3]
+    seq = header.seq
+    for _ in range(CHAIN_MAX):
+        stretch = Stretch(volume, epoch, number)
+        try:
+            length, _space = await store.info(stretch.name)
+            length = min(length, JOURNAL_CAPACITY)
+            stretch.data = await store.read(stretch.name, length)
+        except NotFound:
+            break
+        result = scan(stretch, length)
+        stretch.end = result.end
+        if (result.records and result.first_seq != seq + 1) or lost_records(stretch, result.end, length):
+            reason = ffi.string(result.reason).decode() or "records before it are missing"
+            raise damaged(header.name, stretch, reason, result.end)
+        if not result.records:
+            break
+        seq = stretch.last_seq
+        found.append(stretch)
+        epoch, number = result.writable_since or epoch, number + 1
+    return found
+
+
+async def load_stretches(store: MapStore, header: Header) -> list[Stretch]:
+    """All stretches of a header, closed. Empty ones are left out. EBADMSG."""
+    found: list[Stretch] = []
+    for listed in header.journals:
+        if listed[3] is None:
+            found += await load_open(store, header, listed)
+        elif listed[3]:
+            found.append(await load_closed(store, header.name, listed))
+    return found
+
+
+def touched_leaves(stretches: tuple[Stretch, ...]) -> list[int]:
+    """Numbers of the leaves that the stretches change, ascending."""
+    leaves: set[int] = set()
+    for stretch in stretches:
+        room = stretch.end // 16 + 1
+        out = ffi.new("uint64_t[]", room)
+        count = lib.journal_leaves(ffi.from_buffer(stretch.data), stretch.end, out, room)
+        leaves.update(ffi.unpack(out, count))
+    return sorted(leaves)

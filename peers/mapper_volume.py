@@ -1,0 +1,370 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One volume in the mapper's hands: its header, its journal, its place in the segment.
+
+What may happen at the same time
+--------------------------------
+`control` is held by whatever opens, closes, snapshots, resizes, renames or removes the volume: one at
+a time. Loads and commits of vlmc do not take it, since a control operation may itself wait for vlmc,
+and vlmc for them. `appending` is held while a record is appended or a new journal object is begun;
+`writing_header` while the header is replaced; `folding` by the one checkpoint there can be. They are
+taken in the order control, folding, appending, writing_header.
+
+A checkpoint works on a View of closed stretches; records go on being appended to the next object
+meanwhile, and vlmc notices nothing. What the new tree has replaced is removed only if no snapshot can
+refer to it, by the state at that moment.
+"""
+import asyncio
+import errno
+import logging
+import time
+from dataclasses import replace
+from typing import Any
+
+from peers.mapper_header import Header, id_text, unpack_header
+from peers.mapper_journal import (
+    CHAIN_MAX,
+    JOURNAL_CAPACITY,
+    JOURNAL_LIMIT,
+    STRETCHES_LIMIT,
+    Stretch,
+    fresh,
+    load_stretches,
+)
+from peers.mapper_store import HEADER, MapStore, named
+from peers.mapper_tree import Rebuild, View, own, page_name, view_of
+from xseg._native import ffi, lib
+from xseg.errors import Exists, NotFound, Stale
+from xseg.errors import error as fail
+
+CLOSE_CHECKPOINT = 256 << 10        # journal bytes worth a checkpoint when a volume closes
+RECORD_SEQ = slice(24, 32)
+log = logging.getLogger("mapper")
+
+
+class Volume:
+    """A volume that is open, or that an operation is working on. Belongs to the event loop."""
+
+    def __init__(self, store: MapStore, volume: int) -> None:
+        self.store = store
+        self.id = volume
+        self.users = 0                      # operations that have it in hand
+        self.control = asyncio.Lock()
+        self.folding = asyncio.Lock()
+        self.appending = asyncio.Lock()
+        self.writing_header = asyncio.Lock()
+        self.header: Header | None = None   # as last read or written
+        self.stretches: list[Stretch] = []  # closed
+        self.current: Stretch | None = None  # appended to; only of one open for writing
+        self.epoch = 0                      # by the header and the committed records
+        self.writable_since = 0
+        self.seq = 0                        # last record appended
+        self.shared: Any = None             # its struct xvolume while it is open
+        self.handle = 0                     # its place there + 1
+        self.lock_number = 0
+        self.held_by_hand = False           # `vlmc lock`: the lock outlives opening and closing
+        self.holders: dict[tuple[int, int], int] = {}   # (port, incarnation) -> how many times open
+        self.marked: View | None = None     # what the last snapshot mark committed
+        self.broken: OSError | None = None  # why no commit can be taken any more
+        self.checkpointing: asyncio.Task | None = None
+
+    # --- header
+
+    async def read_header(self) -> Header:
+        """The header as it is on the store. NotFound; EBADMSG that names the volume."""
+        self.header = await read_header(self.store, self.id)
+        return self.header
+
+    async def write_header(self, folded: int = 0, current: Stretch | None = None, **changes: Any) -> None:
+        """Replaces the header, with what is known of the journal; its oldest `folded` stretches are
+        dropped, and `current` (if given) begins, with the header. Stale: somebody else changed it."""
+        async with self.writing_header:
+            assert self.header is not None
+            current = current or self.current
+            epoch = current.epoch if current else self.epoch
+            new = replace(self.header, generation=self.header.generation + 1, **changes)
+            new.epoch, new.writable_since = max(new.epoch, epoch), max(new.writable_since, self.writable_since)
+            new.journals = [stretch.listed() for stretch in self.stretches[folded:]]
+            if current is not None:
+                new.journals.append(current.listed(is_open=True))
+                new.seq = current.first_seq - 1
+                new.next_journal = current.number + 1
+            await replace_header(self.store, new, self.header.generation)
+            self.header, self.stretches = new, self.stretches[folded:]
+            if current is not self.current and current is not None:
+                self.current, self.epoch = current, current.epoch
+
+    async def rename(self, name: str) -> None:
+        """Replaces the header by one that differs in the name only. Stale."""
+        async with self.writing_header:
+            new = replace(self.header, generation=self.header.generation + 1, name=name)
+            await replace_header(self.store, new, self.header.generation)
+            self.header = new
+
+    async def load(self) -> None:
+        """Header and journal from the store, for one that is not open. EBADMSG, NotFound."""
+        header = await self.read_header()
+        self.adopt(header, await load_stretches(self.store, header))
+
+    def adopt(self, header: Header, stretches: list[Stretch]) -> None:
+        """Takes over what the store says, with all stretches closed."""
+        mine = [stretch for stretch in stretches if stretch.volume == self.id]
+        marks = [stretch.epoch + 1 for stretch in mine if stretch.marked]
+        self.header, self.stretches, self.current = header, stretches, None
+        self.epoch = max([header.epoch, *(stretch.epoch for stretch in mine), *marks])
+        self.writable_since = max([header.writable_since, *marks])
+        header.next_journal = max([header.next_journal, *(stretch.number + 1 for stretch in mine)])
+        self.seq = header.seq
+
+    # --- map
+
+    def view(self) -> View:
+        """The committed map at this instant."""
+        assert self.header is not None
+        stretches = list(self.stretches)
+        if self.current is not None and self.current.end:
+            now = self.current
+            stretches.append(Stretch(now.volume, now.epoch, now.number, now.data, now.end,
+                                     now.first_seq, now.last_seq))
+        return view_of(self.header, stretches)
+
+    def begin_stretch(self) -> None:
+        """Closes the current journal object and goes on in the next. Under `appending`."""
+        assert self.current is not None and self.header is not None
+        number = self.current.number
+        if self.current.end:
+            self.stretches.append(self.current)
+            number += 1
+        self.current = fresh(self.id, self.epoch, number)
+        self.current.first_seq = self.seq + 1
+
+    def start_life(self) -> None:
+        """The volume begins to take records: a new epoch, a new journal, numbers from 1."""
+        assert self.header is not None
+        self.epoch += 1
+        self.seq = 0
+        self.current = fresh(self.id, self.epoch, self.header.next_journal)
+        self.current.first_seq = 1
+
+    async def resume(self, shared: Any) -> None:
+        """Takes up the life of a volume that is open in the segment, after a restart. EBADMSG."""
+        await self.load()
+        shared.size = self.header.size
+        shared.name = self.header.name.encode()
+        if self.header.readonly:
+            return
+        listed = self.header.journals[-1]
+        if listed[3] is not None:
+            raise fail(errno.EBADMSG, f"volume '{self.header.name}' is open, but its header says it is closed")
+        life = [stretch for stretch in self.stretches if self.of_this_life(stretch, listed)]
+        self.seq = life[-1].last_seq if life else self.header.seq
+        if life and not life[-1].marked:
+            self.current = fresh(self.id, life[-1].epoch, life[-1].number)
+            self.current.data[:life[-1].end] = life[-1].data[:life[-1].end]
+            self.current.end, self.current.first_seq = life[-1].end, life[-1].first_seq
+            self.current.last_seq = self.seq
+            self.stretches.pop()
+        else:
+            after = (life[-1].epoch + 1, life[-1].number + 1) if life else (listed[1], listed[2])
+            self.current = fresh(self.id, *after)
+            self.current.first_seq = self.seq + 1
+        shared.commit_seq, shared.journal_offset = self.seq, self.current.end
+        shared.epoch = max(shared.epoch, self.epoch)
+
+    def of_this_life(self, stretch: Stretch, listed: list) -> bool:
+        """True if the stretch was found behind the header's open end, so that it may be appended to."""
+        return stretch.volume == self.id and stretch.epoch >= listed[1] and stretch.number >= listed[2]
+
+    async def append(self, record: memoryview) -> int:
+        """Appends a journal record and makes it durable. Returns the journal's offset after it.
+
+        One already appended is acknowledged and skipped. Stale: its number is not the next.
+        """
+        async with self.appending:
+            seq = int.from_bytes(record[RECORD_SEQ], "little")
+            if self.broken:
+                raise self.broken
+            if self.current is None:
+                raise fail(errno.EROFS, f"volume {id_text(self.id)} is not open for writing")
+            if seq <= self.seq:
+                return self.current.end
+            if seq != self.seq + 1 or len(record) % lib.RECORD_ALIGN:
+                raise fail(errno.ESTALE, f"record {seq} does not follow record {self.seq}")
+            if self.current.end + len(record) > JOURNAL_CAPACITY:
+                self.next_object()
+            await self.store.write(self.current.name, self.current.end, record, durable=True)
+            return self.appended(record, seq)
+
+    def next_object(self) -> None:
+        """Begins another journal object for want of room. ENOSPC: too many wait to be folded."""
+        if len(self.stretches) >= CHAIN_MAX - 1:
+            raise fail(errno.ENOSPC, f"volume '{self.header.name}': {len(self.stretches)} journals wait for a "
+                                     "checkpoint that fails; the log says why")
+        self.begin_stretch()
+
+    def appended(self, record: memoryview, seq: int) -> int:
+        """Notes a record that has become durable."""
+        current, size = self.current, len(record)
+        current.data[current.end:current.end + size] = record
+        current.end += size
+        current.last_seq = self.seq = seq
+        offset = current.end
+        if int.from_bytes(record[20:24], "little") & lib.RECORD_MARK:
+            self.epoch = self.writable_since = int.from_bytes(record[16:20], "little") + 1
+            current.marked = True
+            self.begin_stretch()
+            self.marked = self.view()
+        if self.shared is not None:
+            self.shared.commit_seq, self.shared.journal_offset = seq, self.current.end
+        self.checkpoint_soon()
+        return offset
+
+    # --- checkpoints
+
+    def checkpoint_due(self) -> bool:
+        """True if there is so much journal that it should be folded into pages."""
+        used = sum(stretch.end for stretch in self.stretches) + (self.current.end if self.current else 0)
+        return used > JOURNAL_LIMIT or len(self.stretches) > STRETCHES_LIMIT
+
+    def checkpoint_soon(self) -> None:
+        """Starts a checkpoint in the background if one is due and none is under way."""
+        if self.checkpoint_due() and (self.checkpointing is None or self.checkpointing.done()):
+            self.checkpointing = asyncio.create_task(self.checkpoint_quietly())
+
+    async def checkpoint_quietly(self) -> None:
+        """A checkpoint whose failure goes to the log: the journal holds everything, and the next append
+        tries again."""
+        try:
+            await self.checkpoint()
+        except OSError as failure:
+            log.error("checkpoint of volume '%s' failed: %s", self.header.name, failure)
+        except Exception:
+            log.exception("checkpoint of volume '%s' failed", self.header.name)
+
+    async def checkpoint(self) -> None:
+        """Folds the journal into new pages and removes what they replace. EBADMSG, what the store says."""
+        folded = await self.fold()
+        if folded:
+            await self.drop_folded(*folded)
+
+    async def fold(self, cut_to: int | None = None) -> tuple[Rebuild, View] | None:
+        """A checkpoint that removes nothing yet: the new tree and the view it was made from.
+
+        With cut_to (bytes), for a volume that is frozen: it gets that size and a new epoch, too, and
+        loses what lies beyond. None: there was nothing to fold.
+        """
+        async with self.folding:
+            async with self.appending:
+                if self.current is not None and self.current.end:
+                    self.begin_stretch()
+                view = view_of(self.header, self.stretches)
+            if cut_to is None and not view.stretches:
+                return None
+            target = view if cut_to is None else replace(view, blocks=-(-cut_to >> view.block_shift))
+            tree = Rebuild(self.store, target, self.id, self.epoch, self.header.next_page, cut_to is not None)
+            await tree.run()
+            if tree.written:
+                await self.store.sync(self.id)
+            await self.switch_to(tree, len(view.stretches), cut_to)
+            return tree, view
+
+    async def switch_to(self, tree: Rebuild, folded: int, cut_to: int | None) -> None:
+        """Makes the header name the new tree: the commit point of a checkpoint."""
+        async with self.appending:
+            changes: dict[str, Any] = {}
+            if cut_to is not None:
+                changes["size"] = cut_to
+                if self.current is not None:
+                    assert self.current.end == 0
+                    changes["current"] = fresh(self.id, self.epoch + 1, self.current.number)
+                    changes["current"].first_seq = self.seq + 1
+            await self.write_header(folded, root=list(tree.root) if tree.root else None, level=tree.level,
+                                    next_page=tree.next_page, **changes)
+
+    async def drop_folded(self, tree: Rebuild, view: View) -> None:
+        """Removes pages and journals that the new tree replaced and no snapshot can refer to."""
+        names = [page_name(ref) for ref in tree.replaced if own(ref, self.id, self.writable_since)]
+        names += [stretch.name for stretch in view.stretches
+                  if own((stretch.volume, stretch.epoch, 0), self.id, self.writable_since)]
+        await self.store.delete_all(names)
+
+    async def settle(self) -> None:
+        """When a volume closes: folds the journal if that is worth it, and closes its end in the header."""
+        while self.checkpointing is not None and not self.checkpointing.done():
+            await asyncio.wait([self.checkpointing])
+        if self.current is None:
+            return
+        async with self.appending:
+            written = self.seq > 0
+            self.begin_stretch()
+            self.current = None
+        if sum(stretch.end for stretch in self.stretches) > CLOSE_CHECKPOINT or len(self.stretches) > STRETCHES_LIMIT:
+            await self.checkpoint_quietly()
+        if written and any(listed[3] is None for listed in self.header.journals):
+            number = max([0, *(s.number + 1 for s in self.stretches if s.volume == self.id)])
+            await self.write_header(seq=0, next_journal=max(self.header.next_journal, number))
+
+    # --- the segment
+
+    def opens(self) -> int:
+        """How many times ports have it open."""
+        return sum(self.holders.values())
+
+    def publish(self, shared: Any, handle: int) -> None:
+        """Fills in a free struct xvolume; open to all when this returns."""
+        header = self.header
+        lib.export_volume_state(shared, lib.XVOL_OPENING)
+        generation = shared.generation + 1
+        after_state = ffi.sizeof("struct xvolume") - 4
+        ffi.memmove(ffi.cast("char *", shared) + 4, bytes(after_state), after_state)
+        shared.generation, shared.id, shared.size = generation, header.id, header.size
+        shared.block_shift, shared.readonly = header.block_shift, int(header.readonly)
+        shared.opened_ns, shared.lock_number, shared.parent = time.time_ns(), self.lock_number, header.parent
+        shared.name = header.name.encode()
+        shared.epoch, shared.writable_since = self.epoch, self.writable_since
+        shared.commit_seq = self.seq
+        shared.journal_offset = self.current.end if self.current else 0
+        self.shared, self.handle = shared, handle
+        lib.export_volume_state(shared, lib.XVOL_OPEN)
+
+    def unpublish(self) -> None:
+        """Gives the place in the segment back."""
+        lib.export_volume_state(self.shared, lib.XVOL_FREE)
+        self.shared, self.handle = None, 0
+        self.holders.clear()
+
+    def share_opens(self, port: int) -> None:
+        """Writes how many times a port has it open to where everyone can see it."""
+        self.shared.opens[port] = min(65535, sum(n for (p, _), n in self.holders.items() if p == port))
+
+
+async def read_header(store: MapStore, volume: int) -> Header:
+    """A header. NotFound; EBADMSG that names the object, and the volume if its name can still be read."""
+    data = await store.read_frame(named(HEADER, volume))
+    try:
+        return unpack_header(data, volume)
+    except ValueError as damage:
+        raise fail(errno.EBADMSG, f"the header of volume {id_text(volume)} is damaged: {damage}") from None
+
+
+async def replace_header(store: MapStore, header: Header, generation: int) -> None:
+    """Replaces a header of that generation. One that is there already, by a repeated request, is fine."""
+    data = header.pack()
+    try:
+        await store.replace(named(HEADER, header.id), data, generation)
+    except Stale:
+        if (await store.read_frame(named(HEADER, header.id)))[:len(data)] != data:
+            raise fail(errno.ESTALE, f"volume '{header.name}' was changed by somebody else meanwhile: "
+                                     "try again") from None
+
+
+async def create_frame(store: MapStore, name: Any, data: bytes) -> bytes | None:
+    """Makes a header or name pointer. What is there already, if it is not just that; else None."""
+    try:
+        await store.create(name, data)
+    except Exists:
+        try:
+            found = await store.read_frame(name)
+        except NotFound:
+            raise fail(errno.EAGAIN, "a name was freed just now: try again") from None
+        return None if found[:len(data)] == data else found
+    return None
