@@ -275,10 +275,10 @@ struct xreq *port_receive(struct port *port)
 {
     struct xreq *req;
 
-    if (port->recovering && !port_recover(port))
-        return NULL;
+    if (port->recovering)
+        port_recover(port);
     for (uint32_t n = 0; n < port->shared->count + 1; n++) {
-        if (port->chain == 0 && (port->chain = drain(port)) == 0)
+        if (port->chain == 0 && (port->recovering || (port->chain = drain(port)) == 0))
             return NULL;
         req = &port->seg->reqs[port->chain - 1];
         port->chain = load_relaxed(&req->next);
@@ -310,21 +310,30 @@ bool port_pending(struct port *port)
 
 /* --- recovery ------------------------------------------------------------------- */
 
-/* Lets orphans come home. Requests for this port stay held, on no list. */
+/* Lets orphans come home. Requests for this port stay held, on no list; answers to this
+ * incarnation's own requests are kept, to be given out at once. */
 static void collect_orphans(struct port *port)
 {
-    uint32_t at = drain(port);
+    uint32_t at = drain(port), *tail = &port->chain;
 
+    while (*tail)
+        tail = &port->seg->reqs[*tail - 1].next;
     while (at) {
         struct xreq *req = &port->seg->reqs[at - 1];
+        uint32_t link = at;
+
         at = load_relaxed(&req->next);
         if (!xreq_is_reply(port, req))
             continue;
         if (req->orphan) {
             port->orphans--;
             count(&port->shared->dropped, 1);
+            xreq_put(port, req);
+        } else {
+            store_relaxed(&req->next, 0u);
+            *tail = link;
+            tail = &req->next;
         }
-        xreq_put(port, req);
     }
 }
 
