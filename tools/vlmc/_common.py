@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the verbs of `vlmc` share: asking the mapper, sizes, tokens, URIs, --json."""
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from xseg.client import Client
+
+LONG_S = 3600.0                 # for what may be long: thousands of clones, removal of a large volume
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """The option --json."""
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def add_size(parser: argparse.ArgumentParser, name: str, **more: Any) -> None:
+    """An option or argument that is a size in bytes, with K, M, G, T or P for powers of 1024."""
+    parser.add_argument(name, type=size, metavar="SIZE", **more)
+
+
+def size(word: str) -> int:
+    """Bytes; what is no size is wrong usage."""
+    from xseg.peer import parse_size
+    try:
+        return parse_size(word)
+    except OSError as failure:
+        raise argparse.ArgumentTypeError(str(failure)) from None
+
+
+def control(args: argparse.Namespace, verb: str, **arguments: Any) -> dict[str, Any]:
+    """An operation of the mapper of the instance meant."""
+    with Client(args.home, "vlmc") as client:
+        return client.control(verb, timeout=LONG_S, **arguments)
+
+
+def portions(args: argparse.Namespace, verb: str, **arguments: Any) -> Iterator[dict[str, Any]]:
+    """The answers of an operation that gives its result in portions, each with a cursor."""
+    cursor = 0
+    with Client(args.home, "vlmc") as client:
+        while True:
+            answer = client.control(verb, timeout=LONG_S, cursor=cursor, **arguments)
+            cursor = answer.pop("cursor")
+            yield answer
+            if cursor == 0:
+                return
+
+
+def token() -> int:
+    """By which the mapper recognises a request it gets a second time."""
+    return int.from_bytes(os.urandom(8), "little") >> 1 | 1
+
+
+def nbd_uri(home: str, name: str) -> str:
+    """Where NBD clients find a volume or snapshot, open or not."""
+    import tomllib
+    from urllib.parse import quote
+
+    from xseg.peer import below_home
+    try:
+        with open(os.path.join(home, "archipelago.toml"), "rb") as file:
+            settings = tomllib.load(file).get("peers", {}).get("nbd", {})
+    except FileNotFoundError:
+        settings = {}
+    socket = below_home(settings.get("socket", "run/nbd.sock"), home)
+    return f"nbd+unix:///{quote(name, safe='')}?socket={quote(socket)}"
+
+
+def when(milliseconds: int) -> str:
+    """A moment in local time."""
+    import time
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(milliseconds / 1000))

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shows how much space volumes take on the store.
+
+logical: their size. exclusive: of objects that only this volume can have; removing it gives that back.
+shared: of objects that a snapshot or clone may have, too; the same bytes are counted for each of them.
+Changes that were not flushed yet are not counted.
+"""
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from tools import cli
+from tools.vlmc._common import add_json, portions
+
+HELP = "show the space that volumes take"
+COLUMNS = ("name", "logical", "exclusive", "shared", "blocks", "objects")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", metavar="NAME", nargs="*", help="a volume or snapshot; all if there is none")
+    add_json(parser)
+
+
+def usage(args: argparse.Namespace, name: str) -> dict[str, Any]:
+    """The whole result for one volume. Bytes, but for blocks and objects."""
+    whole = {"name": name, "logical": 0, "exclusive": 0, "shared": 0, "blocks": 0, "objects": 0}
+    for answer in portions(args, "du", name=name):
+        whole["logical"] = answer.pop("logical")
+        for key, value in answer.items():
+            whole[key] += value
+    return whole
+
+
+def run(args: argparse.Namespace) -> int:
+    names = args.names
+    if not names:
+        from tools.vlmc.list import rows
+        names = [row["name"] for row in rows(args) if "name" in row]
+    results = [usage(args, name) for name in names]
+    if args.json:
+        cli.print_json(results if len(args.names) != 1 else results[0])
+        return 0
+    cli.print_table([[row["name"], *(cli.human(row[key]) for key in COLUMNS[1:4]), row["blocks"], row["objects"]]
+                     for row in results], list(COLUMNS))
+    return 0

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shows what is known of a volume or snapshot: size, epoch, parent, who has it open, its NBD address."""
+from __future__ import annotations
+
+import argparse
+
+from tools import cli
+from tools.vlmc._common import add_json, control, nbd_uri, when
+
+HELP = "show what is known of a volume"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="a volume or snapshot")
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    answer = control(args, "info", name=args.name)
+    answer["nbd_uri"] = nbd_uri(args.home, args.name)
+    if args.json:
+        cli.print_json(answer)
+        return 0
+    used = answer.pop("open")
+    answer["created"] = when(answer["created"])
+    answer["size"] = f"{answer['size']} ({cli.human(answer['size'])})"
+    answer["open"] = "no"
+    if used:
+        by = [f"{role} {times}" for role, times in used.pop("by").items()]
+        by += ["vlmc open"] * used.pop("administrative")
+        answer["open"] = f"yes, by {', '.join(by) or 'nobody'}"
+        answer |= used
+    for key, value in answer.items():
+        print(f"{key.replace('_', ' ')}: {'-' if value is None else value}")
+    return 0
