@@ -15,10 +15,12 @@ BUILD_PACKAGES += python3 python3-venv python3-dev
 endif
 TEST_PACKAGES := qemu-utils libnbd-bin python3-libnbd nbdkit nbd-client fio fuse3 e2fsprogs xfsprogs kmod
 DEMO_PACKAGES := qemu-utils libnbd-bin mmdebstrap nbd-client fuse3 e2fsprogs
+BENCH_PACKAGES := qemu-utils qemu-system-common nbdkit fio
 FUZZ_PACKAGES := clang
 
 NATIVE := $(wildcard native/*.c native/*.h)
 LIBRARY := $(filter-out native/fuzz_%.c native/tool_%.c native/export.c,$(wildcard native/*.c))
+TOOL_LOAD_PARTS := $(addprefix native/,bell.c loop.c port.c request.c segment.c)
 FUZZERS := $(patsubst native/%.c,%,$(wildcard native/fuzz_*.c))
 
 # Subset run under the sanitizers: all that drives native code, less what only drives tools.
@@ -104,9 +106,19 @@ fuzz: build ## each fuzz target for FUZZ_SECONDS; corpus in tests/corpus/TARGET
 		echo "== $$f"; build-fuzz/$$f -max_total_time=$(FUZZ_SECONDS) -verbosity=0 -print_final_stats=1 \
 		-artifact_prefix=build-fuzz/ build-fuzz/found-$$f tests/corpus/$$f || exit 1; done
 
-bench: packages-test build ## measurements beside other servers; tables and plots into benchmarks/results
+build/tool_load: $(wildcard native/tool_load*.c native/*.h) $(TOOL_LOAD_PARTS)
+	@mkdir -p build
+	gcc -O2 -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Wno-missing-field-initializers \
+		-o $@ $(filter %.c,$^)
+
+$(VENV)/.bench: requirements-bench.txt
 	@$(PY) -m pip install -q --disable-pip-version-check -r requirements-bench.txt
-	$(PY) -m benchmarks $(ARGS)
+	@touch $@
+
+bench: build ## measurements beside other servers, into benchmarks/results (ONLY=nbd,hop QUICK=1)
+	$(call packages,$(BENCH_PACKAGES))
+	@flock .build.lock $(MAKE) --no-print-directory $(VENV)/.bench build/tool_load
+	$(PY) -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick) $(ARGS)
 
 demo: build ## imports a real disk image, snapshots, clones, serves and maps it (IMAGE=path for yours)
 	$(call packages,$(DEMO_PACKAGES))
