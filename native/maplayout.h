@@ -14,7 +14,9 @@ enum maplimit {
     RECORD_ALIGN = 512,             /* journal records are padded to it */
     RECORD_JOURNAL = 1, RECORD_LEAF = 2, RECORD_INNER = 3,
     RECORD_MARK = 1,                /* flag: ends a snapshot */
-    RECORD_ENTRY_MAX = 1712         /* bytes of one encoded entry at most */
+    RECORD_ENTRY_MAX = 1712,        /* bytes of one encoded entry at most */
+    MAP_EPOCH_STRIDE = 256          /* opening raises the epoch by so much; what vlmc adds before a
+                                     * record that carries it is durable, is less */
 };
 
 struct record_info {

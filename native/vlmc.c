@@ -191,7 +191,7 @@ static int check_io(const struct vlmc *v, const struct xreq *req)
         return -EINVAL;
     if (req->op == XOP_BLOCK_STATUS && !xreq_data_ok(v->seg, req, sizeof(struct xextent)))
         return -EINVAL;
-    if ((req->op == XOP_WRITE_ZEROES || req->op == XOP_DISCARD) && req->size > ZEROES_MAX)
+    if (!has_data && req->op != XOP_BLOCK_STATUS && req->size > ZEROES_MAX)
         return -EINVAL;
     return 0;
 }
@@ -243,7 +243,8 @@ static void refresh(struct vlmc *v, uint32_t slot)
     if (volume->generation == vol->generation)
         return;
     assert(volume->in_flight == 0 && volume->dirty_frames == 0);
-    *volume = (struct volume){ .generation = vol->generation };
+    *volume = (struct volume){ .generation = vol->generation, .epoch_captured = vol->epoch,
+                               .epoch_durable = vol->epoch };
     volume->hold_all = vol->frozen != 0;
 }
 
@@ -268,6 +269,10 @@ static void vlmc_request(struct peer *peer, struct xreq *req)
         return;
     }
     refresh(v, req->volume - 1);
+    if (volume_of(v, req)->closed) {
+        peer_reply(peer, req, -ESTALE);
+        return;
+    }
     switch (req->op) {
     case XOP_READ: case XOP_WRITE: case XOP_WRITE_ZEROES: case XOP_DISCARD:
     case XOP_BLOCK_STATUS: case XOP_CACHE:
@@ -356,6 +361,7 @@ static void adopt_volumes(struct vlmc *v)
     for (uint32_t slot = 0; slot < XSEG_VOLUMES; slot++) {
         v->volumes[slot].generation = v->seg->volumes[slot].generation;
         v->volumes[slot].hold_all = v->seg->volumes[slot].frozen != 0;
+        v->volumes[slot].epoch_durable = v->seg->volumes[slot].epoch;
     }
 }
 

@@ -102,6 +102,9 @@ struct volume {
     uint64_t in_flight;             /* requests begun and not answered */
     uint64_t writes;                /* of these, writes */
     bool hold_writes, hold_all;
+    bool closed;                    /* VOL_CLOSE was served: its slot is about to be freed */
+    uint32_t epoch_captured;        /* in the commit under way */
+    uint32_t epoch_durable;         /* in the last record known to be durable, or when opened */
     struct queue held;
     uint32_t dirty_frames;          /* list through frames' dirty_next: number + 1 */
     uint32_t dirty_entries;
@@ -242,6 +245,9 @@ void thaw_request(struct vlmc *v, struct xreq *req);
 /* Starts whatever the volume's queues ask for and its state allows. */
 void commit_kick(struct vlmc *v, uint32_t slot);
 void commit_want(struct vlmc *v, uint32_t slot);
+/* After a write to a new object failed: what it may have left there must never come to light,
+ * so objects made from now on carry another epoch. */
+void epoch_leave(struct vlmc *v, uint32_t slot);
 void commit_synced(struct vlmc *v, struct xreq *child);
 void commit_appended(struct vlmc *v, struct xreq *child);
 

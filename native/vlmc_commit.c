@@ -99,9 +99,10 @@ static void capture_entry(struct capture *c, struct xframe *frame, uint64_t bloc
         c->error = -EIO;            /* an entry that fits no empty record: cannot be */
 }
 
+/* Marks all dirty entries as committing, after an error too: settle() makes them dirty again. */
 static void capture_frame(struct capture *c, struct xframe *frame)
 {
-    for (uint32_t word = 0; word < XMAP_LEAF / 32 && c->error == 0; word++) {
+    for (uint32_t word = 0; word < XMAP_LEAF / 32; word++) {
         uint32_t bits = frame->dirty[word];
         for (uint32_t left = bits; left && c->error == 0; left &= left - 1)
             capture_entry(c, frame, frame->leaf * XMAP_LEAF + word * 32
@@ -192,7 +193,28 @@ static int capture(struct vlmc *v, uint32_t slot, bool mark)
         settle(v, slot, true);
         free_records(v, volume, 0);
     }
+    volume->epoch_captured = v->seg->volumes[slot].epoch;
     return c.error;
+}
+
+/* --- epochs --------------------------------------------------------------------------- */
+
+/* False: it is so far ahead of what is durable that the next life of the volume might use an
+ * epoch again. */
+static bool epoch_may_rise(const struct vlmc *v, uint32_t slot)
+{
+    uint32_t epoch = v->seg->volumes[slot].epoch;
+
+    return epoch < UINT32_MAX - MAP_EPOCH_STRIDE
+        && epoch - v->volumes[slot].epoch_durable < MAP_EPOCH_STRIDE - 1;
+}
+
+void epoch_leave(struct vlmc *v, uint32_t slot)
+{
+    struct xvolume *vol = &v->seg->volumes[slot];
+
+    if (epoch_may_rise(v, slot))
+        store_release(&vol->epoch, vol->epoch + 1);
 }
 
 /* --- a commit ----------------------------------------------------------------------- */
@@ -256,9 +278,10 @@ static void commit_end(struct vlmc *v, uint32_t slot, int error, const struct xr
 {
     struct volume *volume = &v->volumes[slot];
 
+    if (error == 0 && volume->record_count)
+        volume->epoch_durable = volume->epoch_captured;
     settle(v, slot, error != 0);
     free_records(v, volume, volume->record_sent);
-    volume->commit = COMMIT_IDLE;
     if (error) {
         if (volume->commit_kept_data_dirty)
             store_relaxed(&v->seg->volumes[slot].dirty, 1u);
@@ -269,6 +292,7 @@ static void commit_end(struct vlmc *v, uint32_t slot, int error, const struct xr
     }
     answer_all(v, &volume->flushing, error);
     answer_snapshot(v, slot, error, last);
+    volume->commit = COMMIT_IDLE;   /* only now: what ended above must not begin the next */
     commit_kick(v, slot);
 }
 
@@ -398,6 +422,7 @@ static void finish_freezes(struct vlmc *v, uint32_t slot)
             cache_forget(v, slot);
             answer_all(v, &volume->held, -ESTALE);
             volume->hold_all = false;
+            volume->closed = true;
             store_release(&v->seg->volumes[slot].frozen, 0u);
         }
         peer_reply(v->peer, req, 0);
@@ -420,9 +445,9 @@ void commit_kick(struct vlmc *v, uint32_t slot)
     struct volume *volume = &v->volumes[slot];
     bool wanted = volume->commit_wanted;
 
-    volume->commit_wanted = false;
     if (volume->commit != COMMIT_IDLE)
         return;                     /* its end kicks again */
+    volume->commit_wanted = false;
     if (!queue_empty(&volume->snapshots)) {
         volume->hold_writes = true;
         if (volume->writes == 0)
@@ -448,7 +473,7 @@ void snapshot_request(struct vlmc *v, struct xreq *req)
 {
     const struct xvolume *vol = xvolume_of(v, req);
 
-    if (vol->readonly || vol->epoch >= UINT32_MAX - 1) {
+    if (vol->readonly || !epoch_may_rise(v, req->volume - 1)) {
         peer_reply(v->peer, req, vol->readonly ? -EROFS : -EOVERFLOW);
         return;
     }

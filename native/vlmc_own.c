@@ -210,25 +210,36 @@ static bool merge_next(struct vlmc *v, struct xreq *child, struct xstack *old)
     return true;
 }
 
+/* Puts the new stack in the old one's place; without the record when it covers all the block. */
+static void put_merged(struct vlmc *v, uint32_t slot, uint64_t block, uint32_t number)
+{
+    struct xvolume *vol = &v->seg->volumes[slot];
+    struct xframe *frame = cache_pinned(v, slot, block);
+    struct xentry *entry = entry_of(frame, block);
+    struct xstack *stack = stack_at(v, map_stack_class(vol->block_shift), number);
+    bool full = bits_all_set(stack_bitmap(stack, 0), 0, block_size(vol) / XMAP_CHUNK);
+    uint32_t old = entry->stack;
+
+    entry_dirty(v, slot, frame, block);
+    entry_publish(entry, vol->id, stack->layer[0].epoch, full ? 0 : number);
+    stack_give(v, vol, old);
+    if (full)
+        stack_give(v, vol, number);
+    count(&vol->merges, 1);
+    count(&vol->first_writes, 1);
+}
+
 static void merge_end(struct vlmc *v, struct xreq *child, int error)
 {
     struct xreq *req = xreq_parent(v->seg, child);
-    struct xvolume *vol = xvolume_of(v, req);
     uint32_t slot = req->volume - 1, number = child->client;
     uint64_t block = child->sender[1];
 
     if (error) {
-        stack_give(v, vol, number);
+        stack_give(v, xvolume_of(v, req), number);
+        epoch_leave(v, slot);
     } else {
-        struct xframe *frame = cache_pinned(v, slot, block);
-        struct xentry *entry = entry_of(frame, block);
-        uint32_t old = entry->stack;
-
-        entry_dirty(v, slot, frame, block);
-        entry_publish(entry, vol->id, vol->epoch, number);
-        stack_give(v, vol, old);
-        count(&vol->merges, 1);
-        count(&vol->first_writes, 1);
+        put_merged(v, slot, block, number);
     }
     io_child_done(v, child, error);
     busy_release(v, slot, block);   /* the request waits there */
@@ -282,30 +293,35 @@ static struct xreq *merge_child(struct vlmc *v, struct xreq *req, uint64_t block
     return child;
 }
 
-/* Begins to merge. The request waits on the busy block, which it has taken. */
-static void merge_start(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
+/* Begins to merge. True: nothing was to be copied, it is done. Else the request waits: on the
+ * busy block, which it has taken, or for memory. */
+static bool merge_start(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
                         uint32_t number)
 {
     struct xvolume *vol = xvolume_of(v, req);
     struct xstack *old = stack_of(v, vol, entry_of(frame, block));
-    struct xreq *child;
+    struct xreq *child = merge_child(v, req, block, number);
 
-    if (!busy_take(v, req, frame, block)) {
+    if (!child || !busy_take(v, req, frame, block)) {
         stack_give(v, vol, number);
-        return;
-    }
-    child = merge_child(v, req, block, number);
-    if (!child) {
-        stack_give(v, vol, number);
-        starve(v, req);
-        busy_release(v, req->volume - 1, block);
-        return;
+        if (child)
+            xreq_put(v->peer->port, child);
+        else
+            starve(v, req);
+        return false;
     }
     stack_on(vol, block, stack_at(v, map_stack_class(vol->block_shift), number),
              &old->layer[old->layers - 1], 1, NULL);
+    if (!merge_next(v, child, old)) {
+        xreq_put(v->peer->port, child);
+        put_merged(v, req->volume - 1, block, number);
+        busy_release(v, req->volume - 1, block);
+        return true;
+    }
     queue_push(v->peer, &busy_find(v, req->volume - 1, block)->waiting, req);
     io_of(req)->outstanding++;
-    merge_go_on(v, child);
+    peer_send(v->peer, child, VLMC_BLOCKER);
+    return false;
 }
 
 bool own_block(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block)
@@ -326,10 +342,8 @@ bool own_block(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t 
         starve(v, req);
         return false;
     }
-    if (old && old->layers == XMAP_LAYERS) {
-        merge_start(v, req, frame, block, number);
-        return false;
-    }
+    if (old && old->layers == XMAP_LAYERS)
+        return merge_start(v, req, frame, block, number);
     put_layer_on(v, req, frame, block, number);
     return true;
 }
@@ -401,6 +415,6 @@ void fill_done(struct vlmc *v, struct xreq *child)
         store_relaxed(&xvolume_of(v, req)->dirty, 1u);
         set_chunks(v, slot, block, child->offset / XMAP_CHUNK, 1);
     }
+    busy_release(v, slot, block);   /* first: the volume may be closed once the request is done */
     io_child_done(v, child, error);
-    busy_release(v, slot, block);
 }

@@ -21,7 +21,8 @@
 /* Zeros that need not hold space. */
 static bool is_zeroing(const struct xreq *req)
 {
-    return req->op != XOP_WRITE && !(req->flags & XREQ_NO_HOLE);
+    return req->op == XOP_DISCARD
+        || (req->op == XOP_WRITE_ZEROES && !(req->flags & XREQ_NO_HOLE));
 }
 
 static bool reaches_end(const struct vlmc *v, const struct xreq *req, uint64_t length)
@@ -56,6 +57,17 @@ static void forget_stack(struct vlmc *v, struct xreq *req, struct xframe *frame,
     entry_dirty(v, req->volume - 1, frame, block);
     entry_publish(entry, volume, epoch, 0);
     stack_give(v, xvolume_of(v, req), stack);
+}
+
+/* Zeroing all of a block that is not our own: the entry becomes zeros. */
+static uint64_t forget_block(struct vlmc *v, struct xreq *req, struct xframe *frame,
+                             uint64_t block, uint64_t length)
+{
+    if (!busy_take(v, req, frame, block))   /* its stack is being merged */
+        return STEP_WAIT;
+    forget_stack(v, req, frame, block, 0, 0);
+    busy_release(v, req->volume - 1, block);
+    return length;
 }
 
 static uint64_t write_child(struct vlmc *v, struct xreq *req, enum child_kind kind,
@@ -159,10 +171,8 @@ uint64_t write_step(struct vlmc *v, struct xreq *req, struct xframe *frame, uint
     if (entry->volume == 0)
         return write_new(v, req, frame, block, in, length);
     if (!is_own(vol, entry)) {
-        if (whole && is_zeroing(req)) {
-            forget_stack(v, req, frame, block, 0, 0);
-            return length;
-        }
+        if (whole && is_zeroing(req))
+            return forget_block(v, req, frame, block, length);
         if (!own_block(v, req, frame, block))
             return STEP_WAIT;
     }
@@ -173,18 +183,28 @@ uint64_t write_step(struct vlmc *v, struct xreq *req, struct xframe *frame, uint
 
 /* --- coming back --------------------------------------------------------------- */
 
-static void publish_new(struct vlmc *v, struct xreq *req, const struct xreq *child)
+/* False: another write has published the block meanwhile, in another object than this one wrote
+ * to, as the epoch grew between; so it is written there, too. */
+static bool publish_new(struct vlmc *v, struct xreq *req, struct xreq *child)
 {
     uint64_t block = child->sender[1];
     struct xframe *frame = cache_pinned(v, req->volume - 1, block);
     struct xentry *entry = entry_of(frame, block);
 
+    if (child->error == 0 && entry->volume && entry->epoch != child->object.epoch) {
+        child->object.epoch = entry->epoch;
+        peer_send(v->peer, child, VLMC_BLOCKER);
+        return false;
+    }
     if (child->error == 0 && entry->volume == 0) {
         entry_dirty(v, req->volume - 1, frame, block);
         entry_publish(entry, xvolume_of(v, req)->id, child->object.epoch, 0);
         count(&xvolume_of(v, req)->first_writes, 1);
     }
+    if (child->error)
+        epoch_leave(v, req->volume - 1);
     cache_unpin(v, frame);
+    return true;
 }
 
 void write_done(struct vlmc *v, struct xreq *child)
@@ -196,15 +216,15 @@ void write_done(struct vlmc *v, struct xreq *child)
 
     if (child->error == 0)
         store_relaxed(&xvolume_of(v, req)->dirty, 1u);
-    if (child->sender[0] == CHILD_NEW)
-        publish_new(v, req, child);
+    if (child->sender[0] == CHILD_NEW && !publish_new(v, req, child))
+        return;
     if (child->sender[0] == CHILD_FIRST && child->error == 0)
         set_chunks(v, slot, block, child->offset / XMAP_CHUNK,
                    (child->size + XMAP_CHUNK - 1) / XMAP_CHUNK);
     if (child->sender[0] == CHILD_DROP && child->error == 0)
         forget_stack(v, req, cache_pinned(v, slot, block), block, xvolume_of(v, req)->id,
                      child->object.epoch);
-    io_child_done(v, child, child->error);
     if (busy)
-        busy_release(v, slot, block);
+        busy_release(v, slot, block);   /* first: the volume may be closed once the request is done */
+    io_child_done(v, child, child->error);
 }
