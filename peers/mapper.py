@@ -194,10 +194,13 @@ class Mapper(Peer):
         volume.checkpoint_soon()
 
     async def close_here(self, volume: Volume) -> None:
-        """Closes an open volume whose control lock is held. What vlmc or the store says; it is open then."""
+        """Closes an open volume whose control lock is held. What vlmc says; it is open then."""
         await self.vlmc(lib.XOP_VOL_CLOSE, volume)
         lib.export_volume_state(volume.shared, lib.XVOL_CLOSING)
-        await volume.settle()
+        try:
+            await volume.settle()
+        except OSError as failure:      # everything is in the journal: the next opening finds it there
+            self.log.warning("volume '%s' is closed with its journal as it is: %s", volume.header.name, failure)
         self.handles.pop(volume.handle)
         volume.unpublish()
         await self.drop_lock(volume)

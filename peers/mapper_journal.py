@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The journal of a volume, as the mapper sees it: a row of stretches, each one object.
 
-A stretch is a journal object (volume, epoch, number). All its records carry its epoch: a record with
-the snapshot mark, which raises the epoch, is the last of its object. Records are numbered without gaps
+A stretch is a journal object (volume, epoch, number). Its records carry its epoch or a later one: vlmc
+may raise the epoch by itself. A record with the snapshot mark is the last of its object, and the next is
+named with the epoch that the mark begins. Records are numbered without gaps
 within one life of a volume (from its opening to its closing), across objects.
 
 The header lists the stretches. The last may have an open end: it is followed up to its last intact
@@ -41,7 +42,8 @@ class Stretch:
     end: int = 0
     first_seq: int = 0
     last_seq: int = 0
-    marked: bool = False
+    epoch_max: int = 0              # of its records
+    marked: int = 0                 # epoch that its snapshot mark began; 0: it has none
 
     @property
     def name(self) -> Object:
@@ -86,7 +88,7 @@ def scan(stretch: Stretch, length: int) -> Any:
     lib.journal_scan(ffi.from_buffer(stretch.data), length, stretch.volume, found)
     if found.records:
         stretch.first_seq, stretch.last_seq = found.first_seq, found.last_seq
-    stretch.marked = found.writable_since != 0
+    stretch.epoch_max, stretch.marked = found.epoch_max, found.writable_since
     return found
 
 

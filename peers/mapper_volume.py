@@ -80,7 +80,7 @@ class Volume:
         async with self.writing_header:
             assert self.header is not None
             current = current or self.current
-            epoch = current.epoch if current else self.epoch
+            epoch = max(current.epoch if current else self.epoch, self.shared.epoch if self.shared else 0)
             new = replace(self.header, generation=self.header.generation + 1, **changes)
             new.epoch, new.writable_since = max(new.epoch, epoch), max(new.writable_since, self.writable_since)
             new.journals = [stretch.listed() for stretch in self.stretches[folded:]]
@@ -108,9 +108,9 @@ class Volume:
     def adopt(self, header: Header, stretches: list[Stretch]) -> None:
         """Takes over what the store says, with all stretches closed."""
         mine = [stretch for stretch in stretches if stretch.volume == self.id]
-        marks = [stretch.epoch + 1 for stretch in mine if stretch.marked]
+        marks = [stretch.marked for stretch in mine]
         self.header, self.stretches, self.current = header, stretches, None
-        self.epoch = max([header.epoch, *(stretch.epoch for stretch in mine), *marks])
+        self.epoch = max([header.epoch, *(max(stretch.epoch, stretch.epoch_max) for stretch in mine), *marks])
         self.writable_since = max([header.writable_since, *marks])
         header.next_journal = max([header.next_journal, *(stretch.number + 1 for stretch in mine)])
         self.seq = header.seq
@@ -134,13 +134,14 @@ class Volume:
         if self.current.end:
             self.stretches.append(self.current)
             number += 1
-        self.current = fresh(self.id, self.epoch, number)
+        self.current = fresh(self.id, self.current.marked or self.current.epoch, number)
         self.current.first_seq = self.seq + 1
 
     def start_life(self) -> None:
-        """The volume begins to take records: a new epoch, a new journal, numbers from 1."""
+        """The volume begins to take records: a new journal, numbers from 1, and an epoch that vlmc has
+        not reached in the last life, whatever of it became durable."""
         assert self.header is not None
-        self.epoch += 1
+        self.epoch += lib.MAP_EPOCH_STRIDE
         self.seq = 0
         self.current = fresh(self.id, self.epoch, self.header.next_journal)
         self.current.first_seq = 1
@@ -164,7 +165,7 @@ class Volume:
             self.current.last_seq = self.seq
             self.stretches.pop()
         else:
-            after = (life[-1].epoch + 1, life[-1].number + 1) if life else (listed[1], listed[2])
+            after = (life[-1].marked, life[-1].number + 1) if life else (listed[1], listed[2])
             self.current = fresh(self.id, *after)
             self.current.first_seq = self.seq + 1
         shared.commit_seq, shared.journal_offset = self.seq, self.current.end
@@ -210,7 +211,7 @@ class Volume:
         offset = current.end
         if int.from_bytes(record[20:24], "little") & lib.RECORD_MARK:
             self.epoch = self.writable_since = int.from_bytes(record[16:20], "little") + 1
-            current.marked = True
+            current.marked = self.epoch
             self.begin_stretch()
             self.marked = self.view()
         if self.shared is not None:
@@ -275,7 +276,8 @@ class Volume:
                 changes["size"] = cut_to
                 if self.current is not None:
                     assert self.current.end == 0
-                    changes["current"] = fresh(self.id, self.epoch + 1, self.current.number)
+                    epoch = max(self.epoch, self.shared.epoch) + 1
+                    changes["current"] = fresh(self.id, epoch, self.current.number)
                     changes["current"].first_seq = self.seq + 1
             await self.write_header(folded, root=list(tree.root) if tree.root else None, level=tree.level,
                                     next_page=tree.next_page, **changes)
