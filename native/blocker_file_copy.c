@@ -5,15 +5,13 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <openssl/evp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "blocker_file.h"
-
-#define PIECE 4096                  /* an all-zero piece of that size is not stored */
+#include "object.h"
 
 static int open_object(struct bf *bf, const struct xobj *object)
 {
@@ -43,19 +41,14 @@ static int write_piece(int fd, const uint8_t *data, uint64_t size, uint64_t offs
     return 0;
 }
 
-static bool is_zero(const uint8_t *data, uint64_t size)
-{
-    return size == 0 || (data[0] == 0 && memcmp(data, data + 1, size - 1) == 0);
-}
-
 /* Stores what is not zeros of `size` bytes. */
 static int write_sparse(int fd, const uint8_t *data, uint64_t size, uint64_t offset)
 {
     int rc = 0;
 
-    for (uint64_t at = 0; rc == 0 && at < size; at += PIECE) {
-        uint64_t n = size - at < PIECE ? size - at : PIECE;
-        if (!is_zero(data + at, n))
+    for (uint64_t at = 0; rc == 0 && at < size; at += CONTENT_PIECE) {
+        uint64_t n = size - at < CONTENT_PIECE ? size - at : CONTENT_PIECE;
+        if (!content_is_zero(data + at, n))
             rc = write_piece(fd, data + at, n, offset + at);
     }
     return rc;
@@ -178,50 +171,22 @@ void bf_copy_request(struct bf *bf, struct xreq *req)
 
 /* --- HASH -------------------------------------------------------------------------------- */
 
-struct hashing {
-    EVP_MD_CTX *sha;
-    uint64_t zeros;                 /* seen since the last other byte; not yet hashed */
-    uint64_t length;                /* bytes hashed */
-    uint8_t *buffer;
-};
-
-static int feed(struct hashing *hash, const uint8_t *data, uint64_t size)
-{
-    static const uint8_t zeros[PIECE];
-    uint64_t used = size;
-
-    while (used && data[used - 1] == 0)
-        used--;
-    if (used == 0) {
-        hash->zeros += size;
-        return 0;
-    }
-    hash->length += hash->zeros + used;
-    for (; hash->zeros >= PIECE; hash->zeros -= PIECE)
-        if (!EVP_DigestUpdate(hash->sha, zeros, PIECE))
-            return -EIO;
-    if (!EVP_DigestUpdate(hash->sha, zeros, hash->zeros) || !EVP_DigestUpdate(hash->sha, data, used))
-        return -EIO;
-    hash->zeros = size - used;
-    return 0;
-}
-
 /* What is hashed is what is stored, even if somebody writes into the object meanwhile. */
-static int hash_file(struct hashing *hash, int from, int to, uint64_t size)
+static int hash_file(struct content *content, uint8_t *buffer, int from, int to, uint64_t size)
 {
     uint64_t offset = 0;
     int rc = 0;
 
     while (rc == 0 && offset < size) {
         uint64_t step = size - offset < BF_COPY_BUFFER ? size - offset : BF_COPY_BUFFER;
-        ssize_t n = pread(from, hash->buffer, step, (off_t)offset);
+        ssize_t n = pread(from, buffer, step, (off_t)offset);
         if (n < 0)
             return -errno;
         if (n == 0)
             break;
-        rc = feed(hash, hash->buffer, (uint64_t)n);
+        rc = content_feed(content, buffer, (uint64_t)n);
         if (rc == 0)
-            rc = write_sparse(to, hash->buffer, (uint64_t)n, offset);
+            rc = write_sparse(to, buffer, (uint64_t)n, offset);
         offset += (uint64_t)n;
     }
     return rc;
@@ -242,21 +207,21 @@ static int store_content(struct bf *bf, uint64_t number, int fd, uint64_t length
     return rc == -EEXIST ? 1 : rc;
 }
 
-static int hash_into(struct bf *bf, struct xreq *req, struct hashing *hash, int from)
+static int hash_into(struct bf *bf, struct xreq *req, uint8_t *buffer, int from)
 {
+    struct content content;
     uint8_t digest[32];
     uint64_t number;
-    int to = bf_temporary(bf, &number), rc;
+    int to = bf_temporary(bf, &number), rc, ended;
 
     if (to < 0)
         return to;
-    rc = EVP_DigestInit_ex(hash->sha, EVP_sha256(), NULL) ? 0 : -EIO;
+    rc = content_begin(&content);
     if (rc == 0)
-        rc = hash_file(hash, from, to, req->size);
-    if (rc == 0 && !EVP_DigestFinal_ex(hash->sha, digest, NULL))
-        rc = -EIO;
+        rc = hash_file(&content, buffer, from, to, req->size);
+    ended = content_end(&content, rc ? NULL : digest);
     if (rc == 0)
-        rc = store_content(bf, number, to, hash->length, digest);
+        rc = ended ? ended : store_content(bf, number, to, content.length, digest);
     close(to);
     if (rc)                         /* 1: nothing to store, or stored before */
         bf_temporary_remove(bf, number);
@@ -270,16 +235,13 @@ static int hash_into(struct bf *bf, struct xreq *req, struct hashing *hash, int 
 static int hash_run(struct bf *bf, struct work *work)
 {
     struct xreq *req = work_request(work);
-    struct hashing hash = { .sha = EVP_MD_CTX_new(), .buffer = malloc(BF_COPY_BUFFER) };
-    int from = open_object(bf, &req->object);
-    int rc = hash.sha && hash.buffer ? from : -ENOMEM;
+    uint8_t *buffer = malloc(BF_COPY_BUFFER);
+    int from = buffer ? open_object(bf, &req->object) : -ENOMEM;
+    int rc = from < 0 ? from : hash_into(bf, req, buffer, from);
 
-    if (rc >= 0)
-        rc = hash_into(bf, req, &hash, from);
     if (from >= 0)
         close(from);
-    EVP_MD_CTX_free(hash.sha);
-    free(hash.buffer);
+    free(buffer);
     return rc;
 }
 

@@ -15,6 +15,7 @@
 
 #include "barrier.h"
 #include "blocker_file.h"
+#include "object.h"
 
 static const char *const kind_folder[XOBJ_KINDS] = {
     [XOBJ_DATA] = "data", [XOBJ_CONTENT] = "content", [XOBJ_HEADER] = "header",
@@ -22,34 +23,20 @@ static const char *const kind_folder[XOBJ_KINDS] = {
     [XOBJ_LOCK] = "lock",
 };
 
-static bool has_digest(uint32_t kind) { return kind == XOBJ_CONTENT || kind == XOBJ_NAME; }
-static bool has_volume_only(uint32_t kind) { return kind == XOBJ_HEADER || kind == XOBJ_LOCK; }
-
 /* --- names --------------------------------------------------------------------- */
 
 uint64_t bf_name_hash(const char *name) { return XXH3_64bits(name, strlen(name)); }
 
 static void print_name(const struct xobj *object, char *name)
 {
-    if (has_digest(object->kind))
+    if (object_has_digest(object->kind))
         for (int i = 0; i < 32; i++)
             sprintf(name + 2 * i, "%02x", object->digest[i]);
-    else if (has_volume_only(object->kind))
+    else if (object_has_volume_only(object->kind))
         sprintf(name, "%016" PRIx64, object->volume);
     else
         sprintf(name, "%016" PRIx64 "_%08" PRIx32 "_%016" PRIx64, object->volume, object->epoch,
                 object->index);
-}
-
-static bool well_formed(const struct xobj *object)
-{
-    if (object->kind == XOBJ_NONE || object->kind >= XOBJ_KINDS)
-        return false;
-    if (has_digest(object->kind))
-        return object->epoch == 0;
-    if (object->zero[0] || object->zero[1])
-        return false;
-    return !has_volume_only(object->kind) || (object->epoch == 0 && object->index == 0);
 }
 
 int bf_place(const struct xobj *object, char path[BF_PATH], const char **name, uint32_t *folder)
@@ -58,7 +45,7 @@ int bf_place(const struct xobj *object, char path[BF_PATH], const char **name, u
     int length;
     uint8_t xx;
 
-    if (!well_formed(object))
+    if (!object_name_ok(object))
         return -EINVAL;
     print_name(object, text);
     xx = (uint8_t)(bf_name_hash(text) >> 56);
@@ -105,11 +92,11 @@ bool bf_parse(uint32_t kind, const char *name, struct xobj *object)
 
     memset(object, 0, sizeof(*object));
     object->kind = kind;
-    if (has_digest(kind))
+    if (object_has_digest(kind))
         return parse_digest(name, object);
-    if (strlen(name) != (has_volume_only(kind) ? 16 : 42) || !parse_hex(name, 16, &volume))
+    if (strlen(name) != (object_has_volume_only(kind) ? 16 : 42) || !parse_hex(name, 16, &volume))
         return false;
-    if (!has_volume_only(kind)
+    if (!object_has_volume_only(kind)
         && (name[16] != '_' || name[25] != '_' || !parse_hex(name + 17, 8, &epoch)
             || !parse_hex(name + 26, 16, &index)))
         return false;

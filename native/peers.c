@@ -5,10 +5,20 @@
 #include "peer.h"
 
 extern const struct peer_ops blocker_file_ops;
+extern const struct peer_ops delay_ops;
+extern const struct peer_ops error_ops;
+extern const struct peer_ops memory_ops;
+extern const struct peer_ops nbd_ops;
+extern const struct peer_ops null_ops;
 extern const struct peer_ops vlmc_ops;
 
 const struct peer_ops *const native_peers[] = {
     &blocker_file_ops,
+    &delay_ops,
+    &error_ops,
+    &memory_ops,
+    &nbd_ops,
+    &null_ops,
     &vlmc_ops,
     NULL,
 };

@@ -39,6 +39,6 @@ class BlockerFile(Peer):
         "direct": Option(False, "bool", "bypass the page cache where requests are aligned to 4 KiB"),
         "sync": Option(True, "bool", "false: promise no durability at all"),
         "workers": Option(4, "int", "threads for what would block", minimum=1, maximum=64),
-        "fds": Option(None, "int", "objects kept open; half of the limit on descriptors, 4096 at most, if not set",
+        "fds": Option(None, "int", "objects kept open; if not set, half of what may be, 4096 at most",
                       minimum=16, maximum=1 << 20),
     }

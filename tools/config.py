@@ -99,6 +99,10 @@ class Role:
         return self.cls.type
 
     @property
+    def native(self) -> str | None:
+        return self.cls.native_type(self.options)
+
+    @property
     def targets(self) -> list[str]:
         return self.cls.target_roles(self.options)
 
@@ -223,7 +227,7 @@ class _Reader:
         """Puts roles that a ready-made layout does not know beside their like."""
         for role in roles.values():
             if kind == "colocated" and role.name not in DEFAULT_PEERS:
-                groups[0 if role.cls.native else 1].append(role.name)
+                groups[0 if role.native else 1].append(role.name)
 
     # --- the rest
 

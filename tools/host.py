@@ -54,7 +54,7 @@ class NativeLoop:
         options = [(c_text(name), c_text(role.cls.options[name].native(value)))
                    for name, value in role.options.items() if value is not None]
         peer = ffi.new("struct peer **")
-        rc = lib.loop_add(self.c, role.cls.native.encode(), role.name.encode(), targets, len(targets),
+        rc = lib.loop_add(self.c, role.native.encode(), role.name.encode(), targets, len(targets),
                           options, len(options), peer)
         if rc < 0:
             why = ffi.string(peer[0].error).decode(errors="replace") if peer[0] != ffi.NULL else os.strerror(-rc)
@@ -131,8 +131,8 @@ def serve_python(segment: Segment, home: str, roles: list[config.Role]) -> None:
 def serve(segment: Segment, cfg: config.Config, process: str) -> int:
     """Runs the process until SIGTERM. Its exit status."""
     roles = [cfg.roles[name] for name in cfg.processes[process]]
-    native = [role for role in roles if role.cls.native]
-    python = [role for role in roles if not role.cls.native]
+    native = [role for role in roles if role.native]
+    python = [role for role in roles if not role.native]
     signals = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)     # before threads are made: they inherit it
     loop = NativeLoop(segment, native) if native else None

@@ -115,6 +115,11 @@ class Peer:
         self.log = logging.getLogger(role)
 
     @classmethod
+    def native_type(cls, options: dict[str, Any]) -> str | None:
+        """The C peer type that serves a role with these options; None: this class does."""
+        return cls.native
+
+    @classmethod
     def target_roles(cls, options: dict[str, Any]) -> list[str]:
         """The roles it sends to, in the order in which the native half numbers them."""
         return [options[name] if name in cls.options else name for name in cls.targets]

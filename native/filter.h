@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * filter.h - for peers that pass requests on to one target and its answers back.
+ *
+ * A filter's request() decides, and calls filter_pass() for what goes on; its reply() is
+ * filter_reply, and its flush() calls filter_retry(). The child borrows the data of the
+ * request it stands for, so nothing is copied.
+ */
+#ifndef ARCHIPELAGO_FILTER_H
+#define ARCHIPELAGO_FILTER_H
+
+#include "peer.h"
+
+struct filter {                     /* first member of a filter's state */
+    struct queue parked;            /* found no free slot for their child */
+    uint32_t ops;                   /* bit per operation the filter is about */
+    uint32_t kinds;                 /* bit per kind of object; a request on a volume has kind 0 */
+};
+_Static_assert(XOP_COUNT <= 32, "filter.ops has a bit for each operation");
+
+/* Reads the options `ops` (names with commas, or "all") and `kind` (one, or "any"). */
+int filter_options(struct peer *peer, struct filter *filter);
+/* True if the request is one that these options name. */
+bool filter_matches(const struct filter *filter, const struct xreq *req);
+void filter_pass(struct peer *peer, struct xreq *req);
+void filter_reply(struct peer *peer, struct xreq *child);
+/* True if something was passed on. */
+bool filter_retry(struct peer *peer);
+
+#endif

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * object.c - contents of objects: are they zeros, and what is their digest.
+ */
+#include <errno.h>
+#include <openssl/evp.h>
+#include <string.h>
+
+#include "object.h"
+
+bool content_is_zero(const void *data, uint64_t size)
+{
+    const uint8_t *byte = data;
+
+    return size == 0 || (byte[0] == 0 && memcmp(byte, byte + 1, size - 1) == 0);
+}
+
+int content_begin(struct content *content)
+{
+    *content = (struct content){ .sha = EVP_MD_CTX_new() };
+    if (!content->sha)
+        return -ENOMEM;
+    return EVP_DigestInit_ex(content->sha, EVP_sha256(), NULL) ? 0 : -EIO;
+}
+
+/* Zeros that turned out not to be the last. */
+static int feed_zeros(struct content *content)
+{
+    static const uint8_t zeros[CONTENT_PIECE];
+
+    while (content->zeros) {
+        uint64_t n = content->zeros < CONTENT_PIECE ? content->zeros : CONTENT_PIECE;
+        if (!EVP_DigestUpdate(content->sha, zeros, n))
+            return -EIO;
+        content->zeros -= n;
+        content->length += n;
+    }
+    return 0;
+}
+
+int content_feed(struct content *content, const void *data, uint64_t size)
+{
+    const uint8_t *byte = data;
+    uint64_t used = size;
+
+    while (used && byte[used - 1] == 0)
+        used--;
+    if (used) {
+        int rc = feed_zeros(content);
+        if (rc)
+            return rc;
+        if (!EVP_DigestUpdate(content->sha, data, used))
+            return -EIO;
+        content->length += used;
+    }
+    content->zeros += size - used;
+    return 0;
+}
+
+int content_end(struct content *content, uint8_t digest[32])
+{
+    int rc = digest && !EVP_DigestFinal_ex(content->sha, digest, NULL) ? -EIO : 0;
+
+    EVP_MD_CTX_free(content->sha);
+    content->sha = NULL;
+    return rc;
+}
