@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Volumes as block devices: what `vlmc map`, `unmap` and `showmapped` share.
+
+Each mapped volume has an entry, HOME/run/mapped/NAME-HASH.json (HASH tells apart names that look
+alike as file names), written before its device exists, so that a command that is killed midway
+leaves something that `vlmc unmap` can undo. Whoever changes entries holds run/mapped/lock.
+
+An entry is stale when what it names is gone: after a boot, or when nbdfuse was killed.
+"""
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import glob
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+
+from tools import blockdev
+from tools.mapping_methods import METHODS, boot_id
+from xseg.errors import Busy, Exists, NotFound, XsegError, error
+
+LOCK_TIMEOUT_S = 60.0
+SHOWN_NAME_MAX = 40             # bytes of a volume's name that its entry's file name repeats
+
+
+@dataclass
+class Entry:
+    """A mapped volume."""
+
+    name: str                           # the volume's when it was mapped
+    id: str                             # the volume's
+    home: str
+    readonly: bool
+    method: str = ""                    # of mapping_methods.py
+    device: str = ""                    # "": not made yet
+    pid: int = 0                        # of nbdfuse or nbd-client
+    start_time: int = 0                 # of that process, in clock ticks after boot
+    since: str = ""                     # local time, ISO 8601
+    boot: str = field(default_factory=boot_id)
+
+    @property
+    def base(self) -> str:
+        """Path of all that belongs to the entry, less the endings."""
+        shown = re.sub(r"[^A-Za-z0-9._-]", "_", self.name)[:SHOWN_NAME_MAX]
+        digest = hashlib.sha256(self.name.encode()).hexdigest()[:8]
+        return os.path.join(self.home, "run", "mapped", f"{shown}-{digest}")
+
+    @property
+    def mountpoint(self) -> str:
+        """Where nbdfuse shows its file."""
+        return self.base
+
+    @property
+    def log(self) -> str:
+        return os.path.join(self.home, "log", f"map-{os.path.basename(self.base)}.log")
+
+    @property
+    def implementation(self) -> type:
+        return next(method for method in METHODS if method.name == self.method)
+
+    @property
+    def alive(self) -> bool:
+        return self.implementation.alive(self)
+
+    def save(self) -> None:
+        with open(self.base + ".json.new", "w", encoding="utf-8") as file:
+            json.dump(asdict(self) | {"mountpoint": self.mountpoint}, file)
+        os.replace(self.base + ".json.new", self.base + ".json")
+
+    def forget(self) -> None:
+        for path in (self.base + ".json", self.log):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+    def shown(self) -> dict[str, object]:
+        """For --json and tables."""
+        alive = self.alive
+        parts = blockdev.partitions(self.device) if alive else []
+        return {"name": self.name, "id": self.id, "device": self.device or None, "method": self.method,
+                "readonly": self.readonly, "state": "mapped" if alive else "stale", "pid": self.pid or None,
+                "since": self.since, "partitions": parts,
+                "mounts": blockdev.mounts([self.device, *parts]) if alive else []}
+
+
+def entries(home: str) -> list[Entry]:
+    """All entries of an instance, by name. One that cannot be read is left out."""
+    found = []
+    for path in glob.glob(os.path.join(glob.escape(home), "run", "mapped", "*.json")):
+        with contextlib.suppress(OSError, ValueError, TypeError), open(path, encoding="utf-8") as file:
+            values = json.load(file)
+            values.pop("mountpoint", None)
+            entry = Entry(**{**values, "home": home})
+            if any(method.name == entry.method for method in METHODS):
+                found.append(entry)
+    return sorted(found, key=lambda entry: entry.name)
+
+
+@contextlib.contextmanager
+def locked(home: str) -> Iterator[None]:
+    """Holds the instance's entries. Busy: LOCK_TIMEOUT_S have passed."""
+    folder = os.path.join(home, "run", "mapped")
+    if not os.path.isdir(folder):
+        os.makedirs(folder, mode=0o770)
+    with open(os.path.join(folder, "lock"), "w", encoding="ascii") as file:
+        end = time.monotonic() + LOCK_TIMEOUT_S
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise Busy("another `vlmc map` or `vlmc unmap` has been at work for a minute") from None
+                time.sleep(0.02)
+        yield
+
+
+def why_not() -> str:
+    """Why no volume can be mapped here, as a sentence; "" if it can."""
+    if os.geteuid() != 0:
+        return "mapping a volume to a block device needs root"
+    lacks = {method.name: method.missing() for method in METHODS}
+    if all(lacks.values()):
+        return "no way to make a block device here: " + "; ".join(map(": ".join, lacks.items()))
+    return ""
+
+
+def attach(entry: Entry, uri: str) -> list[str]:
+    """Maps a volume that exists, served at `uri`; completes its new entry. Says what else was done.
+
+    Exists: it is mapped already. OSError: the device cannot be made; then nothing is left behind.
+    """
+    if reason := why_not():
+        raise XsegError(errno.EPERM if os.geteuid() else errno.ENODEV, reason)
+    notes = []
+    with locked(entry.home):
+        for old in entries(entry.home):
+            if old.id == entry.id:
+                if old.alive:
+                    was = f", under its earlier name {old.name}" if old.name != entry.name else ""
+                    raise Exists(f"{entry.name} is mapped already, at {old.device}{was}")
+                notes.append(_clean_up(old))
+        entry.since = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        method = next(method for method in METHODS if not method.missing())
+        entry.method = method.name
+        entry.save()
+        try:
+            method.attach(entry, uri)
+            entry.save()
+        except BaseException:
+            entry.forget()
+            raise
+    blockdev.find_partitions(entry.device)
+    return notes
+
+
+def _clean_up(entry: Entry) -> str:
+    """Removes what is left of a stale entry, and says so. Busy: it is mounted or open all the same."""
+    if entry.implementation.has_device(entry) and (who := blockdev.users(entry.device)):
+        raise Busy(f"{entry.name}: what served {entry.device} is gone, but {who}: end that use first, "
+                   "or use `vlmc unmap --force`")
+    entry.implementation.detach(entry, True)
+    entry.forget()
+    return f"{entry.name} was mapped once, but what served it (pid {entry.pid or 'none'}) is gone: cleaned up"
+
+
+def find(home: str, what: str) -> Entry:
+    """The entry of a volume's name or a device's path. NotFound."""
+    device = os.path.realpath(what) if what.startswith("/") else ""
+    for entry in entries(home):
+        if entry.name == what or (device and device in (entry.device, *blockdev.partitions(entry.device))):
+            return entry
+    raise NotFound(f"{what} is not mapped; `vlmc showmapped` lists what is")
+
+
+def detach(home: str, what: str, force: bool) -> tuple[Entry, list[str]]:
+    """Unmaps a volume, named by itself or its device, after a flush. The entry, and sentences.
+
+    Busy: mounted or open, and force is false. With force it goes all the same: then whoever uses
+    the device gets I/O errors, and what could not be flushed is lost.
+    """
+    if os.geteuid() != 0:
+        raise XsegError(errno.EPERM, "unmapping a volume needs root")
+    with locked(home):
+        entry = find(home, what)
+        if not entry.alive and not force:
+            return entry, [_clean_up(entry)]
+        notes = _quiesce(entry, force) if entry.alive else []
+        entry.implementation.detach(entry, force)
+        entry.forget()
+    return entry, notes
+
+
+def _quiesce(entry: Entry, force: bool) -> list[str]:
+    """Makes sure that nobody uses the device and all is written. With force, says what was wrong."""
+    notes = []
+    if who := blockdev.users(entry.device):
+        if not force:
+            raise Busy(f"{entry.name} ({entry.device}) is in use: {who}")
+        notes.append(f"{entry.device} was in use: {who}")
+    try:
+        blockdev.flush(entry.device)
+    except OSError as failure:
+        lost = f"{entry.name} ({entry.device}): the last writes could not be stored: {failure.strerror}"
+        if not force:
+            raise error(failure.errno or errno.EIO, f"{lost}; --force gives them up") from None
+        notes.append(lost)
+    return notes
