@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Disk images, by qemu-img: what `vlmc import` and `vlmc export` share."""
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from xseg.errors import Invalid, XsegError, error
+
+FORMATS = ("raw", "qcow2")
+PARALLEL = "8"                          # requests that qemu-img keeps under way; 16 is its bound
+INFO_TIMEOUT_S = 300
+CHECK_GOOD = (0, 3)                     # statuses of qemu-img check: no errors; only leaked clusters
+END_S = 10.0                            # that qemu-img may take to end after SIGTERM
+TEXT_MAX = 65536                        # bytes of its complaints that are looked at
+NAME_KEPT_MAX = 200                     # bytes of the name that a partial file repeats
+PERCENT = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
+PROGRAM = "qemu-img"
+
+Progress = Callable[[float], None]      # is told what part is done, 0 to 1
+
+
+@dataclass
+class Image:
+    """A disk image in a file."""
+
+    path: str                           # absolute
+    format: str                         # as qemu calls it
+    size: int                           # bytes the disk in it has
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "LC_ALL": "C"}
+
+
+def about(file: str, failure: OSError) -> XsegError:
+    """A failure with the file as the user named it."""
+    code = failure.errno or errno.EIO
+    return error(code, f"{file}: {os.strerror(code)}")
+
+
+def missing_program() -> XsegError:
+    return XsegError(errno.ENOENT, f"{PROGRAM} is missing (Debian package qemu-utils)")
+
+
+def complaint(text: str, subject: str) -> XsegError:
+    """What qemu-img said, as an error with the errno that its words name, EIO if they name none."""
+    lines = [line.removeprefix(PROGRAM + ": ").strip() for line in text.splitlines() if line.strip()]
+    said = lines[0] if lines else "it ended without a word"
+    code = next((code for code in errno.errorcode if said.endswith(os.strerror(code))), errno.EIO)
+    return error(code, f"{subject}: {PROGRAM}: {said}")
+
+
+def probe(file: str, image_format: str | None = None) -> Image:
+    """Looks at an image and at those it stands on.
+
+    OSError: it cannot be read, is no image, is damaged, or its backing file is missing.
+    """
+    path = os.path.abspath(file)
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as failure:
+        raise about(file, failure) from None
+    known = ["-f", image_format] if image_format else []
+    chain = json.loads(inspect(file, "info", "--output=json", "--backing-chain", *known, path))
+    if not chain[0]["virtual-size"]:
+        raise Invalid(f"{file}: it is empty, so there is no disk in it")
+    for image in chain:
+        if image["format"] == "qcow2":          # one that was cut short would read as zeros beyond its end
+            inspect(f"{file} is damaged or cut short", "check", "-q", "-f", "qcow2", image["filename"],
+                    good=CHECK_GOOD)
+    return Image(path, chain[0]["format"], chain[0]["virtual-size"])
+
+
+def inspect(subject: str, *words: str, good: tuple[int, ...] = (0,)) -> str:
+    """What qemu-img prints. OSError with its complaint about the subject unless its status is good."""
+    try:
+        done = subprocess.run([PROGRAM, *words], capture_output=True, text=True, timeout=INFO_TIMEOUT_S,
+                              env=environment(), stdin=subprocess.DEVNULL)
+    except FileNotFoundError:
+        raise missing_program() from None
+    except subprocess.TimeoutExpired:
+        raise XsegError(errno.ETIMEDOUT,
+                        f"{subject}: {PROGRAM} {words[0]} took more than {INFO_TIMEOUT_S} s") from None
+    if done.returncode not in good:
+        raise complaint(done.stderr or done.stdout, subject)
+    return done.stdout
+
+
+def convert(subject: str, words: list[str], progress: Progress) -> None:
+    """Runs `qemu-img convert` with these words. OSError with its complaint about the subject.
+
+    The target is flushed before it ends (its cache mode would be `unsafe` otherwise).
+    """
+    with tempfile.TemporaryFile() as said:
+        try:
+            child = subprocess.Popen(
+                [PROGRAM, "convert", "-p", "-m", PARALLEL, "-t", "writeback", *words],
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, env=environment())
+        except FileNotFoundError:
+            raise missing_program() from None
+        try:
+            _follow(child, progress)
+            code = child.wait()
+        finally:
+            _end(child)
+        said.seek(0)
+        if code:
+            raise complaint(said.read(TEXT_MAX).decode(errors="replace"), subject)
+    progress(1.0)
+
+
+def _follow(child: subprocess.Popen, progress: Progress) -> None:
+    """Reads "(12.34/100%)" from its output until that ends."""
+    assert child.stdout is not None
+    with child.stdout as output:
+        while text := os.read(output.fileno(), 4096):
+            if seen := PERCENT.findall(text):
+                progress(float(seen[-1]) / 100)
+
+
+def _end(child: subprocess.Popen) -> None:
+    """Sees to it that it has ended."""
+    if child.poll() is None:
+        child.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(END_S)
+            return
+        child.kill()
+        child.wait()
+
+
+@contextlib.contextmanager
+def progress_bar(title: str, size: int, wanted: bool) -> Iterator[Progress]:
+    """A bar on stderr, if wanted; gives a Progress."""
+    if not wanted:
+        yield lambda part: None
+        return
+    from tqdm import tqdm
+    with tqdm(total=size, desc=title, unit="B", unit_scale=True, unit_divisor=1024, leave=True) as bar:
+        yield lambda part: bar.update(int(part * size) - bar.n)
+
+
+@contextlib.contextmanager
+def partial(file: str, target: str) -> Iterator[str]:
+    """A path to write beside `target`, which it replaces at the end, durably. On failure it is removed.
+
+    Errors name `file`, as the user called the target.
+    """
+    folder, name = os.path.split(target)
+    try:
+        number, part = tempfile.mkstemp(prefix=f"{name[:NAME_KEPT_MAX]}.part-", dir=folder)
+        os.close(number)
+    except OSError as failure:
+        raise about(file, failure) from None
+    try:
+        yield part
+        os.chmod(part, 0o666 & ~_umask())
+        _sync(part)
+        os.rename(part, target)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(part)
+        raise
+    _sync(folder)
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _sync(path: str) -> None:
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

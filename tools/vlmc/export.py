@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Copies a volume or snapshot into a disk image, raw or qcow2.
+
+Zeros take no space in it. FILE appears when it is complete and durable; until then the copy is called
+FILE.part-SOMETHING, and it is removed when the command fails. Of a volume that is being written to,
+export a snapshot.
+"""
+from __future__ import annotations
+
+import argparse
+
+from tools.vlmc._common import add_json, control, nbd_uri
+
+HELP = "copy a volume into a disk image"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="a volume or snapshot")
+    parser.add_argument("file", metavar="FILE", help="the image to make")
+    parser.add_argument("--format", choices=("raw", "qcow2"), default="raw", help="default: raw")
+    parser.add_argument("-f", "--force", action="store_true", help="replace FILE if it is there")
+    parser.add_argument("--progress", action="store_true", help="show a bar though stderr is no terminal")
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    import os
+    import sys
+
+    from tools import cli, images
+    info = control(args, "info", name=args.name)
+    target = os.path.realpath(args.file)
+    check_target(args.file, target, args.force)
+    with images.partial(args.file, target) as part, \
+            images.progress_bar(args.name, info["size"], args.progress or sys.stderr.isatty()) as progress:
+        source = nbd_uri(args.home, args.name)
+        images.convert(args.file, ["-W", "-f", "raw", "-O", args.format, source, part], progress)
+    stored = os.stat(target).st_blocks * 512
+    if args.json:
+        cli.print_json({"name": args.name, "file": target, "format": args.format, "size": info["size"],
+                        "stored": stored})
+    else:
+        print(f"exported {args.name} to {args.file} ({args.format}, {cli.human(stored)} stored)")
+    return 0
+
+
+def check_target(file: str, target: str, force: bool) -> None:
+    """Exists: it is there, and force is false. Invalid: it is there and no plain file."""
+    import os
+    import stat
+
+    from xseg.errors import Exists, Invalid
+    try:
+        mode = os.stat(target).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        raise Invalid(f"{file} is no plain file")
+    if not force:
+        raise Exists(f"{file} is there already; --force replaces it")

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Copies a disk image, raw or qcow2 (or whatever qemu-img reads), into a new volume.
+
+What is zeros in the image takes no space. The volume has the image's size unless --size is larger. All
+of it is durable when the command succeeds; when it fails, the half-made volume is removed. An image of
+unknown origin should be named by --format: one that is taken for qcow2 can point to other files.
+"""
+from __future__ import annotations
+
+import argparse
+
+from tools.vlmc._common import add_json, add_size, nbd_uri, token
+
+HELP = "copy a disk image into a new volume"
+REMOVE_S = 10.0                 # how long the NBD server is given to notice that qemu-img is gone
+POLL_S = 0.05
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="the image")
+    parser.add_argument("name", metavar="NAME", help="name of the new volume")
+    parser.add_argument("--format", choices=("raw", "qcow2"), help="what FILE is (default: look into it)")
+    add_size(parser, "--size", help="size of the volume, if larger than the image's")
+    add_size(parser, "--block-size", help="a power of two from 64K to 16M (default 4M)")
+    parser.add_argument("--progress", action="store_true", help="show a bar though stderr is no terminal")
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    import sys
+
+    from tools import cli, images
+    from xseg.client import Client
+    from xseg.errors import Invalid
+    image = images.probe(args.file, args.format)
+    size = args.size or image.size
+    if size < image.size:
+        raise Invalid(f"{args.file}: the disk in it has {image.size} bytes, which --size {size} cannot hold")
+    with Client(args.home, "vlmc") as client:
+        client.control("create", name=args.name, size=size, block_size=args.block_size, token=token())
+        try:
+            with images.progress_bar(args.name, image.size, args.progress or sys.stderr.isatty()) as progress:
+                copy(client, image, args.name, nbd_uri(args.home, args.name), progress)
+            made = client.control("info", name=args.name)
+        except BaseException:
+            remove(client, args.name)
+            raise
+    if args.json:
+        cli.print_json({"name": args.name, "id": made["id"], "size": size, "format": image.format})
+    else:
+        print(f"imported {args.file} ({image.format}) as {args.name}, {cli.human(size)}")
+    return 0
+
+
+def copy(client, image, name: str, uri: str, progress) -> None:
+    """Copies and flushes. The volume is kept open meanwhile, so that the flush is of what was copied."""
+    from tools import images
+    with client.open(name) as volume:
+        words = ["-n", "--target-is-zero", "-W", "-f", image.format, "-O", "raw", image.path, uri]
+        images.convert(name, words, progress)
+        volume.flush()
+
+
+def remove(client, name: str) -> None:
+    """Removes the half-made volume, as soon as nobody has it open. Says so if that cannot be."""
+    import sys
+    import time
+
+    from xseg.errors import Busy
+    end = time.monotonic() + REMOVE_S
+    while True:
+        try:
+            client.control("remove", name=name, token=token())
+            return
+        except Busy as failure:
+            if time.monotonic() < end:
+                time.sleep(POLL_S)
+                continue
+            left = failure
+        except OSError as failure:
+            left = failure
+        print(f"vlmc: the half-made volume {name} is still there: {left}; `vlmc remove {name}` removes it",
+              file=sys.stderr)
+        return
