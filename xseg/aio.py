@@ -43,11 +43,13 @@ class Hub:
         self.ports: list[AsyncPort] = []
         self._turn_due = False
         self._flush_due = False
+        self.closed = False             # a turn that was due may still come
         self.loop.add_reader(self.c.fd, self._turn)
         self._tick_handle = self.loop.call_later(TICK_S, self._tick)
 
     def close(self) -> None:
         """Closes its ports and gives the bell back."""
+        self.closed = True
         for port in list(self.ports):
             port.close()
         self._tick_handle.cancel()
@@ -75,6 +77,8 @@ class Hub:
 
     def _turn(self) -> None:
         self._turn_due = False
+        if self.closed:
+            return
         lib.bell_disarm(self.c)
         more = False
         for port in self.ports:
