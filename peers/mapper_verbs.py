@@ -56,8 +56,9 @@ if TYPE_CHECKING:
     from peers.mapper import Mapper
 
 CLONES_MAX = 100_000                # of one request
+BULK_AT_ONCE = 1024                 # requests under way while clones are made
 ROW_MAX = 512                       # bytes a listed volume takes at most, about
-LIST_ROOM_MIN = 4096
+LIST_ROOM, LIST_ROOM_MIN = 65536, 4096  # bytes of object names asked for: whole buffers
 ENTRY_ROOM = 400                    # bytes of a mapinfo entry at most
 NAME_BYTES = 40                     # of an object's name in a LIST
 WALK_TRIES = 4                      # of a portion of a walk that a checkpoint overtakes
@@ -103,8 +104,8 @@ async def make_all(m: "Mapper", headers: list[Header]) -> None:
 
     async with m.names.locked(header.name for header in headers):
         try:
-            await gather_bounded(claim, headers)
-            await gather_bounded(m.names.make, todo)
+            await gather_bounded(claim, headers, BULK_AT_ONCE)
+            await gather_bounded(m.names.make, todo, BULK_AT_ONCE)
         except BaseException:
             await gather_bounded(undo, claimed)
             raise
@@ -220,7 +221,7 @@ async def fix_closed(m: "Mapper", volume: Volume) -> View:
 
 async def list_volumes(m: "Mapper", a: Arguments, room: int) -> dict:
     """Volumes and snapshots, in no order. One whose header is damaged has `id` and `damaged` only."""
-    names_room = max(LIST_ROOM_MIN, min(65536, room // ROW_MAX * NAME_BYTES))
+    names_room = LIST_ROOM if room >= LIST_ROOM // NAME_BYTES * ROW_MAX else LIST_ROOM_MIN
     reply = await m.store.blockerm(lib.XOP_LIST, object=named(HEADER, 0), arg=a.get("cursor", 0), room=names_room)
     rows = await gather_bounded(lambda name: row(m, name.volume), objects(reply.data))
     return {"volumes": [found for found in rows if found], "cursor": reply.arg}

@@ -14,7 +14,7 @@ from support import Instance, config_of
 from xseg.segment import Segment, name_for
 
 LAYOUTS = os.environ.get("ARCHIPELAGO_TEST_LAYOUTS", "colocated,separate").split(",")
-SMALL_SEGMENT = {"static_slots": 256, "dynamic_slots": 64, "buffers": [512, 64, 24], "frames": 64,
+SMALL_SEGMENT = {"static_slots": 256, "dynamic_slots": 128, "buffers": [512, 64, 24], "frames": 64,
                  "stacks": [256, 256, 64]}
 
 
@@ -69,6 +69,18 @@ def instance(request, layout, home):
         raise
     yield made
     finish(made, request)
+
+
+@pytest.fixture(scope="module")
+def node():
+    """A running colocated pipeline that the tests of a module share: each uses names of its own."""
+    path = tempfile.mkdtemp(prefix="ar-", dir="/tmp")
+    made = Instance(path, '[peers.blockerb]\nsync = false\n[peers.blockerm]\nsync = false\n')
+    made.start()
+    yield made
+    made.finish()
+    Segment.unlink(name_for(path))
+    shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture
