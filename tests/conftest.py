@@ -83,6 +83,24 @@ def node():
     shutil.rmtree(path, ignore_errors=True)
 
 
+@pytest.fixture(scope="module", params=LAYOUTS)
+def shared_instance(request):
+    """A running pipeline on each layout in turn, for all tests of a module, whose `CONFIG` is more of its
+    archipelago.toml."""
+    path = tempfile.mkdtemp(prefix="ar-", dir="/tmp")
+    made = Instance(path, f'layout = "{request.param}"\n' + getattr(request.module, "CONFIG", ""))
+    before = request.session.testsfailed
+    try:
+        made.start()
+        yield made
+        if request.session.testsfailed > before:
+            print(made.logs())
+        made.finish()
+    finally:
+        Segment.unlink(name_for(path))
+        shutil.rmtree(path, ignore_errors=True)
+
+
 @pytest.fixture
 def host(request, home):
     """Starts a pipeline of chosen peers: host([(role, type, {option: value}), ...], processes=None).
