@@ -218,6 +218,18 @@ static int begin_life(struct bf *bf)
     return -EAGAIN;
 }
 
+static int check_direct(struct bf *bf)
+{
+    int fd = bf->direct ? openat(bf->root, "store", O_RDONLY | O_DIRECT | O_CLOEXEC) : -1;
+
+    if (fd < 0 && bf->direct && errno == EINVAL)
+        return peer_fail(bf->peer, -EINVAL, "option direct: the file system of %.160s has no direct I/O",
+                         bf->path);
+    if (fd >= 0)
+        close(fd);
+    return 0;
+}
+
 int bf_root_open(struct bf *bf)
 {
     int rc;
@@ -226,6 +238,8 @@ int bf_root_open(struct bf *bf)
     if (bf->root < 0)
         return peer_fail(bf->peer, -errno, "%.160s: %s", bf->path, strerror(errno));
     rc = check_store(bf);
+    if (rc == 0)
+        rc = check_direct(bf);
     if (rc == 0) {
         rc = clean_lives(bf);
         if (rc == 0)
