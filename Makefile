@@ -14,7 +14,7 @@ ifeq ($(filter-out /usr/bin/% /bin/%,$(shell command -v $(PYTHON))),)
 BUILD_PACKAGES += python3 python3-venv python3-dev
 endif
 TEST_PACKAGES := qemu-utils libnbd-bin python3-libnbd nbdkit nbd-client fio fuse3 e2fsprogs xfsprogs kmod
-DEMO_PACKAGES := qemu-utils libnbd-bin mmdebstrap nbd-client fuse3 e2fsprogs
+DEMO_PACKAGES := qemu-utils libnbd-bin mmdebstrap nbd-client fuse3 e2fsprogs fdisk
 BENCH_PACKAGES := qemu-utils qemu-system-common nbdkit fio
 FUZZ_PACKAGES := clang
 
@@ -25,8 +25,7 @@ FUZZERS := $(patsubst native/%.c,%,$(wildcard native/fuzz_*.c))
 
 # Subset run under the sanitizers: all that drives native code, less what only drives tools.
 ASAN_TESTS ?= $(wildcard tests/test_segment.py tests/test_peer.py tests/test_map.py tests/test_vlmc_peer.py \
-	tests/test_blocker_*.py tests/test_nbd*.py tests/test_memory.py tests/test_null.py tests/test_delay.py \
-	tests/test_error.py)
+	tests/test_blocker_*.py tests/test_nbd*.py tests/test_filters.py)
 ASAN := ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" PYTHONPATH=$(CURDIR)/build-asan
 
