@@ -46,16 +46,13 @@ static void bell_path(const struct xseg *seg, uint32_t number, char path[BELL_PA
     snprintf(path, BELL_PATH_MAX, "%s/bell.%u", seg->header->run, number);
 }
 
-/* Claims the bell's word for this process, from nobody or from a dead one. */
+/* Claims the bell for this process, from nobody or from a dead one. */
 static int bell_claim(struct xbell *shared)
 {
-    uint32_t before = load_acquire(&shared->taken);
+    uint64_t before = load_acquire(&shared->tag);
 
-    if (before && process_is((int)before, load_acquire(&shared->start_time)))
+    if (process_alive(before) || !swap_if(&shared->tag, before, process_tag(getpid())))
         return -EBUSY;
-    if (!swap_if(&shared->taken, before, (uint32_t)getpid()))
-        return -EBUSY;
-    store_release(&shared->start_time, process_start_time(getpid()));
     return 0;
 }
 
@@ -88,7 +85,7 @@ int bell_open(struct xseg *seg, uint32_t number, struct bell **out)
             bell->fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
         if (bell->fd < 0) {
             rc = -errno;
-            store_release(&seg->bells[bell->number].taken, 0u);
+            store_release(&seg->bells[bell->number].tag, 0u);
         }
     }
     if (rc) {
@@ -105,8 +102,7 @@ void bell_close(struct bell *bell)
     struct xbell *shared = &bell->seg->bells[bell->number];
 
     store_release(&shared->sleeping, 0u);
-    store_release(&shared->start_time, 0u);
-    store_release(&shared->taken, 0u);
+    store_release(&shared->tag, 0u);
     close(bell->fd);
     free(bell);
 }

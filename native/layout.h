@@ -163,22 +163,21 @@ struct xreq {
 
 struct xport {
     uint32_t head;                  /* atomic; inbox: slot number + 1 of the newest, 0 = empty */
-    uint32_t bound;                 /* atomic; 1: a live process serves it */
+    uint32_t draining;              /* top of the list being taken out of the inbox */
+    uint64_t tag;                   /* atomic; the process that serves it (process.h); 0: none */
     uint32_t incarnation;           /* grows with each bind */
     uint32_t bell;
     int32_t pid;
     uint32_t first;                 /* its slots are [first, first + count) */
     uint32_t count;
     uint32_t ready;                 /* the peer's start has finished */
-    uint32_t draining;              /* top of the list being taken out of the inbox */
-    uint32_t pad;
     char role[32];                  /* empty: a free dynamic port */
     char type[32];
     char process[32];               /* the process the configuration puts it in */
     uint64_t bound_ns;              /* CLOCK_REALTIME of the bind */
-    uint64_t start_time;            /* of the process, in clock ticks after boot: pid reuse guard */
     uint64_t buffers_held[3];       /* buffers of each class this port holds */
     uint64_t buffers_max[3];        /* its quota */
+    uint64_t sending;               /* slot number + 1 being put into another's inbox; 0: none */
     /* counters; the owner alone writes them */
     uint64_t received;              /* requests that came in */
     uint64_t served;                /* replies sent */
@@ -197,8 +196,8 @@ struct xport {
 
 struct xbell {
     uint32_t sleeping;              /* atomic; the owner sleeps or is about to */
-    uint32_t taken;                 /* atomic; pid of the owner */
-    uint64_t start_time;            /* of that pid */
+    uint32_t pad0;
+    uint64_t tag;                   /* atomic; the process it wakes (process.h); 0: none */
     uint64_t pad[6];
 };
 

@@ -52,25 +52,20 @@ bool port_alive(struct xseg *seg, uint32_t number)
 {
     const struct xport *port = &seg->ports[number];
 
-    return number < XSEG_PORTS && load_acquire(&port->bound)
-        && process_is(load_acquire(&port->pid), load_acquire(&port->start_time));
+    return number < XSEG_PORTS && process_alive(load_acquire(&port->tag));
 }
 
 /* --- binding ---------------------------------------------------------------- */
 
-/* True if the port is now this process's alone. `bound` holds the claimer's pid meanwhile,
- * so that of two that come at once, one wins. */
+/* True if the port is now this process's alone: of two that come at once, one wins. */
 static bool port_claim(struct xseg *seg, uint32_t number)
 {
     struct xport *port = &seg->ports[number];
-    uint32_t before = load_acquire(&port->bound);
+    uint64_t before = load_acquire(&port->tag);
 
-    if (before && port_alive(seg, number))
-        return false;
-    if (!swap_if(&port->bound, before, (uint32_t)getpid()))
+    if (process_alive(before) || !swap_if(&port->tag, before, process_tag(getpid())))
         return false;
     store_release(&port->pid, getpid());
-    store_release(&port->start_time, process_start_time(getpid()));
     return true;
 }
 
@@ -86,6 +81,74 @@ static int port_pick(struct xseg *seg, uint32_t number, uint32_t *picked)
         if (port_claim(seg, *picked))
             return 0;
     return -EAGAIN;
+}
+
+/* --- what a death left half done ---------------------------------------------- */
+
+/* True if a slot is on the list that begins at `top`. Links are stable but for those of a list
+ * whose slots are all held already. */
+static bool list_has(const struct xseg *seg, uint32_t top, uint32_t link)
+{
+    for (uint32_t n = 0; top && top <= seg->header->slots && n < seg->header->slots; n++) {
+        if (top == link)
+            return true;
+        top = load_relaxed(&seg->reqs[top - 1].next);
+    }
+    return false;
+}
+
+/* The dead owner was taking a list out of the inbox. Unless it is still there, marks all of it
+ * held; what was marked already is passed over. */
+static void finish_draining(struct port *port)
+{
+    const struct xseg *seg = port->seg;
+    uint32_t at = load_acquire(&port->shared->draining);
+
+    if (at && list_has(seg, load_acquire(&port->shared->head), at))
+        at = 0;
+    for (uint32_t n = 0; at && at <= seg->header->slots && n < seg->header->slots; n++) {
+        struct xreq *req = &seg->reqs[at - 1];
+
+        if (req->owner != port->number)
+            break;
+        store_relaxed(&req->state, XREQ_HELD);
+        at = load_relaxed(&req->next);
+    }
+    store_release(&port->shared->draining, 0u);
+}
+
+/* True if a request that was to be put into an inbox is there, or was taken out of it. The list
+ * being drained is looked at after the inbox, and the state last, so that a drain that goes on
+ * meanwhile is noticed. */
+static bool was_delivered(const struct xseg *seg, const struct xreq *req, uint32_t state)
+{
+    const struct xport *to = &seg->ports[req->owner];
+
+    return list_has(seg, load_acquire(&to->head), req->index + 1)
+        || list_has(seg, load_acquire(&to->draining), req->index + 1)
+        || load_acquire(&req->state) != state;
+}
+
+/* The dead owner was putting a request into an inbox. One of its own that did not get there
+ * has not been sent; an answer, or what it put back into its own inbox, is delivered now. */
+static void finish_sending(struct port *port)
+{
+    uint64_t link = load_acquire(&port->shared->sending);
+    struct xreq *req = link && link <= port->seg->header->slots ? &port->seg->reqs[link - 1] : NULL;
+    uint32_t state = req ? load_acquire(&req->state) : XREQ_FREE;
+    bool own = req && req->src == port->number;
+
+    store_release(&port->shared->sending, 0u);
+    if (state != XREQ_QUEUED && (state != XREQ_REPLIED || own || req->dst != port->number))
+        return;
+    if (req->owner >= XSEG_PORTS || req->src >= XSEG_PORTS || was_delivered(port->seg, req, state))
+        return;
+    if (own) {
+        req->owner = (uint16_t)port->number;
+        store_release(&req->state, XREQ_HELD);
+    } else {
+        port_deliver(port, req, state == XREQ_REPLIED ? req->src : port->number, state);
+    }
 }
 
 static void push_free(struct port *port, uint32_t slot) { port->free[port->free_count++] = slot; }
@@ -171,11 +234,13 @@ int port_bind(struct xseg *seg, uint32_t number, const char *role, struct bell *
     port->shared = &seg->ports[port->number];
     port->free = calloc(port->shared->count, sizeof(*port->free));
     if (!port->free) {
-        store_release(&port->shared->bound, 0u);
+        store_release(&port->shared->tag, 0u);
         free(port);
         return -ENOMEM;
     }
     port->incarnation = ++port->shared->incarnation;
+    finish_draining(port);
+    finish_sending(port);
     adopt_slots(port);
     adopt_buffers(port);
     port->recovering = true;        /* until a first receive has seen that all is well */
@@ -192,8 +257,7 @@ void port_close(struct port *port)
     shared->ready = 0;
     if (port->number >= XSEG_STATIC_PORTS)
         memset(shared->role, 0, sizeof(shared->role));
-    store_release(&shared->start_time, 0u);
-    store_release(&shared->bound, 0u);
+    store_release(&shared->tag, 0u);
     free(port->free);
     free(port);
 }
@@ -212,7 +276,8 @@ static struct xreq *slot_at(const struct port *port, uint32_t link)
 }
 
 /* Marks all of a list held, then reverses it. In this order, a death in the first pass
- * leaves the list as it was under `draining`, and one in the second only held slots. */
+ * leaves the list as it was under `draining`, and one in the second only held slots: see
+ * finish_draining(). */
 static uint32_t take_list(struct port *port, uint32_t top)
 {
     uint32_t left = port->seg->header->slots, last = 0, n = 0;
@@ -299,8 +364,7 @@ struct xreq *port_receive(struct port *port)
 void port_requeue(struct port *port, struct xreq *req)
 {
     assert(req->owner == port->number && req->state == XREQ_HELD && req->src != port->number);
-    store_release(&req->state, XREQ_QUEUED);
-    inbox_push(port->shared, req);
+    port_deliver(port, req, port->number, XREQ_QUEUED);
 }
 
 bool port_pending(struct port *port)
@@ -362,13 +426,6 @@ static void requeue_held(struct port *port)
 /* True when everything an earlier incarnation left is in order. */
 bool port_recover(struct port *port)
 {
-    uint32_t draining = load_acquire(&port->shared->draining);
-
-    if (draining) {                 /* it died while it took these out of the inbox */
-        take_list(port, draining);
-        store_release(&port->shared->draining, 0u);
-        port->orphans = count_orphans(port);
-    }
     if (port->orphans)
         collect_orphans(port);
     if (port->orphans)
@@ -376,24 +433,6 @@ bool port_recover(struct port *port)
     requeue_held(port);
     port->recovering = false;
     return true;
-}
-
-/* Frees replies that are already held here and counts what is still away. */
-uint32_t count_orphans(struct port *port)
-{
-    uint32_t away = 0;
-
-    for (uint32_t i = port->shared->first; i < port->shared->first + port->shared->count; i++) {
-        struct xreq *req = &port->seg->reqs[i];
-
-        if (!req->orphan || req->state == XREQ_FREE)
-            continue;
-        if (req->state == XREQ_HELD && req->owner == port->number)
-            xreq_put(port, req);
-        else
-            away++;
-    }
-    return away;
 }
 
 /* --- bells ------------------------------------------------------------------------ */

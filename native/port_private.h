@@ -27,8 +27,11 @@ static inline void inbox_push(struct xport *to, struct xreq *req)
     } while (!swap_if(&to->head, top, req->index + 1));
 }
 
+/* Puts a request that this port holds into an inbox, as QUEUED or REPLIED. `sending` names it
+ * meanwhile, and its owner changes after its state, so that a successor finds out how far a
+ * dead sender came. */
+void port_deliver(struct port *port, struct xreq *req, uint32_t to, uint32_t state);
 bool port_recover(struct port *port);
-uint32_t count_orphans(struct port *port);
 void buffers_release_cached(struct port *port);
 
 #endif

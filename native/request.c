@@ -55,14 +55,16 @@ void xreq_put(struct port *port, struct xreq *req)
     port->free[port->free_count++] = req->index;
 }
 
-static void deliver(struct port *port, struct xreq *req, uint32_t to, uint32_t state)
+void port_deliver(struct port *port, struct xreq *req, uint32_t to, uint32_t state)
 {
     struct xport *shared = &port->seg->ports[to];
     uint32_t bell = load_relaxed(&shared->bell);
 
-    req->owner = (uint16_t)to;
+    store_release(&port->shared->sending, req->index + 1u);
     store_release(&req->state, state);
+    store_release(&req->owner, (uint16_t)to);
     inbox_push(shared, req);
+    store_release(&port->shared->sending, 0u);
     if (bell < XSEG_BELLS && bell != port->bell->number)
         port->ring |= 1ull << bell;
 }
@@ -75,7 +77,7 @@ void xreq_send(struct port *port, struct xreq *req, uint32_t dst)
     req->error = 0;
     req->done = 0;
     count(&port->shared->sent, 1);
-    deliver(port, req, dst, XREQ_QUEUED);
+    port_deliver(port, req, dst, XREQ_QUEUED);
 }
 
 void xreq_reply(struct port *port, struct xreq *req, int error)
@@ -92,7 +94,7 @@ void xreq_reply(struct port *port, struct xreq *req, int error)
         count(&shared->bytes_read, req->size);
     else if (req->op == XOP_WRITE)
         count(&shared->bytes_written, req->size);
-    deliver(port, req, req->src, XREQ_REPLIED);
+    port_deliver(port, req, req->src, XREQ_REPLIED);
 }
 
 bool xreq_data_ok(const struct xseg *seg, const struct xreq *req, uint64_t length)

@@ -23,7 +23,7 @@ def parts(segment: Segment) -> list[dict[str, Any]]:
     c, h = segment.c, segment.c.header
     volumes = sum(c.volumes[i].state != lib.XVOL_FREE for i in range(lib.XSEG_VOLUMES))
     rows = [
-        ("bells", lib.XSEG_BELLS, sum(c.bells[i].taken != 0 for i in range(lib.XSEG_BELLS))),
+        ("bells", lib.XSEG_BELLS, sum(c.bells[i].tag != 0 for i in range(lib.XSEG_BELLS))),
         ("ports", lib.XSEG_PORTS, sum(lib.port_alive(c, i) for i in range(lib.XSEG_PORTS))),
         ("routes", lib.XSEG_ROUTES, len(segment.routes())),
         ("requests", h.slots, sum(1 for _ in look.busy(segment))),
