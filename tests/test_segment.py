@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The segment: requests, ports, buffers, doorbells; joining; exhaustion; scribbled links."""
+import errno
+import os
+import threading
+
+import numpy
+import pytest
+
+from xseg import errors
+from xseg._native import ffi, lib
+from xseg.dtypes import dtype_of
+from xseg.port import Port
+from xseg.segment import SHM, Segment, name_for, text
+
+
+@pytest.fixture
+def server(segment):
+    segment.declare("server", "test", "test")
+    with Port(segment, number=segment.port_of("server")) as port:
+        yield port
+
+
+@pytest.fixture
+def client(segment):
+    with Port(segment) as port:
+        yield port
+
+
+def answer(port, count, error=0):
+    """Answers `count` requests that wait at a port."""
+    left = count
+    while left:
+        came = port.receive(5)
+        assert came, "nothing came"
+        for request in came:
+            request.reply(error)
+        left -= len(came)
+    port.ring()
+
+
+# --- requests
+
+
+def test_a_request_reaches_its_port_and_the_answer_its_sender(server, client):
+    request = client.get(100)
+    request.data[:5] = b"hello"
+    request.c.op, request.c.size = lib.XOP_WRITE, 5
+    client.send(server.number, [request])
+    (came,) = server.receive(1)
+    assert (came.payload, came.c.src, came.c.op) == (b"hello", client.number, lib.XOP_WRITE)
+    came.reply(errno.ENOSPC, done=3)
+    (back,) = client.receive(1)
+    assert client.is_reply(back)
+    assert (back.c.error, back.c.done) == (-errno.ENOSPC, 3)
+
+
+def test_requests_of_one_sender_arrive_in_order(server, client):
+    requests = [client.get() for _ in range(50)]
+    for number, request in enumerate(requests):
+        request.c.arg = number
+    client.send(server.number, requests[:20])
+    client.send(server.number, requests[20:])
+    assert [came.c.arg for came in server.receive(1)] == list(range(50))
+
+
+def test_a_fresh_request_carries_nothing_of_its_former_use(server, client):
+    request = client.get(64)
+    request.c.arg, request.c.flags, request.c.object.epoch = 7, 3, 9
+    client.put(request)
+    fresh = client.get()
+    assert (fresh.c.index, fresh.c.arg, fresh.c.flags, fresh.c.object.epoch, fresh.c.buffer) == (
+        request.c.index, 0, 0, 0, 0)
+
+
+def test_requests_wait_for_a_peer_that_is_not_there_yet(segment, client):
+    number = segment.declare("late", "test", "test")
+    client.send(number, [client.get()])
+    with Port(segment, number=number) as late:
+        assert len(late.receive(1)) == 1
+
+
+def test_a_call_that_nobody_answers_times_out_and_leaks_no_slot(server, client):
+    free = client.c.free_count
+    with pytest.raises(errors.TimedOut, match="server did not answer ping"):
+        client.call(server.number, lib.XOP_PING, timeout=0.05, room=4096)
+    assert client.c.free_count == free - 1
+    answer(server, 1)
+    assert client.receive(1) == []
+    assert client.c.free_count == free
+
+
+def test_an_error_is_raised_with_its_errno(server, client):
+    thread = threading.Thread(target=answer, args=(server, 1, errno.EROFS))
+    thread.start()
+    with pytest.raises(errors.ReadOnly) as caught:
+        client.call(server.number, lib.XOP_WRITE, data=b"x", timeout=5)
+    thread.join()
+    assert caught.value.errno == errno.EROFS
+
+
+def test_data_is_an_array_without_a_copy(segment, client):
+    request = client.get(4096)
+    request.array("<u4")[:3] = [1, 2, 3]
+    assert bytes(request.data[:12]) == numpy.array([1, 2, 3], "<u4").tobytes()
+    assert request.c.data % 4096 == 0
+
+
+def test_a_batch_is_filled_in_through_the_array_of_all_requests(segment, server, client):
+    requests = [client.get() for _ in range(8)]
+    slots = [request.c.index for request in requests]
+    segment.requests["offset"][slots] = numpy.arange(8) * 4096
+    segment.requests["object"]["index"][slots] = 5
+    client.send(server.number, requests)
+    came = server.receive(1)
+    assert [(request.c.offset, request.object.index) for request in came] == [(i * 4096, 5) for i in range(8)]
+
+
+def test_data_that_lie_outside_the_segment_are_refused(segment, server, client):
+    request = client.get(64)
+    data = request.c.data
+    request.c.data = segment.c.size - 10
+    client.send(server.number, [request])
+    (came,) = server.receive(1)
+    with pytest.raises(errors.Invalid, match="outside the segment"):
+        came.data  # noqa: B018
+    request.c.data = data
+
+
+def test_a_request_is_answered_only_once(server, client):
+    client.send(server.number, [client.get()])
+    (came,) = server.receive(1)
+    came.reply()
+    with pytest.raises(RuntimeError, match="answered already"):
+        came.reply()
+
+
+# --- ports and exhaustion
+
+
+def test_a_port_that_a_live_process_serves_cannot_be_bound(segment, server):
+    with pytest.raises(errors.Busy):
+        Port(segment, number=server.number)
+
+
+def test_a_role_is_declared_once(segment):
+    number = segment.declare("role", "a", "p")
+    assert segment.declare("role", "b", "q") == number
+    assert (segment.port_of("role"), text(segment.c.ports[number].type)) == (number, "b")
+
+
+def test_more_roles_than_static_ports_are_refused(segment):
+    for i in range(lib.XSEG_STATIC_PORTS):
+        segment.declare(f"role{i}", "t", "p")
+    with pytest.raises(errors.NoSpace):
+        segment.declare("one-more", "t", "p")
+
+
+def test_a_port_that_runs_out_of_slots_does_not_harm_another(segment, client):
+    while True:
+        try:
+            client.get()
+        except errors.NoSlots:
+            break
+    assert client.c.shared.no_request == 1
+    with Port(segment) as other:
+        other.put(other.get())
+
+
+def test_a_port_that_runs_out_of_buffers_does_not_harm_another(segment, client):
+    held = 0
+    with pytest.raises(errors.NoBuffers):
+        for held in range(client.c.shared.count):  # noqa: B007
+            client.get(lib.XSEG_IO_MAX)
+    assert held == client.c.shared.buffers_max[2] > 0
+    with Port(segment) as other:
+        other.put(other.get(lib.XSEG_IO_MAX))
+
+
+def test_a_small_request_takes_a_larger_buffer_when_small_ones_have_run_out(client):
+    quota = client.c.shared.buffers_max[0]
+    sizes = [client.get(100).c.data_size for _ in range(quota + 2)]
+    assert sizes == [4096] * quota + [65536] * 2
+
+
+def test_more_data_than_one_request_carries_is_refused(server, client):
+    with pytest.raises(errors.Invalid, match="1048576 at most"):
+        client.call(server.number, lib.XOP_WRITE, data=bytes(lib.XSEG_IO_MAX + 1))
+
+
+def test_dynamic_ports_and_doorbells_that_run_out_are_said_so(segment):
+    ports = []
+    with pytest.raises(errors.NoSlots):
+        for _ in range(lib.XSEG_PORTS):
+            ports.append(Port(segment))
+    assert len(ports) == lib.XSEG_BELLS
+    for port in ports:
+        port.close()
+    with Port(segment):
+        pass
+
+
+# --- doorbells
+
+
+def test_a_batch_wakes_a_sleeping_receiver_once(server, client):
+    thread = threading.Thread(target=answer, args=(server, 8))
+    thread.start()
+    requests = [client.get() for _ in range(8)]
+    client.send(server.number, requests)
+    back = 0
+    while back < 8:
+        back += len(client.receive(5))
+    thread.join()
+    assert client.c.shared.rings <= 1
+
+
+def test_a_receiver_that_does_not_sleep_is_not_rung(server, client):
+    client.send(server.number, [client.get()])
+    assert client.c.shared.rings == 0
+    assert len(server.receive()) == 1
+
+
+# --- joining
+
+
+def scratch(size):
+    """A shared-memory object that no segment was made in; its name."""
+    name = f"/ar-{os.getpid()}"
+    with open(SHM + name, "wb") as file:
+        file.truncate(size)
+    return name
+
+
+def poke(segment, field, value):
+    """Writes another number into a field of the header, as another version would have."""
+    setattr(segment.c.header, field, value)
+
+
+@pytest.mark.parametrize(("field", "value", "words"), [
+    ("version", 99, f"is of version 99, these programs need {lib.XSEG_VERSION}"),
+    ("layout", 1, "another build of version"),
+    ("magic", 1, "is not a segment of Archipelago"),
+    ("size", 4096, "another build of version"),
+])
+def test_a_segment_of_another_version_is_refused_with_a_clear_message(segment, field, value, words):
+    poke(segment, field, value)
+    with pytest.raises(errors.WrongVersion, match=words):
+        Segment.open(segment.name)
+
+
+@pytest.mark.parametrize("size", [0, 100, 1 << 20])
+def test_what_is_no_segment_is_refused(size):
+    name = scratch(size)
+    try:
+        with pytest.raises(errors.WrongVersion, match="not a segment"):
+            Segment.open(name)
+    finally:
+        Segment.unlink(name)
+
+
+def test_a_segment_that_is_not_there_is_said_to_be_not_running(home):
+    with pytest.raises(errors.NotRunning, match="start it with `archipelago start`"):
+        Segment.open(name_for(home))
+
+
+def test_a_segment_is_made_only_once(segment):
+    with pytest.raises(errors.Exists, match=segment.name):
+        Segment.create(segment.name, "/tmp")
+
+
+def test_a_segment_larger_than_shared_memory_names_the_remedy(home):
+    with pytest.raises(errors.NoSpace, match=r"/dev/shm has \d+ MiB free.*\[segment\]"):
+        Segment.create(name_for(home), home, buffers=[4096, 4096, 4_000_000])
+    assert not Segment.exists(name_for(home))
+
+
+def test_a_segment_is_open_to_its_group_and_to_nobody_else(segment):
+    assert os.stat(SHM + segment.name).st_mode & 0o777 == 0o660
+
+
+def test_a_segment_takes_no_memory_that_is_not_used(segment):
+    assert os.stat(SHM + segment.name).st_blocks * 512 < 1 << 20
+
+
+@pytest.mark.parametrize("struct", ["struct xreq", "struct xport", "struct xvolume", "struct xheader", "struct xobj"])
+def test_arrays_have_the_layout_of_the_compiler(struct):
+    dtype = dtype_of(struct)
+    assert dtype.itemsize == ffi.sizeof(struct)
+    for name, field in ffi.typeof(struct).fields:
+        if name:
+            assert dtype.fields[name][1] == field.offset
+
+
+# --- routes
+
+
+def test_an_edge_leads_to_its_role_until_it_is_turned(segment):
+    first, second = segment.declare("b", "t", "p"), segment.declare("c", "t", "p")
+    edge = segment.route("a", "b")
+    assert lib.export_route(segment.c, edge) == first
+    segment.set_route("a>b", second)
+    assert lib.export_route(segment.c, edge) == second
+    assert segment.routes() == {"a>b": second}
+
+
+def test_a_route_to_no_role_is_refused(segment):
+    with pytest.raises(errors.NotFound, match="a>nobody"):
+        segment.route("a", "nobody")
+
+
+# --- scribbling
+
+
+def waiting(client, server, count):
+    requests = [client.get() for _ in range(count)]
+    client.send(server.number, requests)
+    return requests
+
+
+@pytest.mark.parametrize("link", [1, 2**31, 2**32 - 1], ids=["a slot of another", "out of bounds", "the largest"])
+def test_a_scribbled_link_neither_faults_nor_loops(segment, server, client, link):
+    requests = waiting(client, server, 5)
+    requests[2].c.next = link
+    assert len(server.receive()) == 3
+    client.send(server.number, [client.get()])
+    assert len(server.receive(1)) == 1
+
+
+def test_a_ring_of_links_does_not_hang_the_receiver(segment, server, client):
+    requests = waiting(client, server, 5)
+    requests[0].c.next = requests[4].c.index + 1
+    assert len(server.receive()) <= 5
+
+
+def test_a_scribbled_head_does_not_fault(segment, server, client):
+    server.c.shared.head = 2**32 - 1
+    assert server.receive() == []
+    client.send(server.number, [client.get()])
+    assert len(server.receive(1)) == 1
