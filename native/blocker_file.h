@@ -121,7 +121,8 @@ struct object {
     bool doomed;                    /* no longer in the table */
     bool is_new;                    /* made in this life, its folder entry not yet durable */
     bool dirty;                     /* on its volume's list */
-    struct queue waiting;           /* requests that wait for it to be opened */
+    struct queue waiting;           /* for it to be opened; once open: for direct writes to end */
+    uint32_t direct_writes;         /* under way */
     struct volume *volume;
     struct object *hash_next;
     struct object *older, *newer;   /* among those open and not in use; or the free list */

@@ -5,7 +5,9 @@
  * Buffered: a read takes what is in the page cache at once and leaves a miss to io_uring; a
  * write is a plain pwrite(), which measured several times cheaper than io_uring's worker.
  * Direct: io_uring, if offset, size and address are all multiples of BF_ALIGN; what is not goes
- * through the page cache of the same file, which the kernel keeps coherent with direct I/O.
+ * through the page cache of the same file. The kernel keeps the two coherent, but for a buffered
+ * write during a direct one: that may mark the file as failed. So a buffered write to an object
+ * waits until no direct one is under way, and what comes after it waits behind it.
  */
 #include <assert.h>
 #include <errno.h>
@@ -135,6 +137,19 @@ static void read_start(struct bf *bf, struct xreq *req)
 /* --- WRITE -------------------------------------------------------------------------- */
 
 static void write_direct(struct bf *bf, struct xreq *req);
+static void write_waiting(struct bf *bf, struct object *object);
+
+/* The object must outlive the request, as others may wait for it. */
+static void write_direct_end(struct bf *bf, struct xreq *req, int error)
+{
+    struct object *object = held(req)->object;
+
+    bf_object_hold(object);
+    object->direct_writes--;
+    finish(bf, req, error);
+    write_waiting(bf, object);
+    bf_object_put(bf, object);
+}
 
 static void write_direct_done(struct bf *bf, struct work *work, int result)
 {
@@ -143,12 +158,12 @@ static void write_direct_done(struct bf *bf, struct work *work, int result)
     if (result == 0)
         result = -EIO;              /* the kernel never says so of a write that is not empty */
     if (result < 0 && result != -EINTR && result != -EAGAIN) {
-        finish(bf, req, result);
+        write_direct_end(bf, req, result);
         return;
     }
     held(req)->position += result > 0 ? (uint64_t)result : 0;
     if (held(req)->position == req->size)
-        finish(bf, req, 0);
+        write_direct_end(bf, req, 0);
     else
         write_direct(bf, req);
 }
@@ -178,12 +193,39 @@ static int write_all(int fd, const uint8_t *data, uint64_t size, uint64_t offset
     return 0;
 }
 
+/* True if it had its turn: begun, or done. */
+static bool write_try(struct bf *bf, struct xreq *req)
+{
+    struct object *object = held(req)->object;
+
+    if (goes_direct(bf, req)) {
+        object->direct_writes++;
+        write_direct(bf, req);
+        return true;
+    }
+    if (object->direct_writes)
+        return false;
+    finish(bf, req, write_all(object->fd, data_at(bf, req), req->size, req->offset));
+    return true;
+}
+
+static void write_waiting(struct bf *bf, struct object *object)
+{
+    while (!queue_empty(&object->waiting)) {
+        struct xreq *req = &bf->peer->seg->reqs[object->waiting.head - 1];
+        if (object->direct_writes && !goes_direct(bf, req))
+            return;
+        queue_pop(bf->peer, &object->waiting);
+        write_try(bf, req);
+    }
+}
+
 static void write_start(struct bf *bf, struct xreq *req)
 {
-    if (goes_direct(bf, req))
-        write_direct(bf, req);
-    else
-        finish(bf, req, write_all(held(req)->object->fd, data_at(bf, req), req->size, req->offset));
+    struct object *object = held(req)->object;
+
+    if (!queue_empty(&object->waiting) || !write_try(bf, req))
+        queue_push(bf->peer, &object->waiting, req);
 }
 
 /* --- WRITE_ZEROES, DISCARD ------------------------------------------------------------- */

@@ -197,11 +197,13 @@ static void hand_out(struct bf *bf, struct xreq *req, struct object *object)
 /* The object is open: everyone who waited gets it. It must not go while they are served. */
 static void opened(struct bf *bf, struct object *object)
 {
+    struct queue waiting = object->waiting;
     struct xreq *req;
 
+    object->waiting = (struct queue){ 0, 0 };
     object->state = OBJECT_OPEN;
     object->refs = 1;
-    while ((req = queue_pop(bf->peer, &object->waiting)))
+    while ((req = queue_pop(bf->peer, &waiting)))
         hand_out(bf, req, object);
     bf_object_put(bf, object);
 }

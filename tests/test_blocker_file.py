@@ -220,6 +220,17 @@ def test_of_two_processes_that_replace_each_content_is_replaced_once(path):
         assert first8(one.read(HEADER, 0, 8)) == 1 + counts[0][0] + counts[1][0]
 
 
+def test_writes_of_both_kinds_to_one_page_do_not_fail_each_other(path):
+    """A buffered write during a direct one makes the kernel report an I/O error at the next fsync."""
+    with blocker(path, direct=True) as b:
+        calls = []
+        for i in range(400):
+            aligned = Call(lib.XOP_WRITE, object=DATA, offset=i % 3 * 4096, data=b"a" * 4096)
+            calls += [aligned, Call(lib.XOP_WRITE, object=DATA, offset=4000, data=b"u" * 200)]
+            calls += [Call(lib.XOP_SYNC, object=Object(0, 42))] * (i % 20 == 0)
+        assert {r.error for r in b.batch(calls)} == {0}
+
+
 # --- locks between processes
 
 
