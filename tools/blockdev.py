@@ -83,6 +83,12 @@ def mounts(devices: list[str]) -> list[str]:
                               if number in numbers or source in devices))
 
 
+def mounts_below(folder: str) -> list[str]:
+    """Mount points in or at a folder."""
+    inside = os.path.realpath(folder)
+    return [point for _, point, _ in mount_table() if point == inside or point.startswith(inside + "/")]
+
+
 def _number(device: str) -> str:
     made = os.stat(device).st_rdev
     return f"{os.major(made)}:{os.minor(made)}"
