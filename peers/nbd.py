@@ -37,8 +37,8 @@ class Nbd(Peer):
     native = "nbd"
     targets = ("vlmc", "mapper")
     options = {
-        "socket": Option("run/nbd.sock", "path", "unix socket to listen at, 107 bytes at most, made with mode "
-                                                 "0660; that of a dead server is replaced"),
+        "socket": Option("run/nbd.sock", "path", "unix socket to listen at, 107 bytes at most, of mode 0660; "
+                                                 "that of a dead server is replaced"),
         "listen": Option(None, "str", "TCP address to listen at as well, as host:port, [v6]:port or :port; "
                                       "no one is asked who they are"),
         "connections": Option(256, "int", "connections at one time; further ones are closed at once",
