@@ -31,14 +31,14 @@ from typing import Any
 
 import msgpack
 
-from peers.mapper_header import Ids, id_text
+from peers.mapper_header import Header, Ids, id_text
 from peers.mapper_names import Names, missing
 from peers.mapper_store import CACHE_BYTES, HEADER, MapStore, gather_bounded
 from peers.mapper_tree import load_range
 from peers.mapper_verbs import VERBS
 from peers.mapper_volume import Volume, read_header
 from xseg._native import lib
-from xseg.errors import Damaged, NotFound
+from xseg.errors import Damaged, NotFound, XsegError
 from xseg.errors import error as fail
 from xseg.peer import Option, Peer
 from xseg.request import Request
@@ -70,6 +70,7 @@ class Mapper(Peer):
 
         self.store = MapStore(blockerm, blockerb, self.options["cache"])
         self.names = Names(self.store)
+        self.routes = {role: self.segment.route(self.role, role) for role in self.targets}
         self.ids = Ids()
         self.volumes: dict[int, Volume] = {}        # by id
         self.handles: dict[int, Volume] = {}        # open ones, by handle
@@ -82,6 +83,10 @@ class Mapper(Peer):
         await self.take_over()
         self.recovered.set()
         self.sweeper = asyncio.create_task(self.sweep_forever())
+
+    def target(self, role: str) -> int:
+        """As Peer.target(), which looks the edge up by its name each time."""
+        return lib.export_route(self.segment.c, self.routes[role])
 
     async def stop(self) -> None:
         """Volumes stay open in the segment; background work is given up, as it can be done again."""
@@ -156,8 +161,8 @@ class Mapper(Peer):
             volume.lock_number = 0
             try:
                 await self.store.release(volume.id, self.token)
-            except NotFound:
-                self.log.warning("the lock of volume %s was gone already", id_text(volume.id))
+            except XsegError as failure:
+                self.log.warning("the lock of volume %s was gone already: %s", id_text(volume.id), failure)
 
     async def vlmc(self, op: int, volume: Volume, **fields: Any) -> Any:
         """An operation of vlmc on an open volume."""
@@ -198,7 +203,8 @@ class Mapper(Peer):
         await self.vlmc(lib.XOP_VOL_CLOSE, volume)
         lib.export_volume_state(volume.shared, lib.XVOL_CLOSING)
         try:
-            await volume.settle()
+            if not volume.abandoned:
+                await volume.settle()
         except OSError as failure:      # everything is in the journal: the next opening finds it there
             self.log.warning("volume '%s' is closed with its journal as it is: %s", volume.header.name, failure)
         self.handles.pop(volume.handle)
@@ -416,8 +422,17 @@ class Mapper(Peer):
                 self.log.info("port %d, which had '%s' open, is gone", holder[0], volume.header.name)
                 self.forget_opens(volume, holder, volume.holders[holder])
             if not volume.opens() and not volume.shared.administrative and not volume.users:
-                async with self.using(volume.id):
-                    await self.close_if_unused(volume)
+                await self.sweep_away(volume)
+
+    async def sweep_away(self, volume: Volume) -> None:
+        """Closes one. What keeps it from closing is logged once, and it is tried again."""
+        async with self.using(volume.id):
+            try:
+                await self.close_if_unused(volume)
+            except OSError as failure:
+                if str(failure) != volume.not_closed:
+                    self.log.error("volume '%s' cannot be closed: %s", volume.header.name, failure)
+                volume.not_closed = str(failure)
 
     def gone(self, holder: tuple[int, int]) -> bool:
         """True if a port's incarnation is dead; an endpoint has GRACE_S to be restarted and reopened."""
@@ -451,6 +466,8 @@ class Mapper(Peer):
         ports = self.segment.c.ports
         volume.holders = {(port, ports[port].incarnation): shared.opens[port]
                           for port in range(lib.XSEG_PORTS) if shared.opens[port]}
+        volume.header = Header(id=volume.id, name=text(shared.name), kind="volume", size=shared.size,
+                               block_shift=shared.block_shift)
         try:
             await volume.resume(shared)
             if volume.lock_number:

@@ -43,7 +43,7 @@ from peers.mapper_header import (
     id_text,
 )
 from peers.mapper_journal import STRETCHES_LIMIT
-from peers.mapper_store import HEADER, gather_bounded, named
+from peers.mapper_store import HEADER, MapStore, gather_bounded, named
 from peers.mapper_tree import View, own, page_name, tree_pages
 from peers.mapper_volume import Volume, read_header
 from xseg._native import lib
@@ -61,6 +61,7 @@ ROW_MAX = 512                       # bytes a listed volume takes at most, about
 LIST_ROOM, LIST_ROOM_MIN = 65536, 4096  # bytes of object names asked for: whole buffers
 ENTRY_ROOM = 400                    # bytes of a mapinfo entry at most
 NAME_BYTES = 40                     # of an object's name in a LIST
+CHECK_CACHE = 4 << 20               # bytes of pages kept for one portion of a check
 WALK_TRIES = 4                      # of a portion of a walk that a checkpoint overtakes
 AUTO_NAME_BYTES = 220               # of the volume's name that a snapshot made for cloning keeps
 
@@ -290,12 +291,12 @@ async def name_of(m: "Mapper", volume_id: int) -> str | None:
     return header.name if header and header.kind != "removed" else None
 
 
-async def at_rest(m: "Mapper", name: str) -> tuple[Volume, View]:
+async def at_rest(m: "Mapper", name: str, store: MapStore | None = None) -> tuple[Volume, View]:
     """A volume and its committed map, for walks: the open one, or one loaded for the purpose."""
     header = await m.names.lookup(name)
     volume = m.volumes.get(header.id)
     if volume is None or not volume.handle:
-        volume = Volume(m.store, header.id)
+        volume = Volume(store or m.store, header.id)
         await volume.load()
     return volume, volume.view()
 
@@ -328,12 +329,14 @@ async def du(m: "Mapper", a: Arguments, room: int) -> dict:
 
 
 async def check(m: "Mapper", a: Arguments, room: int) -> dict:
-    """Whether the map is intact and every object it names is there. Damage is reported, not raised."""
+    """Whether the map is intact and every object it names is there. Damage is reported, not raised.
+    It reads what is on the store, not what the mapper remembers."""
+    store = MapStore(m.store.blockerm, m.store.blockerb, CHECK_CACHE)
     try:
-        _volume, view = await at_rest(m, a["name"])
+        _volume, view = await at_rest(m, a["name"], store)
     except Damaged as damage:
         return {"blocks": 0, "objects": 0, "problems": [str(damage)], "left_out": 0, "cursor": 0}
-    return await mapper_walk.Check(m.store, view).run(a.get("cursor", 0))
+    return await mapper_walk.Check(store, view).run(a.get("cursor", 0))
 
 
 # --- changing ---------------------------------------------------------------------------------------
@@ -504,13 +507,15 @@ async def open_volume(m: "Mapper", a: Arguments, room: int) -> dict:
 
 
 async def close_volume(m: "Mapper", a: Arguments, room: int) -> dict:
-    """Undoes `open`. With force, closes it under whoever else has it open. EINVAL: not open."""
+    """Undoes `open`. With force, closes it under whoever else has it open; if it is broken (its lock was
+    lost, or its map is damaged), what was not committed is thrown away. EINVAL: not open."""
     async with m.by_name(a["name"]) as volume:
         if not volume.handle or not (volume.shared.administrative or a.get("force")):
             who = f": it is open by {m.openers(volume)}" if volume.handle else ""
             raise fail(errno.EINVAL, f"volume '{a['name']}' was not opened by `vlmc open`{who}")
         volume.shared.administrative = 0
         if a.get("force"):
+            volume.abandoned = volume.broken is not None
             for holder in list(volume.holders):
                 m.forget_opens(volume, holder, volume.holders[holder])
         await m.close_if_unused(volume)

@@ -65,6 +65,8 @@ class Volume:
         self.holders: dict[tuple[int, int], int] = {}   # (port, incarnation) -> how many times open
         self.marked: View | None = None     # what the last snapshot mark committed
         self.broken: OSError | None = None  # why no commit can be taken any more
+        self.abandoned = False              # closed by force though broken: commits are thrown away
+        self.not_closed = ""                # why it could not be closed, as far as that was logged
         self.checkpointing: asyncio.Task | None = None
 
     # --- header
@@ -182,6 +184,8 @@ class Volume:
         """
         async with self.appending:
             seq = int.from_bytes(record[RECORD_SEQ], "little")
+            if self.abandoned:
+                return 0
             if self.broken:
                 raise self.broken
             if self.current is None:

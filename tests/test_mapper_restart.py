@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mapper is killed and started again under open volumes: nobody notices but for a pause."""
+import random
+import shutil
+import tempfile
+import threading
+
+import pytest
+from support import Instance
+
+from xseg.client import Client
+from xseg.errors import Busy
+from xseg.segment import Segment, name_for
+
+GIB = 1 << 30
+BLOCK = 65536
+
+
+def test_an_open_volume_survives_its_mapper(instance):
+    ask = instance.client.control
+    ask("create", name="v", size=GIB, block_size=BLOCK)
+    volume = instance.client.open("v")
+    volume.write(0, b"flushed")
+    volume.flush()
+    volume.write(10_000_000, b"not flushed")
+    instance.kill("mapper")
+    instance.restart("mapper")
+    assert volume.read(0, 7) + volume.read(10_000_000, 11) == b"flushednot flushed"
+    volume.write(20_000_000, b"after")
+    volume.flush()
+    ask("snapshot", name="v", snapshot="s")
+    volume.close()
+    with instance.client.open("v") as volume:
+        assert [volume.read(at, 5) for at in (0, 10_000_000, 20_000_000)] == [b"flush", b"not f", b"after"]
+    assert ask("check", name="v")["problems"] == [] == ask("check", name="s")["problems"]
+
+
+def test_opens_and_names_survive(instance):
+    ask = instance.client.control
+    ask("create", name="v", size=GIB)
+    ask("create", name="w", size=GIB)
+    volume = instance.client.open("v")
+    ask("open", name="w")
+    instance.kill("mapper")
+    instance.restart("mapper")
+    assert ask("info", name="v")["open"]["by"] == {"client": 1}
+    assert ask("info", name="w")["open"]["administrative"]
+    with pytest.raises(Busy):
+        ask("remove", name="v")
+    volume.close()
+    ask("close", name="w")
+    ask("remove", name="v")
+    ask("remove", name="w")
+
+
+def test_requests_sent_while_it_was_dead_are_served(instance):
+    instance.client.control("create", name="v", size=GIB, block_size=BLOCK)
+    volume = instance.client.open("v")
+    volume.write(0, b"x")
+    instance.kill("mapper")
+    done = []
+
+    def flush():
+        with Client(instance.home) as client:
+            client.call("vlmc", 5, volume=volume.handle)
+            done.append(True)
+
+    thread = threading.Thread(target=flush)
+    thread.start()
+    instance.restart("mapper")
+    thread.join(30)
+    assert done == [True]
+    volume.close()
+
+
+def test_a_long_journal_survives(instance):
+    """Killed again and again among flushes, so that journals, checkpoints and replays meet."""
+    dice = random.Random(5)
+    instance.client.control("create", name="v", size=GIB, block_size=BLOCK)
+    volume, expected = instance.client.open("v"), {}
+    for step in range(600):
+        place = dice.randrange(GIB // BLOCK)
+        expected[place] = step.to_bytes(4, "little")
+        volume.write(place * BLOCK, expected[place])
+        volume.flush()
+        if step % 20 == 0:
+            instance.client.control("snapshot", name="v", snapshot=f"s{step}")
+        if step % 150 == 149:
+            instance.kill("mapper")
+            instance.restart("mapper")
+    volume.close()
+    with instance.client.open("v") as volume:
+        assert all(volume.read(place * BLOCK, 4) == data for place, data in expected.items())
+    for name in ("v", "s0", "s300", "s580"):
+        assert instance.client.control("check", name=name)["problems"] == []
+
+
+def test_resize_and_rename_after_a_restart(instance):
+    ask = instance.client.control
+    ask("create", name="v", size=GIB, block_size=BLOCK)
+    volume = instance.client.open("v")
+    volume.write(GIB - 6, b"behind")
+    instance.kill("mapper")
+    instance.restart("mapper")
+    ask("resize", name="v", size=BLOCK)
+    ask("resize", name="v", size=GIB)
+    ask("rename", name="v", to="w")
+    assert volume.name == "w" and volume.read(GIB - 6, 6) == bytes(6)
+    volume.close()
+
+
+def test_the_whole_instance_restarted_finds_what_was_flushed(instance):
+    instance.client.control("create", name="v", size=GIB, block_size=BLOCK)
+    volume = instance.client.open("v")
+    volume.write(0, b"flushed")
+    volume.flush()
+    instance.stop()
+    instance.start()
+    with instance.client.open("v") as volume:
+        assert volume.read(0, 7) == b"flushed"
+
+
+@pytest.fixture
+def nodes():
+    """Two instances on the same stores."""
+    homes = [tempfile.mkdtemp(prefix="ar-", dir="/tmp") for _ in range(2)]
+    shared = f'[peers.blockerb]\npath = "{homes[0]}/data"\n[peers.blockerm]\npath = "{homes[0]}/map"\n'
+    made = [Instance(home, shared) for home in homes]
+    for one in made:
+        one.start()
+    yield made
+    for one, home in zip(made, homes, strict=True):
+        one.finish()
+        Segment.unlink(name_for(home))
+        shutil.rmtree(home)
+
+
+def test_two_nodes_never_have_the_same_volume_open(nodes):
+    one, two = nodes
+    one.client.control("create", name="v", size=GIB, block_size=BLOCK)
+    volume = one.client.open("v")
+    volume.write(0, b"from one")
+    volume.flush()
+    with pytest.raises(Busy, match=f"pid {one.pid('mapper')}.*{one.home}"):
+        two.client.control("open", name="v")
+    with pytest.raises(Busy, match="alive"):
+        two.client.control("unlock", name="v", force=True)
+    volume.close()
+    with two.client.open("v") as volume:
+        assert volume.read(0, 8) == b"from one"
+        with pytest.raises(Busy):
+            one.client.open("v")
+
+
+def test_the_lock_of_a_dead_node_is_free(nodes):
+    one, two = nodes
+    one.client.control("create", name="v", size=GIB, block_size=BLOCK)
+    volume = one.client.open("v")
+    volume.write(0, b"from one")
+    volume.flush()
+    one.kill("vlmc")
+    one.kill("mapper")
+    with two.client.open("v") as volume:
+        assert volume.read(0, 8) == b"from one"
+
+
+def test_a_node_that_lost_its_volume_writes_no_more_map(nodes):
+    one, two = nodes
+    one.client.control("create", name="v", size=GIB, block_size=BLOCK)
+    volume = one.client.open("v")
+    volume.write(0, b"one")
+    volume.flush()
+    one.kill("mapper")
+    with two.client.open("v") as other:
+        other.write(BLOCK, b"two")
+        other.flush()
+        one.restart("mapper")
+        volume.write(0, b"bad", fua=False)
+        volume.write(5 * BLOCK, b"bad")
+        with pytest.raises(OSError):
+            volume.flush()
+        assert other.read(5 * BLOCK, 3) == bytes(3)
+    two.client.control("check", name="v")
+    one.client.control("close", name="v", force=True)
+    volume.handle = 0
