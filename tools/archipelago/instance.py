@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import glob
 import json
 import os
@@ -47,9 +48,13 @@ class Instance:
 
     def __init__(self, home: str) -> None:
         self.home = home
-        self.config = config.read(home)
         self.segment_name = name_for(home)
         self._children: dict[str, subprocess.Popen] = {}
+
+    @functools.cached_property
+    def config(self) -> config.Config:
+        """What the file says. Invalid: it is faulty."""
+        return config.read(self.home)
 
     def path(self, *parts: str) -> str:
         return os.path.join(self.home, *parts)
@@ -95,10 +100,13 @@ class Instance:
         """Names of the processes that run."""
         return [process for process in self.config.processes if self.pid_of(process)]
 
+    def known(self) -> list[str]:
+        """Names of the processes that have a pid file, running or not, whatever the configuration says."""
+        return sorted(os.path.basename(path).removesuffix(".pid") for path in glob.glob(self.path("run", "*.pid")))
+
     def strangers(self) -> list[str]:
         """Running processes of this instance that the configuration no longer knows."""
-        names = [os.path.basename(path).removesuffix(".pid") for path in glob.glob(self.path("run", "*.pid"))]
-        return [name for name in names if name not in self.config.processes and self.pid_of(name)]
+        return [name for name in self.known() if name not in self.config.processes and self.pid_of(name)]
 
     def launch(self, process: str) -> None:
         """Starts a process, detached, its output in log/PROCESS.log. Waits for nothing."""

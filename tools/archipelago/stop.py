@@ -11,6 +11,7 @@ import argparse
 import os
 
 from tools.archipelago.instance import Instance
+from xseg.errors import Invalid
 
 HELP = "stop the pipeline, or the process of one role"
 
@@ -27,14 +28,22 @@ def take_down(instance: Instance, processes: list[str]) -> None:
             print(f"{process} did not end in time and was killed")
 
 
+def everything(instance: Instance) -> list[str]:
+    """All processes there may be, in the order to stop them. A faulty archipelago.toml is no hindrance."""
+    try:
+        return [*instance.config.stop_order(), *instance.strangers()]
+    except Invalid as failure:
+        print(f"note: {failure}")
+        return instance.known()
+
+
 def run(args: argparse.Namespace) -> int:
     instance = Instance(args.home)
     if not os.path.isdir(instance.path("run")):
         print(f"not running (home {args.home})")
         return 0
     with instance.locked():
-        order = [*instance.config.stop_order(), *instance.strangers()]
-        wanted = [instance.config.process_of(args.role)] if args.role else order
+        wanted = [instance.config.process_of(args.role)] if args.role else everything(instance)
         running = [process for process in wanted if instance.pid_of(process)]
         if running:
             instance.refuse_while_mapped(args.force)
