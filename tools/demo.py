@@ -32,6 +32,7 @@ FILE_SYSTEMS = ("ext4", "xfs", "btrfs", "ext3", "ext2")
 IDENTICAL, DIFFERENT = 0, 1             # exit statuses of qemu-img compare
 COMPARE_BYTES_MAX = 16 << 30            # of volumes that are compared block by block
 COMMAND_TIMEOUT_S = 1800
+MOUNT_FAILED = 32                       # exit status of mount
 CLEANUP_TIMEOUT_S = 60
 UNMOUNT_S = 10.0
 
@@ -110,17 +111,19 @@ class Demo:
             say(f"The device, mount and file steps are left out: {reason}.")
             return False
         with self.mapped("vm-1") as devices:
-            found = file_system(devices)
-            if not found:
+            if not self.mount(devices):
                 say("The image holds no file system that mounts here: it is written to over NBD instead.")
                 return False
-            with self.mounted(found):
-                digest = self.write_file("before")
-                self.snapshot_live()
-                self.write_file("after")
+            digest = self.write_file("before")
+            self.snapshot_live()
+            self.write_file("after")
+            self.run("umount", self.mountpoint)
         self.compare("twin", "vm-1-live", IDENTICAL)
-        with self.mapped("twin") as devices, self.mounted(file_system(devices) or ""):
+        with self.mapped("twin") as devices:
+            if not self.mount(devices):
+                raise Failed("the clone of the snapshot cannot be mounted")
             self.read_back(digest)
+            self.run("umount", self.mountpoint)
         return True
 
     def write_served(self) -> None:
@@ -231,13 +234,14 @@ class Demo:
         yield [device, *mapping.blockdev.partitions(device)]
         self.run("vlmc", "unmap", name, note=f"unmap {name}")
 
-    @contextlib.contextmanager
-    def mounted(self, device: str) -> Iterator[None]:
+    def mount(self, devices: list[str]) -> bool:
+        """Mounts the file system on one of these devices. False: there is none, or it cannot be mounted."""
         os.makedirs(self.mountpoint, exist_ok=True)
-        self.run("mount", device, self.mountpoint)
+        found = file_system(devices)
+        if not found or self.run("mount", found, self.mountpoint, statuses=(0, MOUNT_FAILED)):
+            return False
         self.run("df", "-h", self.mountpoint)
-        yield
-        self.run("umount", self.mountpoint)
+        return True
 
     # --- the end
 
