@@ -16,13 +16,14 @@ from support import Instance
 
 from xseg.segment import Segment, name_for
 
+MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else "/tmp"     # what is tested here needs no disk
 LAYOUTS = os.environ.get("ARCHIPELAGO_TEST_LAYOUTS", "colocated,separate").split(",")
 
 
 @pytest.fixture(scope="module", params=LAYOUTS)
 def server(request: Any) -> Iterator[Server]:
     """One running instance for all tests of a module, on each layout."""
-    home = tempfile.mkdtemp(prefix="ar-", dir="/tmp")
+    home = tempfile.mkdtemp(prefix="ar-", dir=MEMORY)
     instance = Instance(home, f'layout = "{request.param}"\n[peers.nbd]\nhandshake_s = 4\n')
     try:
         instance.start()
