@@ -5,6 +5,7 @@
 #include "peer.h"
 
 extern const struct peer_ops blocker_file_ops;
+extern const struct peer_ops blocker_rados_ops;
 extern const struct peer_ops delay_ops;
 extern const struct peer_ops error_ops;
 extern const struct peer_ops memory_ops;
@@ -14,6 +15,7 @@ extern const struct peer_ops vlmc_ops;
 
 const struct peer_ops *const native_peers[] = {
     &blocker_file_ops,
+    &blocker_rados_ops,
     &delay_ops,
     &error_ops,
     &memory_ops,

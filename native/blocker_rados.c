@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * blocker_rados.c - the peer type "blocker-rados": objects in a pool of a Ceph cluster. The essay
+ * is in blocker_rados.h, the contract in blocker.h, the manual in peers/blocker_rados.py.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blocker_rados.h"
+
+/* --- options -------------------------------------------------------------------------- */
+
+static int read_numbers(struct br *br)
+{
+    const struct { const char *name; uint64_t otherwise, least, most, *value; } numbers[] = {
+        { "object_size", 0, 0, BR_OBJECT_MAX, &br->object_size },
+        { "op_timeout_s", BR_OP_TIMEOUT_S, 0, UINT32_MAX, &br->op_timeout_s },
+        { "connect_timeout_s", BR_CONNECT_TIMEOUT_S, 1, 3600, &br->connect_timeout_s },
+        { "lease_s", 0, 0, UINT32_MAX, &br->lease_s },
+        { "blocklist_s", BR_BLOCKLIST_S, 60, UINT32_MAX, &br->blocklist_s },
+        { "workers", BR_WORKERS, 1, BR_WORKERS_MAX, &br->workers },
+    };
+
+    for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
+        int rc = peer_option_u64(br->peer, numbers[i].name, numbers[i].otherwise, numbers[i].value);
+        if (rc)
+            return rc;
+        if (*numbers[i].value < numbers[i].least || *numbers[i].value > numbers[i].most)
+            return peer_fail(br->peer, -EINVAL, "option %s: %llu to %llu", numbers[i].name,
+                             (unsigned long long)numbers[i].least, (unsigned long long)numbers[i].most);
+    }
+    return 0;
+}
+
+static int read_options(struct br *br)
+{
+    const char *namespace = peer_option(br->peer, "namespace", "");
+
+    br->user = peer_option(br->peer, "user", "admin");
+    br->pool_name = peer_option(br->peer, "pool", NULL);
+    if (!br->pool_name)
+        return peer_fail(br->peer, -EINVAL, "option pool is missing: the pool of the store");
+    if (strlen(namespace) > BR_NAMESPACE_MAX || strpbrk(namespace, "\n\037"))
+        return peer_fail(br->peer, -EINVAL, "option namespace: up to %d characters", BR_NAMESPACE_MAX);
+    strcpy(br->namespace, namespace);
+    return read_numbers(br);
+}
+
+/* --- start and stop ------------------------------------------------------------------- */
+
+/* The threads that call back must be gone before what they call is. */
+static void stop(struct peer *peer)
+{
+    struct br *br = peer->state;
+
+    br_work_stop(br);
+    if (br->connected)
+        rados.conf_set(br->cluster, "rados_osd_op_timeout", BR_STOP_TIMEOUT_S);
+    br_node_unregister(br);
+    br_disconnect(br);
+    br_ops_stop(br);
+    br_locks_stop(br);
+    pthread_mutex_destroy(&br->held_mutex);
+    free(br);
+    peer->state = NULL;
+}
+
+static int start_parts(struct br *br)
+{
+    int rc = read_options(br);
+
+    if (rc == 0)
+        rc = br_ops_start(br);
+    if (rc == 0)
+        rc = br_connect(br);
+    if (rc == 0)
+        rc = br_node_register(br);
+    if (rc == 0)
+        rc = br_work_start(br);
+    return rc;
+}
+
+static int start(struct peer *peer)
+{
+    struct br *br = calloc(1, sizeof(*br));
+    int rc;
+
+    if (!br)
+        return -ENOMEM;
+    peer->state = br;
+    br->peer = peer;
+    br->watch.fd = -1;
+    br->node = peer->seg->header->created_ns;
+    pthread_mutex_init(&br->held_mutex, NULL);
+    rc = start_parts(br);
+    if (rc == 0)
+        br_log(br, "INFO", "pool %s, namespace '%s', %s at %s", br->pool_name, br->namespace, br->client,
+               br->address);
+    else
+        stop(peer);
+    return rc;
+}
+
+/* --- on the loop ---------------------------------------------------------------------- */
+
+static void to_worker(struct br *br, struct br_op *op, int (*run)(struct br *, struct br_op *), bool slow)
+{
+    op->run = run;
+    br_work_add(br, op, slow);
+}
+
+static void lock_request(struct br *br, struct xreq *req, struct br_op *op)
+{
+    if (req->op == XOP_DELETE)
+        to_worker(br, op, br_lock_delete, false);
+    else if (req->op == XOP_ACQUIRE)
+        to_worker(br, op, br_lock_acquire, false);
+    else
+        to_worker(br, op, br_lock_release, false);
+}
+
+/* What needs no operation of the cluster, and what is not well-formed. */
+static bool answer_at_once(struct br *br, struct xreq *req)
+{
+    const struct xseg *seg = br->peer->seg;
+    bool is_lock = req->object.kind == XOBJ_LOCK && object_name_ok(&req->object);
+    bool ok;
+
+    switch (req->op) {
+    case XOP_PING:
+    case XOP_SYNC:                  /* what RADOS acknowledges is durable */
+        peer_reply(br->peer, req, req->volume ? -EINVAL : 0);
+        return true;
+    case XOP_ACQUIRE:
+        ok = is_lock && req->arg && req->size <= BR_OWNER_MAX && xreq_data_ok(seg, req, req->size);
+        break;
+    case XOP_RELEASE: ok = is_lock; break;
+    case XOP_LIST:
+        ok = req->object.kind != XOBJ_NONE && req->object.kind < XOBJ_KINDS && xreq_data_ok(seg, req, 4096)
+            && xreq_data_ok(seg, req, req->data_size);
+        break;
+    case XOP_COPY:
+        ok = object_name_ok(&req->object) && !is_lock && xreq_data_ok(seg, req, sizeof(struct xobj));
+        break;
+    case XOP_HASH:
+        ok = object_name_ok(&req->object) && !is_lock && xreq_data_ok(seg, req, 32);
+        break;
+    default: ok = true; break;
+    }
+    if (!ok || req->volume)
+        peer_reply(br->peer, req, -EINVAL);
+    return !ok || req->volume;
+}
+
+static void serve(struct br *br, struct xreq *req, struct br_op *op)
+{
+    switch (req->op) {
+    case XOP_LIST: to_worker(br, op, br_list_run, true); break;
+    case XOP_COPY: to_worker(br, op, br_copy_run, true); break;
+    case XOP_HASH: to_worker(br, op, br_hash_run, true); break;
+    case XOP_ACQUIRE:
+    case XOP_RELEASE: lock_request(br, req, op); break;
+    case XOP_DELETE:
+        if (req->object.kind == XOBJ_LOCK && object_name_ok(&req->object)) {
+            lock_request(br, req, op);
+            break;
+        }
+        br_io_request(br, req, op);
+        break;
+    case XOP_READ:
+    case XOP_WRITE:
+    case XOP_WRITE_ZEROES:
+    case XOP_DISCARD:
+    case XOP_INFO:
+    case XOP_REPLACE: br_io_request(br, req, op); break;
+    default:
+        br_op_put(br, op);
+        peer_reply(br->peer, req, -EOPNOTSUPP);
+        break;
+    }
+}
+
+static void request(struct peer *peer, struct xreq *req)
+{
+    struct br *br = peer->state;
+    struct br_op *op;
+
+    if (answer_at_once(br, req))
+        return;
+    op = queue_empty(&br->waiting) ? br_op_get(br, req) : NULL;
+    if (op)
+        serve(br, req, op);
+    else
+        queue_push(peer, &br->waiting, req);
+}
+
+/* It sends nothing on, so nothing comes back but what an earlier life of the port sent. */
+static void reply(struct peer *peer, struct xreq *child) { xreq_put(peer->port, child); }
+
+static bool flush(struct peer *peer)
+{
+    struct br *br = peer->state;
+    bool moved = br_ops_reap(br);
+
+    while (!queue_empty(&br->waiting) && br->free) {
+        struct xreq *req = queue_pop(peer, &br->waiting);
+        serve(br, req, br_op_get(br, req));
+    }
+    br_locks_renew(br);
+    return moved;
+}
+
+static uint64_t deadline(struct peer *peer) { return br_locks_deadline(peer->state); }
+
+static bool idle(struct peer *peer) { return ((struct br *)peer->state)->under_way == 0; }
+
+const struct peer_ops blocker_rados_ops = {
+    .type = "blocker-rados",
+    .start = start,
+    .request = request,
+    .reply = reply,
+    .flush = flush,
+    .deadline = deadline,
+    .idle = idle,
+    .stop = stop,
+};
