@@ -13,7 +13,8 @@ BUILD_PACKAGES := gcc libc6-dev pkg-config liburing-dev libxxhash-dev libssl-dev
 ifeq ($(filter-out /usr/bin/% /bin/%,$(shell command -v $(PYTHON))),)
 BUILD_PACKAGES += python3 python3-venv python3-dev
 endif
-TEST_PACKAGES := qemu-utils libnbd-bin python3-libnbd nbdkit nbd-client fio fuse3 e2fsprogs xfsprogs kmod
+TEST_PACKAGES := qemu-utils libnbd-bin python3-libnbd nbdkit nbd-client fio fuse3 e2fsprogs xfsprogs kmod \
+	ceph-mon ceph-osd ceph-common python3-rados
 DEMO_PACKAGES := qemu-utils libnbd-bin mmdebstrap nbd-client fuse3 e2fsprogs fdisk
 BENCH_PACKAGES := qemu-utils qemu-system-common nbdkit fio
 FUZZ_PACKAGES := clang
