@@ -9,6 +9,7 @@ from typing import Any
 
 from xseg.client import Client
 
+UNRESERVED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 LONG_S = 3600.0                 # for what may be long: thousands of clones, removal of a large volume
 
 
@@ -56,17 +57,20 @@ def token() -> int:
 
 def nbd_uri(home: str, name: str) -> str:
     """Where NBD clients find a volume or snapshot, open or not."""
-    import tomllib
-    from urllib.parse import quote
+    socket = "run/nbd.sock"
+    path = os.path.join(home, "archipelago.toml")
+    if os.path.exists(path):
+        import tomllib
+        with open(path, "rb") as file:
+            socket = tomllib.load(file).get("peers", {}).get("nbd", {}).get("socket", socket)
+    socket = os.path.normpath(os.path.join(home, os.path.expanduser(socket)))
+    return f"nbd+unix:///{quoted(name)}?socket={quoted(socket, '/')}"
 
-    from xseg.peer import below_home
-    try:
-        with open(os.path.join(home, "archipelago.toml"), "rb") as file:
-            settings = tomllib.load(file).get("peers", {}).get("nbd", {})
-    except FileNotFoundError:
-        settings = {}
-    socket = below_home(settings.get("socket", "run/nbd.sock"), home)
-    return f"nbd+unix:///{quote(name, safe='')}?socket={quote(socket)}"
+
+def quoted(text: str, more: str = "") -> str:
+    """Text as a URI wants it; characters of `more` stay, too. (urllib.parse takes 10 ms to import.)"""
+    stay = UNRESERVED + more.encode()
+    return "".join(chr(byte) if byte in stay else f"%{byte:02X}" for byte in os.fsencode(text))
 
 
 def when(milliseconds: int) -> str:
