@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import random
+from collections import deque
 from typing import NamedTuple
 
 import msgpack
@@ -17,10 +18,11 @@ from support import Instance, wait_until
 
 from xseg._native import lib
 from xseg.client import Client, Volume
-from xseg.errors import XsegError
+from xseg.errors import NoBuffers, NoSlots, XsegError
 from xseg.request import Call, Reply, take_reply
 
-ANSWER_S = 60.0
+ANSWER_S = 20.0
+AT_ONCE = 64                        # requests of one batch in flight
 BLOCK = 65536
 LEAF_BYTES = BLOCK * lib.XMAP_LEAF
 
@@ -154,18 +156,22 @@ class World:
     # --- bytes
 
     def submit(self, name: str, calls: list[tuple[str, Call]]) -> list[Reply]:
-        """Sends (role, call) all at once and waits for all answers."""
-        client = self.client
-        port, waiting, replies = client.port, {}, {}
-        batches: dict[str, list] = {}
-        for place, (role, call) in enumerate(calls):
-            request = port.get(call.buffer_size())
-            call.put(port.c, request.c)
-            waiting[request.c.index] = place
-            batches.setdefault(role, []).append(request)
-        for role, requests in batches.items():
-            port.send(client.segment.port_of(role), requests)
-        while waiting:
+        """Sends (role, call), as many at once as there are slots and buffers; all answers."""
+        port, segment = self.client.port, self.client.segment
+        todo, waiting, replies = deque(enumerate(calls)), {}, {}
+        while todo or waiting:
+            while todo and len(waiting) < AT_ONCE:
+                place, (role, call) = todo[0]
+                try:
+                    request = port.get(call.buffer_size())
+                except (NoSlots, NoBuffers):
+                    assert waiting, "this client holds nothing and gets nothing"
+                    break                   # when answers have come
+                todo.popleft()
+                call.put(port.c, request.c)
+                waiting[request.c.index] = place
+                lib.xreq_send(port.c, request.c, segment.port_of(role))
+            port.ring()
             came = port.receive(ANSWER_S)
             assert came, f"{len(waiting)} requests on {name} were not answered: {calls}"
             for request in came:
