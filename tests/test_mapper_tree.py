@@ -80,6 +80,7 @@ def pipeline(tmp_path_factory):
     import tempfile
 
     from support import Instance, config_of
+
     from xseg.segment import Segment, name_for
     home = tempfile.mkdtemp(prefix="ar-", dir="/tmp")
     instance = Instance(home, config_of([("blockerm", "blocker-file", {"path": "map"})]))
