@@ -24,9 +24,9 @@ LIBRARY := $(filter-out native/fuzz_%.c native/tool_%.c native/export.c,$(wildca
 TOOL_LOAD_PARTS := $(addprefix native/,bell.c loop.c port.c request.c segment.c)
 FUZZERS := $(patsubst native/%.c,%,$(wildcard native/fuzz_*.c))
 
-# Subset run under the sanitizers: all that drives native code, less what only drives tools.
-ASAN_TESTS ?= $(wildcard tests/test_segment.py tests/test_peer.py tests/test_map.py tests/test_vlmc_peer.py \
-	tests/test_blocker_*.py tests/test_nbd*.py tests/test_filters.py)
+# Run under the sanitizers: what drives native code. tests/test_segment_kill.py counts instructions.
+ASAN_TESTS ?= $(wildcard tests/test_segment.py tests/test_peer.py tests/test_map*.py tests/test_vlmc*.py \
+	tests/test_blocker*.py tests/test_filters.py tests/test_nbd*.py)
 ASAN := ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" PYTHONPATH=$(CURDIR)/build-asan
 
@@ -91,7 +91,7 @@ lint: build ## ruff on Python, gcc with warnings as errors on C
 check-asan: packages-test build ## the tests of native code on a build with ASan and UBSan
 	@flock .build.lock $(MAKE) --no-print-directory $(VENV)/.test
 	@mkdir -p build-asan/xseg && ln -sf $(CURDIR)/xseg/*.py build-asan/xseg/
-	ARCHIPELAGO_SANITIZE=1 $(PY) setup.py -q build_ext --build-lib build-asan --build-temp build-asan/objects
+	@flock .build.lock env ARCHIPELAGO_SANITIZE=1 $(PY) setup.py -q build_ext --build-lib build-asan --build-temp build-asan/objects
 	@$(ASAN) $(PY) -P -c 'import xseg._native as n; assert "build-asan" in n.__file__, n.__file__'
 	$(ASAN) $(PY) -P -m pytest -rs $(ASAN_TESTS) $(ARGS)
 

@@ -5,7 +5,7 @@ Both blockers of the default pipeline are of this type: `blockerb` keeps the dat
 `blockerm` their maps. What a blocker answers to is told in native/blocker.h, how the files lie
 and what is made durable when in native/blocker_file.h. All of it is native.
 
-The folder must exist. An empty one becomes a store by its first use: a small file `store` in it
+The folder, `path`, must exist. An empty one becomes a store by its first use: a small file `store` in it
 says so, and a folder with other things in it, or of another version, is refused. Several
 processes may serve one store: locks, REPLACE and DELETE are safe between them.
 
@@ -20,6 +20,9 @@ The files are sparse and may be copied with any tool that knows holes while noth
 With `direct`, requests whose offset, size and place in memory are multiples of 4 KiB bypass the
 page cache; the others go through it. Without it the page cache is used by all. `sync = false`
 gives up durability: SYNC and FUA are answered at once. It is for scratch stores only.
+
+What would block the loop is done by `workers` threads. `fds` objects are kept open, those used
+last; others are opened when they are needed.
 
 A full disk is ENOSPC for the request that hit it; all others are served. An error of the disk
 found by SYNC is the answer to that SYNC.

@@ -4,7 +4,8 @@
 It serves all that native/blocker.h asks of a blocker, so a pipeline runs on it without a disk:
 for tests, for volumes that need not outlive a restart, and to measure what the rest of the
 pipeline costs. Space is taken in pieces of 64 KiB when they are first written, and given back
-when they are discarded. An object may have 4 GiB.
+when they are discarded. An object may have 4 GiB. With `size` all of them together have a
+bound, beyond which writes are answered with ENOSPC.
 
 All of it is native. Locks are kept, but as everything is gone with the process, so are they.
 """

@@ -17,6 +17,9 @@ Long commands are cut into requests of at most 1 MiB (1 GiB where no data is car
 honoured up to 1 MiB, and answered with EOVERFLOW beyond. A write longer than 32 MiB is refused
 with EINVAL, one of more than 64 MiB ends its connection, as does anything that is no NBD.
 
+It listens at the unix socket `socket`, and at the TCP address `listen` if there is one, for up
+to `connections` clients. `spin_us` makes its process look for work that long before it sleeps.
+
 A connection may have 128 commands and about 32 MiB of data under way; then nothing more is read
 from it until some are answered. One that does not finish the handshake within `handshake_s` is
 dropped, as is one that neither takes its replies nor sends the rest of a write for 10 s while

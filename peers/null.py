@@ -28,7 +28,6 @@ from __future__ import annotations
 from typing import Any
 
 from xseg._native import lib
-
 from xseg.errors import Invalid
 from xseg.peer import Option, Peer
 from xseg.request import Request

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from conftest import SMALL_SEGMENT
-from xseg._native import lib
 
 from tools import config
 from tools.host import NativeLoop
+from xseg._native import lib
 from xseg.errors import NoBuffers, NoSlots
 from xseg.port import Port
 from xseg.request import Call, Object, Reply, take_reply

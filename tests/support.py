@@ -30,8 +30,11 @@ def run(*command: str, check: bool = True, env: dict[str, str] | None = None, ti
     """
     ours = os.path.join(BIN, command[0])
     words = [ours if os.path.exists(ours) else command[0], *map(str, command[1:])]
-    done = subprocess.run(words, capture_output=True, text=text, input=input, timeout=timeout,
-                          env={**os.environ, **(env or {})}, **more)
+    environment = {**os.environ, **(env or {})}
+    if words[0] != ours:
+        environment.pop("LD_PRELOAD", None)     # the sanitizers are for our code
+    done = subprocess.run(words, capture_output=True, text=text, input=input, timeout=timeout, env=environment,
+                          **more)
     if check and done.returncode != 0:
         raise AssertionError(f"{' '.join(words)}: exit status {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done

@@ -308,7 +308,7 @@ def test_a_route_turns_an_edge_to_another_peer(host):
     ("layout = []", "must be one of"),
     ("layout = [['nbd', 'ghost']]", "there is no role 'ghost'; there are: nbd, vlmc, blockerb, mapper, blockerm"),
     ("layout = [['nbd'], ['nbd']]", "the role nbd is listed twice"),
-    ("layout = [['a']]\n[peers.a]\ntype = 'memory'\n[peers.b]\ntype = 'memory'", "b has a table [peers.b] but is in no"),
+    ("layout = [['a']]\n[peers.a]\ntype = 'memory'\n[peers.b]\ntype = 'memory'", "has a table [peers.b] but is in no"),
     ("[peers.a]\npath = 'x'", "[peers.a]: the key type is missing"),
     ("[peers.nbd]\ntype = 'smb'", "[peers.nbd] type: there is no peer type 'smb'; there are: "),
     ("[peers.blockerb]\ncolour = 'red'", "[peers.blockerb]: colour is no option of the type blocker-file; it has: "),

@@ -8,8 +8,8 @@ import threading
 
 import pytest
 from loops import peers, store
-from xseg._native import lib
 
+from xseg._native import lib
 from xseg.request import Call, Object
 
 DATA = Object(lib.XOBJ_DATA, 42, 1, 7)

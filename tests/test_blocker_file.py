@@ -11,8 +11,8 @@ from contextlib import contextmanager
 import pytest
 from loops import peers, store
 from support import run
-from xseg._native import lib
 
+from xseg._native import lib
 from xseg.errors import XsegError
 from xseg.request import Call, Object
 

@@ -5,8 +5,8 @@ import time
 
 import pytest
 from loops import peers
-from xseg._native import lib
 
+from xseg._native import lib
 from xseg.errors import XsegError
 from xseg.request import Call, Object
 

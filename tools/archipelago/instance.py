@@ -136,7 +136,8 @@ class Instance:
                     raise XsegError(errno.ESRCH, f"the process {process} did not start; the end of "
                                     f"{self.path('log', process + '.log')}:\n{self.log_tail(process)}".rstrip())
             if waiting and time.monotonic() > end:
-                raise XsegError(errno.ETIMEDOUT, f"not ready after {START_TIMEOUT_S:g} s: {', '.join(sorted(waiting))}; "
+                late = ", ".join(sorted(waiting))
+                raise XsegError(errno.ETIMEDOUT, f"not ready after {START_TIMEOUT_S:g} s: {late}; "
                                 f"see {self.path('log')}")
             time.sleep(POLL_S)
 
