@@ -49,14 +49,30 @@ uint64_t clock_ns(void)
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-/* Changes with every change of a shared struct, so that another build is refused. */
+/* Changes when a shared struct does: another build's segment is refused. */
 static uint64_t layout_hash(void)
 {
+#define AT(type, member) offsetof(struct type, member)
     const uint64_t parts[] = {
-        sizeof(struct xheader), sizeof(struct xbell), sizeof(struct xport),
-        sizeof(struct xroute), sizeof(struct xreq), sizeof(struct xvolume),
-        sizeof(struct xframe), sizeof(struct xstack), XOP_COUNT, XOBJ_KINDS,
+        XOP_COUNT, XOBJ_KINDS, XSEG_PORTS, XSEG_STATIC_PORTS, XSEG_VOLUMES, XSEG_ROUTES,
+        sizeof(struct xheader), AT(xheader, slots), AT(xheader, buffers), AT(xheader, stacks),
+        AT(xheader, bells_offset), AT(xheader, owners_offset), AT(xheader, run),
+        sizeof(struct xbell), AT(xbell, sleeping), AT(xbell, tag),
+        sizeof(struct xport), AT(xport, head), AT(xport, tag), AT(xport, bell), AT(xport, first),
+        AT(xport, ready), AT(xport, draining), AT(xport, role), AT(xport, bound_ns),
+        AT(xport, buffers_held), AT(xport, sending), AT(xport, received), AT(xport, recovered), AT(xport, latency_us),
+        sizeof(struct xroute), AT(xroute, edge),
+        sizeof(struct xreq), AT(xreq, src), AT(xreq, owner), AT(xreq, sent_ns), AT(xreq, parent),
+        AT(xreq, op), AT(xreq, volume), AT(xreq, offset), AT(xreq, data), AT(xreq, done),
+        AT(xreq, object), AT(xreq, sender), AT(xreq, holder),
+        sizeof(struct xvolume), AT(xvolume, id), AT(xvolume, size), AT(xvolume, block_shift),
+        AT(xvolume, lock_number), AT(xvolume, name), AT(xvolume, opens), AT(xvolume, commit_seq),
+        AT(xvolume, epoch), AT(xvolume, dirty), AT(xvolume, reads),
+        sizeof(struct xframe), AT(xframe, valid), AT(xframe, used), AT(xframe, stack_class),
+        AT(xframe, dirty), AT(xframe, committing), AT(xframe, entry),
+        sizeof(struct xstack), AT(xstack, layer),
     };
+#undef AT
     uint64_t hash = 14695981039346656037u;
     for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++)
         hash = (hash ^ parts[i]) * 1099511628211u;
