@@ -52,7 +52,7 @@ help: ## this list
 
 build: ## everything into .venv: packages, native code, the commands archipelago, vlmc, xseg
 	$(call packages,$(BUILD_PACKAGES))
-	@flock .build.lock $(MAKE) --no-print-directory locked-build
+	@flock .build.lock $(MAKE) -s --no-print-directory locked-build
 
 locked-build: $(VENV)/.native
 
@@ -79,17 +79,17 @@ $(VENV)/.test: requirements-test.txt
 	@touch $@
 
 test: packages-test build ## all tests (TESTS=path for some of them), with reasons and number of skips
-	@flock .build.lock $(MAKE) --no-print-directory $(VENV)/.test
+	@flock .build.lock $(MAKE) -s --no-print-directory $(VENV)/.test
 	$(PY) -m pytest -rs $(TESTS) $(ARGS)
 
 lint: build ## ruff on Python, gcc with warnings as errors on C
-	@flock .build.lock $(MAKE) --no-print-directory $(VENV)/.test
+	@flock .build.lock $(MAKE) -s --no-print-directory $(VENV)/.test
 	$(VENV)/bin/ruff check .
 	@for f in native/*.c; do gcc -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Wno-missing-field-initializers \
 		-Werror -fsyntax-only $$f || exit 1; done; echo "C: no warnings"
 
 check-asan: packages-test build ## the tests of native code on a build with ASan and UBSan
-	@flock .build.lock $(MAKE) --no-print-directory $(VENV)/.test
+	@flock .build.lock $(MAKE) -s --no-print-directory $(VENV)/.test
 	@mkdir -p build-asan/xseg && ln -sf $(CURDIR)/xseg/*.py build-asan/xseg/
 	@flock .build.lock env ARCHIPELAGO_SANITIZE=1 $(PY) setup.py -q build_ext --build-lib build-asan --build-temp build-asan/objects
 	@$(ASAN) $(PY) -P -c 'import xseg._native as n; assert "build-asan" in n.__file__, n.__file__'
@@ -101,7 +101,7 @@ build-fuzz/%: native/%.c $(NATIVE)
 
 fuzz: build ## each fuzz target for FUZZ_SECONDS; corpus in tests/corpus/TARGET
 	$(call packages,$(FUZZ_PACKAGES))
-	@$(MAKE) --no-print-directory $(addprefix build-fuzz/,$(FUZZERS))
+	@$(MAKE) -s --no-print-directory $(addprefix build-fuzz/,$(FUZZERS))
 	@for f in $(FUZZERS); do mkdir -p tests/corpus/$$f build-fuzz/found-$$f; \
 		echo "== $$f"; build-fuzz/$$f -max_total_time=$(FUZZ_SECONDS) -verbosity=0 -print_final_stats=1 \
 		-artifact_prefix=build-fuzz/ build-fuzz/found-$$f tests/corpus/$$f || exit 1; done
@@ -117,7 +117,7 @@ $(VENV)/.bench: requirements-bench.txt
 
 bench: build ## measurements beside other servers, into benchmarks/results (ONLY=nbd,hop QUICK=1)
 	$(call packages,$(BENCH_PACKAGES))
-	@flock .build.lock $(MAKE) --no-print-directory $(VENV)/.bench build/tool_load
+	@flock .build.lock $(MAKE) -s --no-print-directory $(VENV)/.bench build/tool_load
 	$(PY) -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick) $(ARGS)
 
 demo: build ## imports a real disk image, snapshots, clones, serves and maps it (IMAGE=path for yours)
@@ -125,7 +125,7 @@ demo: build ## imports a real disk image, snapshots, clones, serves and maps it 
 	$(PY) -m tools.demo $(if $(IMAGE),--image "$(IMAGE)") $(ARGS)
 
 soak: packages-test build ## the random tests, for long (SOAK_MINUTES=60)
-	@flock .build.lock $(MAKE) --no-print-directory $(VENV)/.test
+	@flock .build.lock $(MAKE) -s --no-print-directory $(VENV)/.test
 	ARCHIPELAGO_SOAK_MINUTES=$(or $(SOAK_MINUTES),60) $(PY) -m pytest -rs -m soak --timeout=0 $(TESTS) $(ARGS)
 
 clean: ## removes what was built, but not .venv
