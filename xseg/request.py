@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xseg._native import ffi, lib
@@ -56,8 +55,7 @@ def objects(data: bytes | memoryview) -> list[Object]:
     return [Object.read(array[i]) for i in range(len(array))]
 
 
-@dataclass(slots=True)
-class Call:
+class Call(NamedTuple):
     """What is asked of another port. `data` is copied in; `room` is bytes wanted for an answer."""
 
     op: int
@@ -88,8 +86,7 @@ class Call:
             ffi.memmove(port.seg.base + c.data, self.data, len(self.data))
 
 
-@dataclass(slots=True)
-class Reply:
+class Reply(NamedTuple):
     """An answer. `error` is 0 or a positive errno; `data` is a copy of what came with it."""
 
     error: int
