@@ -132,8 +132,9 @@ class Check:
         for item in items:
             if item.block >= self.view.blocks:
                 self.problem(f"block {item.block} lies beyond the end of the volume")
-        pairs = [(item.block, layer, name) for item in items
-                 for layer, name in zip(item.layers, item.names, strict=True)]
+        shift = self.view.block_shift       # a layer no chunk lies in may wait for its first write, and have no object
+        pairs = [(item.block, layer, name) for item in items for layer, name, chunks in
+                 zip(item.layers, item.names, chunks_per_layer(item, shift), strict=True) if chunks]
         self.objects += len(pairs)
         await gather_bounded(self.object, pairs)
 

@@ -263,7 +263,7 @@ class World:
     def check(self, name: str) -> None:
         """The map is sane as the mapper sees it, and what it says of space can be."""
         for portion in self.portions("check", name):
-            assert portion["problems"] == []
+            assert portion["problems"] == [], f"{name}: {portion['problems']}"
         for portion in self.portions("du", name):
             assert portion["logical"] == self.images[name].size
             assert portion["exclusive"] >= 0 and portion["shared"] >= 0
