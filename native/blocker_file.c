@@ -4,6 +4,7 @@
  * blocker_file.h, the contract in blocker.h, the manual in peers/blocker_file.py.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -39,11 +40,10 @@ static uint64_t descriptors(void)
 }
 
 /* Half of what the limit leaves beside the folders; direct I/O takes two for an object. */
-static uint64_t default_fds(bool direct)
+static uint64_t default_fds(uint64_t limit, bool direct)
 {
-    uint64_t limit = descriptors(), fds;
+    uint64_t fds = limit > 2 * BF_FOLDERS ? (limit - BF_FOLDERS) / 2 : limit / 8;
 
-    fds = limit > 2 * BF_FOLDERS ? (limit - BF_FOLDERS) / 2 : limit / 8;
     if (direct)
         fds /= 2;
     return fds < BF_FDS_MIN ? BF_FDS_MIN : fds > BF_FDS ? BF_FDS : fds;
@@ -52,14 +52,18 @@ static uint64_t default_fds(bool direct)
 static int read_options(struct bf *bf, uint64_t *workers, uint64_t *fds)
 {
     struct peer *peer = bf->peer;
+    uint64_t limit = descriptors();
     int rc = yes_or_no(peer, "direct", false, &bf->direct);
 
+    bf->commit_max = limit / 16 < BF_COMMIT_MAX ? (uint32_t)(limit / 16) : BF_COMMIT_MAX;
+    if (rc == 0 && bf->commit_max == 0)
+        rc = peer_fail(peer, -EMFILE, "a process may open %" PRIu64 " files: too few", limit);
     if (rc == 0)
         rc = yes_or_no(peer, "sync", true, &bf->sync);
     if (rc == 0)
         rc = peer_option_u64(peer, "workers", BF_WORKERS, workers);
     if (rc == 0)
-        rc = peer_option_u64(peer, "fds", default_fds(bf->direct), fds);
+        rc = peer_option_u64(peer, "fds", default_fds(limit, bf->direct), fds);
     if (rc)
         return rc;
     if (*workers < 1 || *workers > BF_WORKERS_MAX)

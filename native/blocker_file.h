@@ -9,8 +9,8 @@
  *     ROOT/store                 "archipelago store 1": refused if it says anything else
  *     ROOT/<kind>/<xx>/<name>    the objects. kind: data content header name page journal
  *                                lock; xx: two digits, the top byte of XXH3-64 of the name
- *     ROOT/tmp/<life>/<n>        what is being made; each life of a peer holds a flock on its
- *                                folder there, and removes those that nobody holds
+ *     ROOT/tmp/<life>/<n>        what is being renamed over an object; each life of a peer holds a
+ *                                flock on its folder there, and removes those nobody holds
  *
  *     kind                 name (lower-case hexadecimal)
  *     data page journal    volume (16), epoch (8), number (16), with "_" between
@@ -27,8 +27,8 @@
  * is allocated per request and every queue is bounded by the number of request slots.
  *
  * The pool has three queues. QUICK work (opening a file) may take every thread. SLOW work leaves
- * one thread for the quick. COMMIT work (REPLACE, DELETE, ACQUIRE, RELEASE) is taken by one
- * thread at a time, all that waits at once: it prepares each, makes them durable together,
+ * one thread for the quick. COMMIT work (REPLACE, ACQUIRE, RELEASE, the end of a DELETE) is taken
+ * by one thread at a time, all that waits at once: it prepares each, makes them durable together,
  * publishes each, makes the folders durable together, and only then answers.
  *
  * Open objects
@@ -65,7 +65,7 @@
 #define BF_WORKERS 4
 #define BF_WORKERS_MAX 64
 #define BF_RING 512                 /* io_uring submission entries */
-#define BF_COMMIT_MAX 1024          /* requests in one group commit */
+#define BF_COMMIT_MAX 512           /* requests in one group commit, two descriptors each */
 #define BF_VOLUMES 65536            /* volumes told apart by SYNC; others share one record */
 #define BF_VOLUME_BUCKETS 4096
 #define BF_SYNC_OPS 256             /* fsyncs under way for SYNCs; beyond that: syncfs */
@@ -190,6 +190,7 @@ struct bf {
     struct peer *peer;
     const char *path;
     bool direct, sync;
+    uint32_t commit_max;            /* BF_COMMIT_MAX, or what the limit on descriptors allows */
     int root;                       /* never closed: syncfs() reports errors since its opening */
     int life;                       /* ROOT/tmp/<life> */
     char life_name[32];
@@ -242,12 +243,13 @@ void bf_remove_folders(int at, const char *name);
 /* Opens ROOT, checks or makes its `store`, takes a life's folder. Sets peer->error. */
 int bf_root_open(struct bf *bf);
 void bf_root_close(struct bf *bf);
-/* A new file in the life's folder: its descriptor; *number names it. */
-int bf_temporary(struct bf *bf, uint64_t *number);
-void bf_temporary_name(uint64_t number, char name[32]);
-void bf_temporary_remove(struct bf *bf, uint64_t number);
-/* Gives a temporary file its name. EEXIST when it must be new and is not. */
-int bf_publish(struct bf *bf, uint64_t number, const struct xobj *object, bool must_be_new);
+/* A new file, without a name where the file system can (*number is 0 then), to become the
+ * object: its descriptor. */
+int bf_temporary(struct bf *bf, const struct xobj *object, uint64_t *number);
+/* Closes it and removes what name is left. To be called after bf_publish() too. */
+void bf_temporary_drop(struct bf *bf, int fd, uint64_t number);
+/* Gives it the object's name. EEXIST when it must be new and is not. */
+int bf_publish(struct bf *bf, int fd, uint64_t number, const struct xobj *object, bool must_be_new);
 /* All of the file system. Counts failures. 0 or a negative errno. */
 int bf_syncfs(struct bf *bf);
 
@@ -306,15 +308,16 @@ void bf_sync_one(struct bf *bf, struct xreq *req, struct object *object);
 
 /* --- blocker_file_commit.c, blocker_file_lock.c: group commit. One worker at a time. - */
 
-/* Runs all of a list, sets their results. */
-void bf_commit(struct bf *bf, struct work *list);
+/* Runs all of a list, sets their results. Puts into `closing` up to BF_COMMIT_MAX files to be
+ * closed when the results are known, as freeing what was replaced takes long; their number. */
+uint32_t bf_commit(struct bf *bf, struct work *list, int *closing);
 void bf_commit_request(struct bf *bf, struct xreq *req);
 /* 1: it was ours already. 0: it is ours once its folder is synced. */
 int bf_lock_acquire(struct bf *bf, struct xreq *req);
 int bf_lock_release(struct bf *bf, struct xreq *req);
 /* Lets go of a lock if it is ours. */
 void bf_lock_drop(struct bf *bf, const struct xobj *name);
-/* DELETE of a lock, not yet durable. EBUSY: another process holds it. */
+/* DELETE of a lock. EBUSY: another process holds it. */
 int bf_lock_delete(struct bf *bf, struct xreq *req);
 void bf_locks_stop(struct bf *bf);
 

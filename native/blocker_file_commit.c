@@ -2,12 +2,13 @@
  *
  * blocker_file_commit.c - REPLACE, DELETE, ACQUIRE, RELEASE: many made durable at once.
  *
- * A worker takes all that waits and does, in the order in which it came:
+ * Objects are removed by any worker, as freeing their space may take milliseconds each. For the
+ * rest one worker takes all that waits and does, in the order in which it came:
  *
  *     1. REPLACE: writes the content to a temporary file each
  *     2. makes these durable together
- *     3. gives them their names; removes, locks and unlocks
- *     4. makes the folders durable together
+ *     3. gives them their names; locks and unlocks
+ *     4. makes the folders durable together, those of removed objects too
  *
  * "Together" is an fsync each for up to BF_FEW, else one syncfs(). Whether a REPLACE finds the
  * content it expects is looked at in step 3 under a flock on the folder, so that no other
@@ -27,6 +28,8 @@ struct commit {
     struct work *list;
     uint32_t failures;              /* of syncfs() when it began */
     uint32_t files;                 /* temporary files written */
+    int *closing;                   /* what was replaced: closed, and so freed, after the answers */
+    uint32_t closing_count;
     uint32_t folders;               /* distinct ones changed */
     uint8_t touched[BF_FOLDERS / 8];
 };
@@ -55,18 +58,12 @@ static void prepare(struct bf *bf, struct commit *commit, struct work *work)
     work->fd = -1;
     if (req->op != XOP_REPLACE)
         return;
-    work->fd = bf_temporary(bf, &h->temporary);
-    if (work->fd < 0) {
+    work->fd = bf_temporary(bf, &req->object, &h->temporary);
+    if (work->fd < 0)
         work->result = work->fd;
-        return;
-    }
-    work->result = write_temporary(work->fd, xreq_data(bf->peer->seg, req), req->size);
-    if (commit->files++ >= BF_FEW || work->result) {
-        close(work->fd);            /* the many are synced by syncfs() */
-        work->fd = -1;
-    }
-    if (work->result)
-        bf_temporary_remove(bf, h->temporary);
+    else
+        work->result = write_temporary(work->fd, xreq_data(bf->peer->seg, req), req->size);
+    commit->files += work->result == 0;
 }
 
 /* syncfs() tells an error only once, maybe to somebody else: hence the count of failures. */
@@ -83,91 +80,72 @@ static void sync_files(struct bf *bf, struct commit *commit)
     bool many = commit->files > BF_FEW;
     int rc = many ? sync_everything(bf, commit) : 0;
 
-    for (struct work *w = commit->list; w && !many && bf->sync; w = w->next)
-        if (w->fd >= 0)
-            sync_file_range(w->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
-    for (struct work *w = commit->list; w; w = w->next) {
-        if (work_request(w)->op != XOP_REPLACE || w->result)
-            continue;
-        if (many)
-            w->result = rc;
-        else if (bf->sync && fdatasync(w->fd) < 0)
-            w->result = -errno;
-        if (w->result)
-            bf_temporary_remove(bf, held(work_request(w))->temporary);
+    if (many || !bf->sync) {
+        for (struct work *w = commit->list; w; w = w->next)
+            if (w->fd >= 0 && w->result == 0)
+                w->result = rc;
+        return;
     }
     for (struct work *w = commit->list; w; w = w->next)
-        if (w->fd >= 0)
-            close(w->fd);
+        if (w->fd >= 0 && w->result == 0)
+            sync_file_range(w->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+    for (struct work *w = commit->list; w; w = w->next)
+        if (w->fd >= 0 && w->result == 0 && fdatasync(w->fd) < 0)
+            w->result = -errno;
 }
 
 /* --- 3: names ---------------------------------------------------------------------------- */
 
-/* True if what is there now is what the request expects. */
-static int check_present(int folder, const char *name, uint64_t expected)
+/* Opens what is there now, if it is what the request expects. */
+static int open_present(int folder, const char *name, uint64_t expected)
 {
     uint64_t first = 0;
-    int fd = openat(folder, name, O_RDONLY | O_CLOEXEC);
+    int fd = openat(folder, name, O_RDONLY | O_CLOEXEC), rc = 0;
     ssize_t n;
 
     if (fd < 0)
         return -errno;
     n = expected ? pread(fd, &first, sizeof(first), 0) : 0;
-    close(fd);
     if (n < 0)
-        return -errno;
-    return expected && (n != sizeof(first) || first != expected) ? -ESTALE : 0;
+        rc = -errno;
+    else if (expected && (n != sizeof(first) || first != expected))
+        rc = -ESTALE;
+    if (rc)
+        close(fd);
+    return rc ? rc : fd;
 }
 
-static int replace(struct bf *bf, struct xreq *req)
+static int replace(struct bf *bf, struct commit *commit, struct xreq *req)
 {
+    struct held *h = held(req);
     char path[BF_PATH];
     const char *name;
     uint32_t index;
-    int folder, rc;
+    int folder, old, rc;
 
     if (req->flags & XREQ_CREATE)
-        return bf_publish(bf, held(req)->temporary, &req->object, true);
+        return bf_publish(bf, h->work.fd, h->temporary, &req->object, true);
     folder = bf_locate(bf, &req->object, false, path, &name, &index);
     if (folder < 0)
         return folder;
     if (flock(folder, LOCK_EX) < 0)
         return -errno;
-    rc = check_present(folder, name, req->arg);
-    if (rc == 0)
-        rc = bf_publish(bf, held(req)->temporary, &req->object, false);
+    rc = old = open_present(folder, name, req->arg);
+    if (old >= 0) {
+        rc = bf_publish(bf, h->work.fd, h->temporary, &req->object, false);
+        commit->closing[commit->closing_count++] = old;
+    }
     flock(folder, LOCK_UN);
     return rc;
 }
 
-static int delete(struct bf *bf, struct xreq *req)
+static int publish(struct bf *bf, struct commit *commit, struct xreq *req)
 {
-    char path[BF_PATH];
-    const char *name;
-    uint32_t index;
-    int folder;
-
-    if (req->object.kind == XOBJ_LOCK)
-        return bf_lock_delete(bf, req);
-    folder = bf_locate(bf, &req->object, false, path, &name, &index);
-    if (folder < 0)
-        return folder;
-    return unlinkat(folder, name, 0) < 0 ? -errno : 0;
-}
-
-static int publish(struct bf *bf, struct xreq *req)
-{
-    int rc;
-
     switch (req->op) {
-    case XOP_REPLACE:
-        rc = replace(bf, req);
-        if (rc)
-            bf_temporary_remove(bf, held(req)->temporary);
-        return rc;
-    case XOP_DELETE: return delete(bf, req);
+    case XOP_REPLACE: return replace(bf, commit, req);
     case XOP_ACQUIRE: return bf_lock_acquire(bf, req);
-    default: return bf_lock_release(bf, req);
+    case XOP_RELEASE: return bf_lock_release(bf, req);
+    default: return req->object.kind == XOBJ_LOCK ? bf_lock_delete(bf, req) : 0;
     }
 }
 
@@ -197,20 +175,30 @@ static int sync_folders(struct bf *bf, const struct commit *commit)
     return 0;
 }
 
-void bf_commit(struct bf *bf, struct work *list)
+/* 3, for each whose content is durable. */
+static void publish_all(struct bf *bf, struct commit *commit)
 {
-    struct commit commit = { .list = list, .failures = load_acquire(&bf->failures) };
+    for (struct work *w = commit->list; w; w = w->next) {
+        struct xreq *req = work_request(w);
+        if (w->result == 0)
+            w->result = publish(bf, commit, req);
+        if (w->result == 0 && req->op != XOP_RELEASE)
+            touch(commit, &req->object);
+        if (w->fd >= 0)
+            bf_temporary_drop(bf, w->fd, held(req)->temporary);
+    }
+}
+
+uint32_t bf_commit(struct bf *bf, struct work *list, int *closing)
+{
+    struct commit commit = { .list = list, .closing = closing,
+                             .failures = load_acquire(&bf->failures) };
     int rc;
 
     for (struct work *w = list; w; w = w->next)
         prepare(bf, &commit, w);
     sync_files(bf, &commit);
-    for (struct work *w = list; w; w = w->next) {
-        if (w->result == 0)
-            w->result = publish(bf, work_request(w));
-        if (w->result == 0 && work_request(w)->op != XOP_RELEASE)
-            touch(&commit, &work_request(w)->object);
-    }
+    publish_all(bf, &commit);
     rc = sync_folders(bf, &commit);
     for (struct work *w = list; w && rc; w = w->next) {
         if (w->result)
@@ -219,6 +207,7 @@ void bf_commit(struct bf *bf, struct work *list)
         if (work_request(w)->op == XOP_ACQUIRE)
             bf_lock_drop(bf, &work_request(w)->object);
     }
+    return commit.closing_count;
 }
 
 /* --- on the loop ---------------------------------------------------------------------------- */
@@ -230,6 +219,27 @@ static void commit_done(struct bf *bf, struct work *work, int result)
     if (req->op == XOP_REPLACE || req->op == XOP_DELETE)
         bf_object_doom(bf, &req->object);
     peer_reply(bf->peer, req, result < 0 ? result : 0);
+}
+
+static int delete_run(struct bf *bf, struct work *work)
+{
+    char path[BF_PATH];
+    const char *name;
+    uint32_t index;
+    int folder = bf_locate(bf, &work_request(work)->object, false, path, &name, &index);
+
+    if (folder < 0)
+        return folder;
+    return unlinkat(folder, name, 0) < 0 ? -errno : 0;
+}
+
+static void delete_done(struct bf *bf, struct work *work, int result)
+{
+    work->done = commit_done;
+    if (result)
+        commit_done(bf, work, result);
+    else
+        bf_pool_add(bf, work, POOL_COMMIT);
 }
 
 static bool is_valid(struct bf *bf, const struct xreq *req)
@@ -259,8 +269,12 @@ void bf_commit_request(struct bf *bf, struct xreq *req)
         peer_reply(bf->peer, req, -EINVAL);
         return;
     }
-    if (req->op == XOP_DELETE)      /* the last close of a file frees its space: not here */
-        bf_object_doom(bf, &req->object);
-    held(req)->work = (struct work){ .done = commit_done };
-    bf_pool_add(bf, &held(req)->work, POOL_COMMIT);
+    held(req)->work = (struct work){ .run = delete_run, .done = commit_done };
+    if (req->op == XOP_DELETE && req->object.kind != XOBJ_LOCK) {
+        bf_object_doom(bf, &req->object);   /* the last close frees the space: not on the loop */
+        held(req)->work.done = delete_done;
+        bf_pool_add(bf, &held(req)->work, POOL_SLOW);
+    } else {
+        bf_pool_add(bf, &held(req)->work, POOL_COMMIT);
+    }
 }

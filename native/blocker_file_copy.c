@@ -114,18 +114,16 @@ static int copy_extents(int from, int to, uint64_t size)
 static int copy_into(struct bf *bf, struct xreq *req, int from)
 {
     uint64_t number;
-    int to = bf_temporary(bf, &number), rc;
+    int to = bf_temporary(bf, &req->object, &number), rc;
 
     if (to < 0)
         return to;
     rc = copy_extents(from, to, req->size);
     if (rc == 0 && ftruncate(to, (off_t)req->size) < 0)
         rc = -errno;
-    close(to);
     if (rc == 0)
-        rc = bf_publish(bf, number, &req->object, false);
-    if (rc)
-        bf_temporary_remove(bf, number);
+        rc = bf_publish(bf, to, number, &req->object, false);
+    bf_temporary_drop(bf, to, number);
     return rc;
 }
 
@@ -200,11 +198,11 @@ static int store_content(struct bf *bf, uint64_t number, int fd, uint64_t length
 
     memcpy(content.digest, digest, sizeof(content.digest));
     if (length == 0)
-        return 1;
+        return 0;
     if (ftruncate(fd, (off_t)length) < 0 || (bf->sync && fdatasync(fd) < 0))
         return -errno;
-    rc = bf_publish(bf, number, &content, true);
-    return rc == -EEXIST ? 1 : rc;
+    rc = bf_publish(bf, fd, number, &content, true);
+    return rc == -EEXIST ? 0 : rc;
 }
 
 static int hash_into(struct bf *bf, struct xreq *req, uint8_t *buffer, int from)
@@ -212,7 +210,7 @@ static int hash_into(struct bf *bf, struct xreq *req, uint8_t *buffer, int from)
     struct content content;
     uint8_t digest[32];
     uint64_t number;
-    int to = bf_temporary(bf, &number), rc, ended;
+    int to = bf_temporary(bf, NULL, &number), rc, ended;
 
     if (to < 0)
         return to;
@@ -222,10 +220,8 @@ static int hash_into(struct bf *bf, struct xreq *req, uint8_t *buffer, int from)
     ended = content_end(&content, rc ? NULL : digest);
     if (rc == 0)
         rc = ended ? ended : store_content(bf, number, to, content.length, digest);
-    close(to);
-    if (rc)                         /* 1: nothing to store, or stored before */
-        bf_temporary_remove(bf, number);
-    if (rc < 0)
+    bf_temporary_drop(bf, to, number);
+    if (rc)
         return rc;
     memcpy(xreq_data(bf->peer->seg, req), digest, sizeof(digest));
     req->done = sizeof(digest);

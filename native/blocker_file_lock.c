@@ -81,10 +81,11 @@ static int busy(struct bf *bf, struct xreq *req, int fd)
 }
 
 /* A new lock file, flocked and durable, under a temporary name. */
-static int write_lock(struct bf *bf, uint64_t number, const void *owner, uint64_t size, uint64_t *temporary)
+static int write_lock(struct bf *bf, const struct xobj *name, uint64_t number, const void *owner,
+                      uint64_t size, uint64_t *temporary)
 {
     char text[LOCK_HEAD + BF_OWNER_MAX];
-    int fd = bf_temporary(bf, temporary), rc = 0;
+    int fd = bf_temporary(bf, name, temporary), rc = 0;
     int length = snprintf(text, sizeof(text), LOCK_FORMAT, number);
 
     if (fd < 0)
@@ -95,12 +96,9 @@ static int write_lock(struct bf *bf, uint64_t number, const void *owner, uint64_
     if (flock(fd, LOCK_EX | LOCK_NB) < 0 || pwrite(fd, text, (size_t)length, 0) != length
         || (bf->sync && fdatasync(fd) < 0))
         rc = -errno;
-    if (rc) {
-        close(fd);
-        bf_temporary_remove(bf, *temporary);
-        return rc;
-    }
-    return fd;
+    if (rc)
+        bf_temporary_drop(bf, fd, *temporary);
+    return rc ? rc : fd;
 }
 
 /* --- taking it ---------------------------------------------------------------------------- */
@@ -152,18 +150,19 @@ static int take(struct bf *bf, struct xreq *req, int old)
     char owner[BF_OWNER_MAX];
     uint64_t number = 0, temporary;
     int rc = old < 0 ? 0 : read_lock(old, &number, owner);
-    int fd = rc < 0 ? rc : write_lock(bf, number + 1, xreq_data(bf->peer->seg, req), req->size,
-                                      &temporary);
+    int fd = rc < 0 ? rc : write_lock(bf, &req->object, number + 1, xreq_data(bf->peer->seg, req),
+                                      req->size, &temporary);
+    int mine;
 
     if (fd < 0)
         return fd;
-    rc = bf_publish(bf, temporary, &req->object, old < 0);
-    if (rc)
-        bf_temporary_remove(bf, temporary);
-    else
-        rc = remember(bf, req, number + 1, fd);
-    if (rc)
-        close(fd);
+    rc = bf_publish(bf, fd, temporary, &req->object, old < 0);
+    mine = rc ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 0);     /* the flock is shared by both */
+    if (rc == 0)
+        rc = mine < 0 ? -errno : remember(bf, req, number + 1, mine);
+    if (rc && mine >= 0)
+        close(mine);
+    bf_temporary_drop(bf, fd, temporary);
     return rc;
 }
 

@@ -32,12 +32,12 @@ static struct work *list_take(struct work_list *list)
     return work;
 }
 
-/* Up to BF_COMMIT_MAX, still linked to each other. */
-static struct work *list_take_many(struct work_list *list)
+/* Up to `most`, still linked to each other. */
+static struct work *list_take_many(struct work_list *list, uint32_t most)
 {
     struct work *first = list->head, *last = first;
 
-    for (int n = 1; n < BF_COMMIT_MAX && last->next; n++)
+    for (uint32_t n = 1; n < most && last->next; n++)
         last = last->next;
     list->head = last->next;
     if (!list->head)
@@ -61,29 +61,6 @@ static enum pool_class choose(const struct pool *pool)
     return POOL_CLASSES;
 }
 
-/* Everything here runs with the mutex held, but for the work itself. */
-static struct work *run_one(struct bf *bf, enum pool_class class)
-{
-    struct pool *pool = &bf->pool;
-    struct work *work;
-
-    work = class == POOL_COMMIT ? list_take_many(&pool->queue[class]) : list_take(&pool->queue[class]);
-    pool->committing |= class == POOL_COMMIT;
-    pool->slow_running += class == POOL_SLOW;
-    pthread_mutex_unlock(&pool->mutex);
-    if (class == POOL_COMMIT)
-        bf_commit(bf, work);
-    else
-        work->result = work->run(bf, work);
-    pthread_mutex_lock(&pool->mutex);
-    if (class == POOL_COMMIT)
-        pool->committing = false;
-    pool->slow_running -= class == POOL_SLOW;
-    if (pool->queue[POOL_COMMIT].head || pool->queue[POOL_SLOW].head)
-        pthread_cond_signal(&pool->wake);
-    return work;
-}
-
 static void finish(struct pool *pool, struct work *work)
 {
     bool wake = pool->finished.head == NULL;
@@ -96,6 +73,41 @@ static void finish(struct pool *pool, struct work *work)
     }
     if (wake && write(pool->watch.fd, &one, sizeof(one)) < 0)
         assert(errno == EAGAIN);    /* the counter is full: it wakes all the same */
+    if (pool->queue[POOL_COMMIT].head || pool->queue[POOL_SLOW].head)
+        pthread_cond_signal(&pool->wake);       /* what this one was in the way of */
+}
+
+/* Begins and ends with the mutex held; the work itself is done without. */
+static void run_one(struct bf *bf, enum pool_class class)
+{
+    struct pool *pool = &bf->pool;
+    struct work *work = list_take(&pool->queue[class]);
+
+    pool->slow_running += class == POOL_SLOW;
+    pthread_mutex_unlock(&pool->mutex);
+    work->result = work->run(bf, work);
+    pthread_mutex_lock(&pool->mutex);
+    pool->slow_running -= class == POOL_SLOW;
+    finish(pool, work);
+}
+
+static void run_commit(struct bf *bf)
+{
+    struct pool *pool = &bf->pool;
+    struct work *list = list_take_many(&pool->queue[POOL_COMMIT], bf->commit_max);
+    int closing[BF_COMMIT_MAX];
+    uint32_t count;
+
+    pool->committing = true;
+    pthread_mutex_unlock(&pool->mutex);
+    count = bf_commit(bf, list, closing);
+    pthread_mutex_lock(&pool->mutex);
+    pool->committing = false;
+    finish(pool, list);
+    pthread_mutex_unlock(&pool->mutex);
+    while (count)
+        close(closing[--count]);
+    pthread_mutex_lock(&pool->mutex);
 }
 
 static void *worker(void *arg)
@@ -106,8 +118,10 @@ static void *worker(void *arg)
     pthread_mutex_lock(&pool->mutex);
     for (;;) {
         enum pool_class class = choose(pool);
-        if (class != POOL_CLASSES)
-            finish(pool, run_one(bf, class));
+        if (class == POOL_COMMIT)
+            run_commit(bf);
+        else if (class != POOL_CLASSES)
+            run_one(bf, class);
         else if (pool->stopping)
             break;
         else
