@@ -34,6 +34,11 @@ have the same. In both cases the old holder's node is fenced first: all its clie
 cluster's blocklist. Then everything fails there with ESTALE, its log says why, and it serves again after
 `archipelago stop --force` and `archipelago start`.
 
+`keyring` names the file with the user's key, if ceph.conf does not. A start fails when the cluster
+does not answer for `connect_timeout_s`. A fenced client stays on the blocklist for `blocklist_s`.
+With `object_size` new data objects tell the store how large they will be. What takes several
+operations (copy, hash, list) is done by `workers` threads.
+
     rados -p maps --all ls                                  every object, with its namespace
     rados -p maps -N lock get 000000000000002a -            who has volume 42, and its number
 """
