@@ -101,6 +101,7 @@ build-fuzz/%: native/%.c $(NATIVE)
 
 fuzz: build ## each fuzz target for FUZZ_SECONDS; corpus in tests/corpus/TARGET
 	$(call packages,$(FUZZ_PACKAGES))
+	@test -n "$(FUZZERS)" || { echo "there is no native/fuzz_*.c" >&2; exit 1; }
 	@$(MAKE) -s --no-print-directory $(addprefix build-fuzz/,$(FUZZERS))
 	@for f in $(FUZZERS); do mkdir -p tests/corpus/$$f build-fuzz/found-$$f; \
 		echo "== $$f"; build-fuzz/$$f -max_total_time=$(FUZZ_SECONDS) -verbosity=0 -print_final_stats=1 \

@@ -29,6 +29,14 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("layout", [marker.args[0]] if marker else LAYOUTS)
 
 
+def pytest_collection_modifyitems(config, items):
+    """Leaves out the tests that run for as long as `make soak` says, unless it does."""
+    if "ARCHIPELAGO_SOAK_MINUTES" not in os.environ:
+        soak = [item for item in items if item.get_closest_marker("soak")]
+        config.hook.pytest_deselected(items=soak)
+        items[:] = [item for item in items if item not in soak]
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     report = yield
