@@ -4,6 +4,10 @@
  *
  * Buffered: a read takes what is in the page cache at once and leaves a miss to io_uring; a
  * write is a plain pwrite(), which measured several times cheaper than io_uring's worker.
+ * Large writes go in steps of WRITE_STEP: the kernel makes page-cache folios as large as a write,
+ * and each later 4 KiB write into one of 1 MiB costs 22 us of CPU instead of 3, while the steps
+ * cost a large write little.
+ *
  * Direct: io_uring, if offset, size and address are all multiples of BF_ALIGN; what is not goes
  * through the page cache of the same file. The kernel keeps the two coherent, but for a buffered
  * write during a direct one: that may mark the file as failed. So a buffered write to an object
@@ -21,6 +25,7 @@
 #include "blocker_file.h"
 
 #define READ_TRIES 4                /* partial answers from the page cache before io_uring */
+#define WRITE_STEP 32768
 #define ZERO_STEP 65536
 
 static uint8_t *data_at(struct bf *bf, struct xreq *req)
@@ -181,7 +186,7 @@ static void write_direct(struct bf *bf, struct xreq *req)
 static int write_all(int fd, const uint8_t *data, uint64_t size, uint64_t offset)
 {
     while (size) {
-        ssize_t n = pwrite(fd, data, size, (off_t)offset);
+        ssize_t n = pwrite(fd, data, size < WRITE_STEP ? size : WRITE_STEP, (off_t)offset);
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)
