@@ -203,6 +203,8 @@ def test_a_walk_over_failing_stores(world, shared_instance, seed):
         world.create(40 * BLOCK)
     for _ in range(60):
         fault = dice.choice(FAULTS)
+        if all(image.readonly for image in world.images.values()):
+            world.create(40 * BLOCK)
         name = walk.any(writable=True)
         world.volume(name)
         changes = [c for c in walk.changes(name) if c.kind in ("write", "fua", "zero", "no_hole")]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import random
 from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgpack
@@ -155,8 +156,10 @@ class World:
 
     # --- bytes
 
-    def submit(self, name: str, calls: list[tuple[str, Call]]) -> list[Reply]:
-        """Sends (role, call), as many at once as there are slots and buffers; all answers."""
+    def submit(self, name: str, calls: list[tuple[str, Call]], meanwhile: Callable[[], None] | None = None
+               ) -> list[Reply]:
+        """Sends (role, call), as many at once as there are slots and buffers; all answers. What is to be
+        done `meanwhile` is done when the first have been sent."""
         port, segment = self.client.port, self.client.segment
         todo, waiting, replies = deque(enumerate(calls)), {}, {}
         while todo or waiting:
@@ -172,6 +175,9 @@ class World:
                 waiting[request.c.index] = place
                 lib.xreq_send(port.c, request.c, segment.port_of(role))
             port.ring()
+            if meanwhile:
+                meanwhile()
+                meanwhile = None
             came = port.receive(ANSWER_S)
             assert came, f"{len(waiting)} requests on {name} were not answered: {calls}"
             for request in came:
@@ -180,10 +186,10 @@ class World:
                 port.put(request)
         return [replies[place] for place in range(len(calls))]
 
-    def batch(self, name: str, changes: list[Change]) -> None:
+    def batch(self, name: str, changes: list[Change], meanwhile: Callable[[], None] | None = None) -> None:
         """Requests on ranges that do not overlap, in flight at the same time."""
         image, volume = self.images[name], self.volume(name)
-        replies = self.submit(name, [("vlmc", call_of(volume, change)) for change in changes])
+        replies = self.submit(name, [("vlmc", call_of(volume, change)) for change in changes], meanwhile)
         for change, reply in zip(changes, replies, strict=True):
             wanted = errno.EROFS if image.readonly and change.kind != "read" else 0
             assert reply.error == wanted, f"{name}: {change} was answered with {reply.error}"
