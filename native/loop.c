@@ -33,6 +33,7 @@ struct loop {
     struct peer *peers[LOOP_PEERS_MAX];
     uint32_t peer_count;
     struct queue foreign[LOOP_PEERS_MAX];   /* kept back for the successor while draining */
+    bool helps[XSEG_PORTS];         /* draining: a port outside has a request of this loop's */
     struct watch bell_watch, stop_watch;
 };
 
@@ -236,13 +237,32 @@ struct xreq *queue_pop(struct peer *peer, struct queue *queue)
 
 /* --- the loop --------------------------------------------------------------------- */
 
-/* While draining, only requests that began in this loop are finished. */
-static bool is_foreign(const struct loop *loop, const struct xreq *req)
+static bool is_own_port(const struct loop *loop, uint32_t number)
 {
     for (uint32_t i = 0; i < loop->peer_count; i++)
-        if (loop->peers[i]->port->number == req->src)
-            return false;
-    return true;
+        if (loop->peers[i]->port->number == number)
+            return true;
+    return false;
+}
+
+/* While draining, only requests that began in this loop are finished, and those of a port
+ * that has one of them: its answer may depend on it (a CLOSE makes the mapper ask vlmc). */
+static bool is_foreign(const struct loop *loop, const struct xreq *req)
+{
+    return !loop->helps[req->src % XSEG_PORTS] && !is_own_port(loop, req->src);
+}
+
+static void find_helpers(struct loop *loop)
+{
+    memset(loop->helps, 0, sizeof(loop->helps));
+    for (uint32_t i = 0; i < loop->peer_count; i++) {
+        const struct port *port = loop->peers[i]->port;
+        const struct xreq *reqs = &loop->seg->reqs[port->shared->first];
+
+        for (uint32_t n = 0; n < port->shared->count && port->free_count < port->shared->count; n++)
+            if (load_relaxed(&reqs[n].state) != XREQ_FREE)
+                loop->helps[reqs[n].owner % XSEG_PORTS] = true;
+    }
 }
 
 static void dispatch(struct loop *loop, uint32_t number, struct xreq *req)
@@ -259,12 +279,28 @@ static void dispatch(struct loop *loop, uint32_t number, struct xreq *req)
     }
 }
 
+/* Serves what was kept back and is wanted now. */
+static void reconsider_foreign(struct loop *loop)
+{
+    find_helpers(loop);
+    for (uint32_t i = 0; i < loop->peer_count; i++) {
+        struct queue kept = loop->foreign[i];
+        struct xreq *req;
+
+        loop->foreign[i] = (struct queue){ 0, 0 };
+        while ((req = queue_pop(loop->peers[i], &kept)))
+            dispatch(loop, i, req);
+    }
+}
+
 /* One turn over all peers. True if anything moved. */
 static bool turn(struct loop *loop)
 {
     bool moved = false;
 
     loop->now_ns = clock_ns();
+    if (loop->draining)
+        reconsider_foreign(loop);
     for (uint32_t i = 0; i < loop->peer_count; i++) {
         struct peer *peer = loop->peers[i];
         struct xreq *req;
