@@ -43,7 +43,8 @@
  *   2. requests it was serving: only then put them into its inbox again.
  *
  * The order matters: a child write still under way must not land after its replay
- * has been acknowledged.
+ * has been acknowledged. Only what goes against the pipeline's direction is not waited
+ * for (XREQ_ASIDE: the mapper to vlmc), as both sides would wait for ever.
  */
 #ifndef ARCHIPELAGO_LAYOUT_H
 #define ARCHIPELAGO_LAYOUT_H
@@ -98,7 +99,9 @@ enum xflag {
     XREQ_READONLY = 8,              /* OPEN: no writes will come */
     XREQ_SNAPSHOT_MARK = 16,        /* MAP_COMMIT: this record ends a snapshot */
     XREQ_MORE = 32,                 /* in a reply: ask again for the rest */
-    XREQ_CREATE = 64                /* REPLACE: the object must not exist yet */
+    XREQ_CREATE = 64,               /* REPLACE: the object must not exist yet */
+    XREQ_ASIDE = 128                /* to a peer that serves it only with the sender's help: a
+                                     * restarted sender must not wait for it to come back */
 };
 
 enum xstate { XREQ_FREE = 0, XREQ_HELD = 1, XREQ_QUEUED = 2, XREQ_REPLIED = 3 };
@@ -224,7 +227,7 @@ struct xvolume {
     uint64_t lock_number;           /* of the lock the mapper holds; 0: none needed */
     uint64_t parent;                /* id of the snapshot it was cloned from, or 0 */
     uint32_t administrative;        /* kept open by `vlmc open` */
-    uint32_t pad;
+    uint32_t closing;               /* the mapper has asked vlmc to close it */
     char name[256];
     uint16_t opens[128];            /* how many times each port has it open */
     /* the mapper's: both change when a record has become durable, before its reply */

@@ -16,6 +16,8 @@
 #include "process.h"
 
 #define WAIT_SLICE_MS XBELL_SLEEP_MS
+#define ORPHAN_WAITED 1             /* nothing is given out until it is home */
+#define ORPHAN_ASIDE 2              /* freed when it comes */
 
 int port_find(struct xseg *seg, const char *role, uint32_t *number)
 {
@@ -169,8 +171,9 @@ static void adopt_slots(struct port *port)
                 store_release(&req->state, XREQ_FREE);
             push_free(port, i);
         } else if (state <= XREQ_REPLIED) {
-            req->orphan = 1;
-            port->orphans++;
+            req->orphan = req->flags & XREQ_ASIDE ? ORPHAN_ASIDE : ORPHAN_WAITED;
+            port->orphans += req->orphan == ORPHAN_WAITED;
+            port->asides += req->orphan == ORPHAN_ASIDE;
         }
     }
 }
@@ -195,7 +198,7 @@ static void adopt_buffers(struct port *port)
         for (uint32_t i = 0; i < port->seg->header->buffers[class]; i++) {
             if (load_relaxed(&owners[i]) != port->number + 1)
                 continue;
-            if (port->orphans && orphan_has(port, buffer_name(class, i)))
+            if (port->orphans + port->asides && orphan_has(port, buffer_name(class, i)))
                 held++;
             else
                 store_release(&owners[i], 0u);
@@ -390,7 +393,7 @@ static void collect_orphans(struct port *port)
         if (!xreq_is_reply(port, req))
             continue;
         if (req->orphan) {
-            port->orphans--;
+            port->orphans -= req->orphan == ORPHAN_WAITED;
             count(&port->shared->dropped, 1);
             xreq_put(port, req);
         } else {

@@ -113,6 +113,7 @@ struct port {
     uint32_t free_count;
     uint32_t chain;                 /* received, not yet given out: slot number + 1 */
     uint32_t orphans;               /* children of an earlier incarnation still away */
+    uint32_t asides;                /* such that were away at the bind, and are not waited for */
     bool recovering;
     bool looped;                    /* its loop sets now_ns each turn; else sends read the clock */
     uint64_t now_ns;                /* CLOCK_MONOTONIC, set by each port_receive */

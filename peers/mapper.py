@@ -38,7 +38,7 @@ from peers.mapper_tree import load_range
 from peers.mapper_verbs import VERBS
 from peers.mapper_volume import Volume, read_header
 from xseg._native import lib
-from xseg.errors import Damaged, NotFound, XsegError
+from xseg.errors import Damaged, NotFound, Stale, XsegError
 from xseg.errors import error as fail
 from xseg.peer import Option, Peer
 from xseg.request import Request
@@ -78,6 +78,7 @@ class Mapper(Peer):
         self.missed: dict[tuple[int, int], float] = {}  # (port, incarnation) -> when it was found dead
         self.name_lists: OrderedDict[int, bytes] = OrderedDict()
         self.incarnations = self.blocker_lives()
+        self.closed_early: set[tuple[int, int]] = set()     # (handle, port) whose CLOSE may be repeated
         self.recovered = asyncio.Event()
         self.port.serve(self.handle)                # what waits in the inbox waits for `recovered`
         await self.take_over()
@@ -165,8 +166,8 @@ class Mapper(Peer):
                 self.log.warning("the lock of volume %s was gone already: %s", id_text(volume.id), failure)
 
     async def vlmc(self, op: int, volume: Volume, **fields: Any) -> Any:
-        """An operation of vlmc on an open volume."""
-        return await self.call("vlmc", op, volume=volume.handle, **fields)
+        """An operation of vlmc on an open volume. It may need this mapper to finish it."""
+        return await self.call("vlmc", op, volume=volume.handle, flags=lib.XREQ_ASIDE, **fields)
 
     # --- opening and closing
 
@@ -180,6 +181,9 @@ class Mapper(Peer):
 
     async def open_here(self, volume: Volume) -> None:
         """Opens a volume whose control lock is held; nothing if it is open. EBUSY, EBADMSG, ENFILE."""
+        if volume.handle and volume.shared.closing:
+            await self.close_here(volume)
+            await volume.read_header()
         if volume.handle:
             return
         taken = not volume.header.readonly and await self.take_lock(volume)
@@ -195,21 +199,29 @@ class Mapper(Peer):
                 await self.drop_lock(volume)
             raise
         self.handles[handle] = volume
+        self.closed_early = {early for early in self.closed_early if early[0] != handle}
         volume.publish(self.segment.c.volumes + (handle - 1), handle)
         volume.checkpoint_soon()
 
     async def close_here(self, volume: Volume) -> None:
         """Closes an open volume whose control lock is held. What vlmc says; it is open then."""
-        await self.vlmc(lib.XOP_VOL_CLOSE, volume)
+        volume.shared.closing = 1
+        try:
+            await self.vlmc(lib.XOP_VOL_CLOSE, volume)
+        except Stale:                   # done already, for a mapper that was killed before it could note it
+            self.log.info("vlmc has closed volume '%s' already", volume.header.name)
+        except OSError:
+            volume.shared.closing = 0
+            raise
         lib.export_volume_state(volume.shared, lib.XVOL_CLOSING)
         try:
             if not volume.abandoned:
                 await volume.settle()
         except OSError as failure:      # everything is in the journal: the next opening finds it there
             self.log.warning("volume '%s' is closed with its journal as it is: %s", volume.header.name, failure)
+        await self.drop_lock(volume)
         self.handles.pop(volume.handle)
         volume.unpublish()
-        await self.drop_lock(volume)
 
     async def close_if_unused(self, volume: Volume) -> None:
         """Closes the volume if no port has it open and no operator keeps it so. Control lock held."""
@@ -241,14 +253,25 @@ class Mapper(Peer):
             request.reply(done=volume.handle)
 
     async def close(self, request: Request) -> None:
-        """CLOSE: volume = handle. ESTALE: this port has not opened it, or has closed it."""
+        """CLOSE: volume = handle. ESTALE: this port has not opened it, or has closed it.
+
+        The last close takes effect before it is noted, so that a repeated one does not come too late.
+        """
+        early = request.c.volume, request.c.src
+        if early in self.closed_early:
+            self.closed_early.remove(early)
+            return
         volume = self.handle_of(request)
         async with self.using(volume.id):
             holder = request.c.src, request.c.incarnation
             if volume.handle != request.c.volume or not volume.holders.get(holder):
                 raise fail(errno.ESTALE, "this port does not have it open")
-            self.forget_opens(volume, holder, 1)
-            await self.close_if_unused(volume)
+            try:
+                if volume.opens() == 1 and not volume.shared.administrative:
+                    await self.close_here(volume)
+            finally:
+                if volume.handle:
+                    self.forget_opens(volume, holder, 1)
 
     def forget_opens(self, volume: Volume, holder: tuple[int, int], times: int) -> None:
         """Takes away from what a port holds."""
@@ -397,9 +420,9 @@ class Mapper(Peer):
         if number == volume.lock_number:
             return
         if not number:
-            volume.broken = fail(errno.ESTALE, f"volume '{volume.header.name}' was taken over by: {other}")
+            volume.broken = fail(errno.ENOLCK, f"volume '{volume.header.name}' was taken over by: {other}")
         elif (await read_header(self.store, volume.id)).generation != volume.header.generation:
-            volume.broken = fail(errno.ESTALE, f"volume '{volume.header.name}' was changed by another node")
+            volume.broken = fail(errno.ENOLCK, f"volume '{volume.header.name}' was changed by another node")
         volume.lock_number = number
         volume.shared.lock_number = number
         if volume.broken:
@@ -447,16 +470,43 @@ class Mapper(Peer):
 
     async def take_over(self) -> None:
         """Rebuilds the state of what is open in the segment."""
-        frozen = []
+        freezing = self.still_freezing()
+        to_thaw = []
         for place in range(lib.XSEG_VOLUMES):
             shared = self.segment.c.volumes + place
-            if shared.state == lib.XVOL_OPENING:
-                lib.export_volume_state(shared, lib.XVOL_FREE)
+            if shared.state in (lib.XVOL_OPENING, lib.XVOL_CLOSING):
+                await self.undo_place(shared, place + 1)
             elif shared.state != lib.XVOL_FREE:
                 volume = await self.take_over_one(shared, place + 1)
-                if shared.frozen:
-                    frozen.append(volume)
-        self.thawing = [asyncio.create_task(self.vlmc(lib.XOP_VOL_THAW, volume)) for volume in frozen]
+                if shared.frozen or volume.handle in freezing:
+                    to_thaw.append(volume)
+        self.thawing = [asyncio.create_task(self.thaw(volume)) for volume in to_thaw]
+
+    async def undo_place(self, shared: Any, handle: int) -> None:
+        """Gives back a place whose volume was being opened, or which vlmc has closed: the journal's end is
+        left to the next opening."""
+        if shared.state == lib.XVOL_CLOSING:
+            self.closed_early |= {(handle, port) for port in range(lib.XSEG_PORTS) if shared.opens[port]}
+        if shared.state == lib.XVOL_CLOSING and shared.lock_number:
+            try:
+                await self.store.release(shared.id, self.token)
+            except XsegError as failure:
+                self.log.info("the lock of volume %s was given back already: %s", id_text(shared.id), failure)
+        lib.export_volume_state(shared, lib.XVOL_FREE)
+
+    def still_freezing(self) -> set[int]:
+        """Handles of volumes that an earlier life of this mapper has asked vlmc to freeze."""
+        own = self.port.c.shared
+        requests = self.segment.c.reqs
+        return {requests[slot].volume for slot in range(own.first, own.first + own.count)
+                if requests[slot].op == lib.XOP_VOL_FREEZE and requests[slot].state != lib.XREQ_FREE}
+
+    async def thaw(self, volume: Volume) -> None:
+        """Undoes a freeze whose mapper was killed. It may still come: so it is waited for by another."""
+        async with self.using(volume.id):
+            if volume.handle:
+                await self.vlmc(lib.XOP_VOL_FREEZE, volume)
+                await self.vlmc(lib.XOP_VOL_THAW, volume)
 
     async def take_over_one(self, shared: Any, handle: int) -> Volume:
         """Rebuilds the state of one volume. Damage on the store costs only this one."""
@@ -475,8 +525,8 @@ class Mapper(Peer):
         except OSError as failure:
             self.log.error("volume '%s' cannot be taken over: %s", text(shared.name), failure)
             volume.broken = fail(failure.errno or errno.EIO, str(failure))
-        if shared.state == lib.XVOL_CLOSING:
-            lib.export_volume_state(shared, lib.XVOL_OPEN)
+        if not volume.holders and not shared.administrative:
+            shared.closing = 1
         return volume
 
     ops = {lib.XOP_OPEN: open, lib.XOP_CLOSE: close, lib.XOP_NAMES: list_names, lib.XOP_CONTROL: control,

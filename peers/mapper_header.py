@@ -36,7 +36,7 @@ Payload of a header:
     next_page       number of the next page to be written
     next_journal    number of the next journal after those listed
     created         milliseconds since 1970
-    token           of the request that made it: a repeated request recognises its own work
+    token           of the request that made, renamed or removed it: repeated, it finds its own work
     auto            true: a snapshot made only so that a live volume could be cloned
 """
 import errno

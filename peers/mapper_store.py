@@ -157,19 +157,25 @@ class MapStore:
 
 async def gather_bounded(work: Callable[[Any], Awaitable[Any]], items: Iterable[Any],
                          at_once: int = AT_ONCE) -> list[Any]:
-    """Results of work(item), in order, with so many under way. Waits for all; raises the first error."""
+    """Results of work(item), in order, with so many under way. After an error nothing new is begun; it
+    is raised when what was under way has ended."""
     items = list(items)
     results: list[Any] = [None] * len(items)
     numbered = iter(enumerate(items))
+    failures: list[BaseException] = []
 
     async def worker() -> None:
         for place, item in numbered:
-            results[place] = await work(item)
+            if failures:
+                return
+            try:
+                results[place] = await work(item)
+            except BaseException as failure:
+                failures.append(failure)
 
-    done = await asyncio.gather(*(worker() for _ in range(min(at_once, len(items)))), return_exceptions=True)
-    for outcome in done:
-        if isinstance(outcome, BaseException):
-            raise outcome
+    await asyncio.gather(*(worker() for _ in range(min(at_once, len(items)))))
+    if failures:
+        raise failures[0]
     return results
 
 

@@ -3,7 +3,7 @@
 
 A verb is a coroutine (mapper, arguments, room) -> msgpack-able map; room is the bytes its answer may
 have. Failures are raised as errors with a sentence. `name` is the volume meant; sizes are in bytes. A
-`token` (a random 64-bit number) makes create, clone, snapshot and remove repeatable: the same request
+`token` (a random 64-bit number) makes create, clone, snapshot, rename and remove repeatable: the same request
 sent again, because the mapper was killed before it answered, finds its own work instead of EEXIST.
 
     verb      arguments                                     answer
@@ -13,7 +13,7 @@ sent again, because the mapper was killed before it answered, finds its own work
     snapshot  name, snapshot, [token]                       id, name
     list      [cursor]                                      volumes, cursor
     info      name                                          see info()
-    rename    name, to                                      id
+    rename    name, to, [token]                             id
     resize    name, size                                    size
     remove    name, [force], [token]                        objects (removed)
     open      name                                          handle
@@ -343,25 +343,40 @@ async def check(m: "Mapper", a: Arguments, room: int) -> dict:
 
 async def rename(m: "Mapper", a: Arguments, room: int) -> dict:
     """Another name. An open volume is frozen for the instant that the segment's copy changes."""
-    old, new = check_name(a["name"]), check_name(a["to"])
+    old, new, token = check_name(a["name"]), check_name(a["to"]), a.get("token", 0)
     async with m.names.locked([old, new]):
+        renamed = await renamed_before(m, new, token)
+        if renamed:
+            await m.names.release(old, renamed.id)
+            return {"id": id_text(renamed.id)}
         async with m.by_name(old) as volume:
             if old != new:
                 await m.names.claim(new, volume.id)
                 async with m.locked(volume):
-                    await write_name(m, volume, new)
+                    await write_name(m, volume, new, token)
                 await m.names.release(old, volume.id)
             return {"id": id_text(volume.id)}
 
 
-async def write_name(m: "Mapper", volume: Volume, name: str) -> None:
+async def renamed_before(m: "Mapper", new: str, token: int) -> Header | None:
+    """The header that an earlier attempt with the same token renamed."""
+    if not token:
+        return None
+    try:
+        header = await m.names.lookup(new)
+    except (NotFound, Damaged):
+        return None
+    return header if header.token == token else None
+
+
+async def write_name(m: "Mapper", volume: Volume, name: str, token: int) -> None:
     """Changes the name in the header and, if it is open, in the segment."""
     if not volume.handle:
-        await volume.rename(name)
+        await volume.rename(name, token)
         return
     await m.vlmc(lib.XOP_VOL_FREEZE, volume)
     try:
-        await volume.rename(name)
+        await volume.rename(name, token)
         volume.shared.name = name.encode()
     finally:
         await m.vlmc(lib.XOP_VOL_THAW, volume)
@@ -450,6 +465,9 @@ async def remove(m: "Mapper", a: Arguments, room: int) -> dict:
         await volume_may_go(m, volume, name)
         async with m.locked(volume):
             count = await remove_space(m, volume, name, token)
+    async with m.names.locked([name]):
+        await m.names.release(name, header.id)
+    await m.store.delete(named(HEADER, header.id))
     return {"objects": count}
 
 
@@ -478,11 +496,7 @@ async def remove_space(m: "Mapper", volume: Volume, name: str, token: int) -> in
     async for names in mapper_walk.own_objects(m.store, view, volume.header, since, damage=damage):
         count += await m.store.delete_all(names)
     names = [found async for found in mapper_walk.own_map(m.store, view, volume.header, since, damage)]
-    count += await m.store.delete_all(names)
-    async with m.names.locked([name]):
-        await m.names.release(name, volume.id)
-    await m.store.delete(named(HEADER, volume.id))
-    return count
+    return count + await m.store.delete_all(names)
 
 
 async def remove_damaged(m: "Mapper", name: str) -> dict:

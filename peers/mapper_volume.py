@@ -95,10 +95,10 @@ class Volume:
             if current is not self.current and current is not None:
                 self.current, self.epoch = current, current.epoch
 
-    async def rename(self, name: str) -> None:
-        """Replaces the header by one that differs in the name only. Stale."""
+    async def rename(self, name: str, token: int) -> None:
+        """Replaces the header by one that differs in the name, and the token, only. Stale."""
         async with self.writing_header:
-            new = replace(self.header, generation=self.header.generation + 1, name=name)
+            new = replace(self.header, generation=self.header.generation + 1, name=name, token=token)
             await replace_header(self.store, new, self.header.generation)
             self.header = new
 
@@ -180,7 +180,7 @@ class Volume:
     async def append(self, record: memoryview) -> int:
         """Appends a journal record and makes it durable. Returns the journal's offset after it.
 
-        One already appended is acknowledged and skipped. Stale: its number is not the next.
+        One already appended is acknowledged and skipped. EINVAL: its number is not the next.
         """
         async with self.appending:
             seq = int.from_bytes(record[RECORD_SEQ], "little")
@@ -193,7 +193,7 @@ class Volume:
             if seq <= self.seq:
                 return self.current.end
             if seq != self.seq + 1 or len(record) % lib.RECORD_ALIGN:
-                raise fail(errno.ESTALE, f"record {seq} does not follow record {self.seq}")
+                raise fail(errno.EINVAL, f"record {seq} does not follow record {self.seq}")
             if self.current.end + len(record) > JOURNAL_CAPACITY:
                 self.next_object()
             await self.store.write(self.current.name, self.current.end, record, durable=True)

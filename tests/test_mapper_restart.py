@@ -183,3 +183,49 @@ def test_a_node_that_lost_its_volume_writes_no_more_map(nodes):
     two.client.control("check", name="v")
     one.client.control("close", name="v", force=True)
     volume.handle = 0
+
+
+@pytest.mark.parametrize("verb", ["snapshot", "resize", "rename", "close"])
+def test_killed_while_it_works_with_vlmc(instance, verb):
+    """What the mapper asks of vlmc needs the mapper: neither must wait for the other for ever."""
+    ask = instance.client.control
+    ask("create", name="v", size=GIB, block_size=BLOCK)
+    volume = instance.client.open("v")
+    stop, failures, acknowledged = threading.Event(), [], []
+
+    def work():
+        with Client(instance.home) as client:
+            for step in range(10_000):
+                if stop.is_set():
+                    return
+                try:
+                    if verb == "snapshot":
+                        client.control("snapshot", name="v", snapshot=f"s{step}", token=step + 1)
+                    elif verb == "resize":
+                        client.control("resize", name="v", size=GIB // 2 if step % 2 else GIB - BLOCK // 2)
+                    elif verb == "rename":
+                        client.control("rename", name=f"w{step}" if step else "v", to=f"w{step + 1}",
+                                       token=step + 1)
+                    else:
+                        client.control("create", name=f"c{step}", size=GIB, token=step + 1)
+                        with client.open(f"c{step}") as other:
+                            other.write(0, b"x")
+                    acknowledged.append(step)
+                except OSError as failure:
+                    failures.append(failure)
+                    return
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    for step in range(6):
+        for place in range(20):
+            volume.write((step * 20 + place) * BLOCK, bytes([step + 1]) * 100)
+            volume.flush()
+        instance.kill("mapper")
+        instance.restart("mapper")
+    stop.set()
+    thread.join(60)
+    assert not thread.is_alive() and acknowledged
+    assert not failures
+    assert all(volume.read(place * BLOCK, 1)[0] == place // 20 + 1 for place in range(120))
+    volume.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from tools.vlmc._common import add_json, control
+from tools.vlmc._common import add_json, control, token
 
 HELP = "give a volume another name"
 
@@ -16,7 +16,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    answer = control(args, "rename", name=args.name, to=args.to)
+    answer = control(args, "rename", name=args.name, to=args.to, token=token())
     if args.json:
         from tools import cli
         cli.print_json({"name": args.to, **answer})
