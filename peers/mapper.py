@@ -5,7 +5,8 @@ Targets: `blockerm` stores its objects (see mapper_header.py for headers and nam
 pages and journal records); `blockerb` is asked for sizes of data objects and removes those that only a
 removed volume had; `vlmc` is told of snapshots, closing and resizing of volumes it has open.
 
-Options: `cache` is how many bytes of map pages and closed journals are kept in memory.
+Options: `cache` is how many bytes of map pages and closed journals are kept in memory; `journal_limit`
+how many bytes of journal a volume may have before they are folded into pages.
 
 Endpoints send OPEN, CLOSE and NAMES; vlmc sends MAP_LOAD and MAP_COMMIT; tools send CONTROL, whose data
 is a msgpack map {"verb": ..., arguments}. The answer is a msgpack map; a failure is {"error": sentence}.
@@ -33,7 +34,7 @@ import msgpack
 
 from peers.mapper_header import Header, Ids, id_text
 from peers.mapper_names import Names, missing
-from peers.mapper_store import CACHE_BYTES, HEADER, MapStore, gather_bounded
+from peers.mapper_store import CACHE_BYTES, HEADER, JOURNAL_LIMIT, MapStore, gather_bounded
 from peers.mapper_tree import load_range
 from peers.mapper_verbs import VERBS
 from peers.mapper_volume import Volume, read_header
@@ -58,7 +59,9 @@ class Mapper(Peer):
     type = "mapper"
     targets = ("blockerm", "blockerb", "vlmc")
     options = {"cache": Option(CACHE_BYTES, "size", "map pages and journals kept in memory",
-                               minimum=1 << 20, maximum=16 << 30)}
+                               minimum=1 << 20, maximum=16 << 30),
+               "journal_limit": Option(JOURNAL_LIMIT, "size", "journal of a volume that is folded into pages",
+                                       minimum=4096, maximum=JOURNAL_LIMIT)}
 
     async def start(self) -> None:
         """Takes over the volumes that are open in the segment."""
@@ -68,7 +71,7 @@ class Mapper(Peer):
         async def blockerb(op: int, **fields: Any) -> Any:
             return await self.call("blockerb", op, **fields)
 
-        self.store = MapStore(blockerm, blockerb, self.options["cache"])
+        self.store = MapStore(blockerm, blockerb, self.options["cache"], self.options["journal_limit"])
         self.names = Names(self.store)
         self.routes = {role: self.segment.route(self.role, role) for role in self.targets}
         self.ids = Ids()

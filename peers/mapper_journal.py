@@ -19,13 +19,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from peers.mapper_header import Header, id_text
-from peers.mapper_store import JOURNAL, MapStore, named
+from peers.mapper_store import JOURNAL, JOURNAL_LIMIT, MapStore, named
 from xseg._native import ffi, lib
 from xseg.errors import NotFound
 from xseg.errors import error as fail
 from xseg.request import Object
 
-JOURNAL_LIMIT = 4 << 20             # bytes of all stretches together that start a checkpoint
 JOURNAL_CAPACITY = JOURNAL_LIMIT + (1 << 20)    # of one object: the limit and one record more
 STRETCHES_LIMIT = 8                 # stretches a header lists before they are folded into pages
 CHAIN_MAX = 64                      # objects followed after an open end

@@ -22,6 +22,7 @@ FIRST_READ = 65536                  # bytes asked for when a record's length is 
 HEADER_READ = 4096                  # most headers are far smaller
 LIST_ROOM = 65536                   # bytes of names one LIST brings
 CACHE_BYTES = 32 << 20              # pages and closed journals kept
+JOURNAL_LIMIT = 4 << 20             # bytes of all stretches of a volume that start a checkpoint, at most
 AT_ONCE = 256                       # requests under way for one bulk operation
 OWNER_TEXT_MAX = 1024
 
@@ -69,8 +70,10 @@ class MapStore:
     """The map blocker behind `blockerm` and the data blocker behind `blockerb`: both send a request's
     fields and give its reply, as AsyncPort.call does. Errors of the store are raised as XsegErrors."""
 
-    def __init__(self, blockerm: Send, blockerb: Send, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, blockerm: Send, blockerb: Send, cache_bytes: int = CACHE_BYTES,
+                 journal_limit: int = JOURNAL_LIMIT) -> None:
         self.blockerm, self.blockerb = blockerm, blockerb
+        self.journal_limit = journal_limit      # bytes of a volume's stretches that start a checkpoint
         self.cache = Cache(cache_bytes)
 
     async def read(self, name: Object, length: int, offset: int = 0) -> bytes:

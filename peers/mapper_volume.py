@@ -24,7 +24,6 @@ from peers.mapper_header import Header, id_text, unpack_header
 from peers.mapper_journal import (
     CHAIN_MAX,
     JOURNAL_CAPACITY,
-    JOURNAL_LIMIT,
     STRETCHES_LIMIT,
     Stretch,
     fresh,
@@ -228,7 +227,7 @@ class Volume:
     def checkpoint_due(self) -> bool:
         """True if there is so much journal that it should be folded into pages."""
         used = sum(stretch.end for stretch in self.stretches) + (self.current.end if self.current else 0)
-        return used > JOURNAL_LIMIT or len(self.stretches) > STRETCHES_LIMIT
+        return used > self.store.journal_limit or len(self.stretches) > STRETCHES_LIMIT
 
     def checkpoint_soon(self) -> None:
         """Starts a checkpoint in the background if one is due and none is under way."""
@@ -303,7 +302,8 @@ class Volume:
             written = self.seq > 0
             self.begin_stretch()
             self.current = None
-        if sum(stretch.end for stretch in self.stretches) > CLOSE_CHECKPOINT or len(self.stretches) > STRETCHES_LIMIT:
+        worth_it = min(CLOSE_CHECKPOINT, self.store.journal_limit)
+        if sum(stretch.end for stretch in self.stretches) > worth_it or len(self.stretches) > STRETCHES_LIMIT:
             await self.checkpoint_quietly()
         if written and any(listed[3] is None for listed in self.header.journals):
             number = max([0, *(s.number + 1 for s in self.stretches if s.volume == self.id)])

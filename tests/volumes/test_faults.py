@@ -21,6 +21,7 @@ stacks = [128, 64, 64]
 buffers = [200, 64, 24]
 
 [peers]
+mapper = { journal_limit = 16384 }
 eio_write = { type = "error", target = "blockerb", ops = "write,write_zeroes,discard", errno = "EIO" }
 full = { type = "error", target = "blockerb", ops = "write,write_zeroes", errno = "ENOSPC" }
 half = { type = "error", target = "blockerb", ops = "write,write_zeroes", errno = "ENOSPC", every = 2 }

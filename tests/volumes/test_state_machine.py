@@ -20,6 +20,9 @@ static_slots = 160
 frames = 16
 stacks = [96, 64, 64]
 buffers = [160, 48, 16]
+
+[peers.mapper]
+journal_limit = 16384
 """
 VOLUMES_MAX = 9
 KINDS = ("write", "write", "write", "fua", "zero", "no_hole", "discard", "read")

@@ -15,6 +15,9 @@ static_slots = 160
 frames = 16
 stacks = [96, 64, 64]
 buffers = [160, 48, 16]
+
+[peers.mapper]
+journal_limit = 16384
 """
 SOAK_MINUTES = float(os.environ.get("ARCHIPELAGO_SOAK_MINUTES", "1"))
 SOAK_STEPS = 2000                   # of one walk
