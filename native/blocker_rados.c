@@ -187,6 +187,10 @@ static void request(struct peer *peer, struct xreq *req)
     struct br *br = peer->state;
     struct br_op *op;
 
+    if (br->fenced) {               /* the OSDs would still list objects for us */
+        peer_reply(peer, req, -ESTALE);
+        return;
+    }
     if (answer_at_once(br, req))
         return;
     op = queue_empty(&br->waiting) ? br_op_get(br, req) : NULL;

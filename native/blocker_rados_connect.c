@@ -69,13 +69,13 @@ static int explain_connect(struct br *br, int rc)
         return peer_fail(br->peer, rc, "no monitor of the cluster answered within %llu s (connect_timeout_s)",
                          (unsigned long long)br->connect_timeout_s);
     case -ENOENT:
-        return peer_fail(br->peer, rc, "there is no key for the user %s, or no monitor is named: look at the keyring "
-                         "(%s) and the Ceph configuration", br->user, keyring);
+        return peer_fail(br->peer, rc, "no monitor is named by the Ceph configuration, or there is no keyring for the "
+                         "user %s (it should be %s)", br->user, keyring);
     case -EACCES:
     case -EPERM:
     case -EINVAL:
-        return peer_fail(br->peer, rc, "the cluster refuses the user %s: wrong key? The keyring is %s", br->user,
-                         keyring);
+        return peer_fail(br->peer, rc, "the cluster refuses the user %s: its key is wrong, or the keyring (%s) has "
+                         "none for it", br->user, keyring);
     default:
         return peer_fail(br->peer, rc, "the cluster cannot be reached: %s", strerror(-rc));
     }

@@ -289,11 +289,14 @@ void br_locks_stop(struct br *br)
 
 /* --- changing it --------------------------------------------------------------------------------------- */
 
-/* Makes the object say what `lock` says with its number, token and owner; `old` is what it says
- * now. EAGAIN: it was changed meanwhile, or nobody had the class's lock (then *broken is set). */
+/* Makes the object say what `lock` says; `old` is what it says now. Takes the class's lock, or
+ * breaks it if somebody may have it. One operation cannot do both: the class does not see what it
+ * did before in the same one. EAGAIN: the object was changed meanwhile, or nobody had the class's
+ * lock (then *broken is set). */
 static int lock_write(struct br *br, const char *name, const struct lock *old, const struct lock *lock,
-                      bool *broken)
+                      bool take, bool *broken)
 {
+    bool breaks = !take && old->token && !*broken;
     rados_write_op_t op = br_text_swap(KIND, old->generation);
     char text[BR_TEXT_MAX];
     int length = lock_print(lock, text), rc;
@@ -303,17 +306,28 @@ static int lock_write(struct br *br, const char *name, const struct lock *old, c
         return length;
     }
     memcpy(text + length, lock->owner, lock->owner_size);
-    if (old->token && !*broken)
+    if (breaks)
         add_class_break(op, old);
-    if (lock->token)
+    if (take)
         add_class_lock(op, lock->token, lock->lease_s);
     rados.write_op_write_full(op, text, (size_t)length + lock->owner_size);
     rc = br_text_operate(op, br->io[XOBJ_LOCK], name);
-    if (rc == -ENOENT && old->token && !*broken) {
+    if (rc == -ENOENT && breaks) {
         *broken = true;             /* its lease was over */
         return -EAGAIN;
     }
     return rc;
+}
+
+/* The class's lock is nobody's afterwards, and the object says what it said. EAGAIN if all went well. */
+static int break_class_lock(struct br *br, const char *name, const struct lock *old, bool *broken)
+{
+    int rc = lock_write(br, name, old, old, false, broken);
+
+    if (rc)
+        return rc;
+    *broken = true;
+    return -EAGAIN;
 }
 
 /* Nobody who held this lock, or shares an instance with who did, can do anything from now on. */
@@ -378,8 +392,10 @@ static int acquire_once(struct br *br, struct xreq *req, const char *name, bool 
             return rc;
         *broken = true;
     }
+    if (old.token && !*broken)      /* an earlier life of ours has it */
+        return break_class_lock(br, name, &old, broken);
     mine_from(br, req, &old, &lock);
-    rc = lock_write(br, name, &old, &lock, broken);
+    rc = lock_write(br, name, &old, &lock, true, broken);
     if (rc == -EBUSY)
         return busy(br, req, &old);
     if (rc == 0) {
@@ -419,7 +435,7 @@ static int release_once(struct br *br, struct xreq *req, const char *name, bool 
             return rc;
         lock.number++;
     }
-    return lock_write(br, name, &old, &lock, broken);
+    return lock_write(br, name, &old, &lock, false, broken);
 }
 
 int br_lock_release(struct br *br, struct br_op *op)

@@ -107,7 +107,8 @@ void br_reply(struct br *br, struct br_op *op, int result)
     struct xreq *req = op->req;
 
     br_op_put(br, op);
-    peer_reply(br->peer, req, result < 0 ? br_errno(br, result) : 0);
+    result = result < 0 ? br_errno(br, result) : 0;
+    peer_reply(br->peer, req, br->fenced ? -ESTALE : result);
 }
 
 void br_finish(struct br_op *op, int result)

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cluster trouble: I/O waits and goes on where it can, and fails with the right error where it cannot."""
+import errno
+import shutil
+import signal
+import tempfile
+import threading
+import time
+
+import pytest
+from loops import peers
+
+from tools.cluster import Cluster
+from xseg._native import lib
+from xseg.port import Port
+from xseg.request import Call, Object
+
+MIB = 1 << 20
+DEADLINE_S = 4
+FULL_S = 60                         # until the cluster knows that it is full, or not any more
+
+
+@pytest.fixture
+def served(cluster, request):
+    """served(pool, **options): a blocker with a namespace of its own."""
+    made = []
+
+    def start(pool="volumes", **options):
+        options = {"conf": cluster.conf, "pool": pool, "namespace": request.node.name[:60], **options}
+        context = peers(("b", "blocker-rados", options))
+        made.append(context)
+        return context.__enter__()
+
+    yield start
+    for context in made:
+        context.__exit__(None, None, None)
+
+
+def data(i):
+    return Object(lib.XOBJ_DATA, 42, 1, i)
+
+
+class Load(threading.Thread):
+    """Writes numbered 4 KiB pages to 16 objects, one after the other each, until stopped."""
+
+    def __init__(self, b):
+        super().__init__()
+        self.b, self.stopping, self.errors, self.written = b, False, [], {}
+        self.longest_s = 0.0
+
+    def run(self):
+        port, number = Port(self.b.segment), 0
+        while not self.stopping:
+            began = time.monotonic()
+            number += 1
+            place = number % 16
+            text = b"%08d" % number * 512
+            reply = port.call(self.b.number, lib.XOP_WRITE, object=data(place), data=text, check=False)
+            self.longest_s = max(self.longest_s, time.monotonic() - began)
+            if reply.error:
+                self.errors.append(reply.error)
+            else:
+                self.written[place] = text
+        port.close()
+
+    def finish(self):
+        """Every page says what was written to it last."""
+        self.stopping = True
+        self.join()
+        for place, text in self.written.items():
+            assert self.b.read(data(place)) == text
+        return self.errors
+
+
+def loaded(b):
+    load = Load(b)
+    load.start()
+    time.sleep(0.5)
+    return load
+
+
+def test_an_osd_killed_and_revived_under_load(cluster, served):
+    load = loaded(served())
+    for _ in range(2):
+        cluster.osd_kill(0)
+        time.sleep(1)
+        cluster.osd_start(0)
+    time.sleep(1)
+    written = len(load.written)
+    assert load.finish() == []
+    assert written == 16
+
+
+@pytest.mark.slow
+def test_the_whole_cluster_down_for_twenty_seconds(cluster, served):
+    load = loaded(served())
+    cluster.down()
+    time.sleep(20)
+    cluster.start()
+    time.sleep(2)
+    assert load.finish() == []
+    assert load.longest_s > 20
+
+
+def test_an_osd_that_hangs_is_waited_for(cluster, served):
+    load = loaded(served())
+    cluster.kill("osd.0", signal.SIGSTOP)
+    time.sleep(3)
+    cluster.kill("osd.0", signal.SIGCONT)
+    time.sleep(1)
+    assert load.finish() == []
+    assert load.longest_s > 2
+
+
+def test_a_deadline_ends_what_would_wait_for_ever(cluster, served):
+    b = served(op_timeout_s=DEADLINE_S)
+    b.write(data(1), b"before")
+    cluster.kill("osd.0", signal.SIGSTOP)
+    try:
+        b.fails(errno.ETIMEDOUT, lib.XOP_WRITE, data(1), data=b"during")
+        b.fails(errno.ETIMEDOUT, lib.XOP_READ, data(1), size=6, room=6)
+        b.fails(errno.ETIMEDOUT, lib.XOP_LIST, (lib.XOBJ_DATA,), room=4096)
+    finally:
+        cluster.kill("osd.0", signal.SIGCONT)
+    b.write(data(1), b"after_")
+    assert b.read(data(1), 0, 6) == b"after_"
+
+
+def fill(b):
+    """Writes until it fails; how many objects there are, and the error."""
+    end = time.monotonic() + FULL_S
+    for i in range(10000):
+        error = b.call(lib.XOP_WRITE, data(i), data=b"x" * MIB, check=False).error
+        if error or time.monotonic() > end:
+            return i, error
+        time.sleep(0.05)            # the monitors learn of it by and by
+    return i, 0
+
+
+def check_full(b, expected):
+    count, error = fill(b)
+    assert error == expected
+    assert count == 0 or b.read(data(0)) == b"x" * 4096
+    b.call(lib.XOP_ACQUIRE, Object(lib.XOBJ_LOCK, 1), arg=1, data=b"still works", room=64)
+    b.batch([Call(lib.XOP_DELETE, object=data(n)) for n in range(count)])
+    assert list(b.names(lib.XOBJ_DATA)) == []
+
+
+def test_a_full_cluster_is_enospc_and_no_wait(cluster, served):
+    b = served()
+    for ratio in ("nearfull", "backfillfull", "full"):
+        cluster.ceph("osd", f"set-{ratio}-ratio", "0.000001")
+    try:
+        check_full(b, errno.ENOSPC)
+    finally:
+        for ratio, value in (("full", "0.96"), ("backfillfull", "0.95"), ("nearfull", "0.94")):
+            cluster.ceph("osd", f"set-{ratio}-ratio", value)
+    end = time.monotonic() + FULL_S
+    while b.call(lib.XOP_WRITE, data(0), data=b"x", check=False).error and time.monotonic() < end:
+        time.sleep(0.1)
+    assert b.read(data(0), 0, 1) == b"x"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("ceph-mgr"), reason="quotas need a manager: apt-get install ceph-mgr")
+def test_a_pool_at_its_quota_is_edquot_and_no_wait():
+    folder = tempfile.mkdtemp(prefix="arc-", dir="/tmp")
+    cluster = Cluster(folder)
+    try:
+        cluster.up(mgr=True)
+        cluster.pool("small", quota=4 * MIB, pgs=8)
+        with peers(("b", "blocker-rados", {"conf": cluster.conf, "pool": "small"})) as b:
+            check_full(b, errno.EDQUOT)
+    finally:
+        cluster.destroy()
+
+
+def test_a_pool_that_is_deleted_is_enodev(cluster, served):
+    cluster.pool("doomed", pgs=8)
+    b = served("doomed", op_timeout_s=60)
+    b.write(data(1), b"x")
+    cluster.remove_pool("doomed")
+    b.fails(errno.ENODEV, lib.XOP_READ, data(1), size=1, room=1)
+    b.fails(errno.ENODEV, lib.XOP_WRITE, data(1), data=b"y")
+    b.fails(errno.ENODEV, lib.XOP_DISCARD, data(1), size=1)
+
+
+def test_a_client_on_the_blocklist_is_stale_for_ever(cluster, served, rados):
+    b = served()
+    b.write(data(1), b"x")
+    with rados.open_ioctx("volumes") as context:
+        context.set_namespace("test_a_client_on_the_blocklist_is_stale_for_ever/node")
+        name = next(context.list_objects()).key
+        address = context.read(name).decode().split()[-1]
+    cluster.ceph("osd", "blocklist", "add", address)
+    for _ in range(2):
+        b.fails(errno.ESTALE, lib.XOP_WRITE, data(1), data=b"y")
+        b.fails(errno.ESTALE, lib.XOP_READ, data(1), size=1, room=1)
+        b.fails(errno.ESTALE, lib.XOP_LIST, (lib.XOBJ_DATA,), room=4096)
