@@ -36,7 +36,7 @@ from xseg.errors import error
 if TYPE_CHECKING:
     from tools.mapping import Entry
 
-READY_S = 20.0                  # that nbdfuse may take to connect
+READY_S = 20.0                  # that nbdfuse or the kernel may take to connect
 END_S = 10.0                    # that a process may take to end, a device to be detached
 POLL_S = 0.005
 FILE = "disk"                   # name of the file that nbdfuse shows
@@ -49,7 +49,7 @@ def boot_id() -> str:
 
 
 class KernelNbd:
-    """The kernel's NBD client."""
+    """The kernel's NBD client, set up through netlink: nbd-client ends, the kernel keeps the connection."""
 
     name = "nbd"
 
@@ -63,8 +63,10 @@ class KernelNbd:
     def attach(entry: Entry, uri: str) -> None:
         device = KernelNbd._free()
         socket = parse_qs(urlsplit(uri).query)["socket"][0]
-        words = ["nbd-client", "-unix", socket, device, "-name", entry.name, "-block-size", "512", "-persist"]
+        words = ["nbd-client", "-unix", socket, device, "-name", entry.name, "-block-size", "512"]
         blockdev.run(*words, *(["-readonly"] if entry.readonly else []))
+        if not blockdev.wait_for(lambda: KernelNbd._pid(device) != 0, READY_S):
+            raise error(errno.EIO, f"{entry.name}: nbd-client connected {device}, but the kernel does not say so")
         entry.device = device
         entry.pid = KernelNbd._pid(device)
 
