@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 from dataclasses import dataclass
 
 from benchmarks import machine, result
@@ -83,7 +84,7 @@ def main() -> int:
                 ask(name, Bench(scratch, args.quick))
             except (RuntimeError, OSError, AssertionError) as failure:
                 failed.append(name)
-                print(f"   failed: {failure}", file=sys.stderr, flush=True)
+                traceback.print_exception(failure)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         order = {name: n for n, name in enumerate(QUESTIONS)}

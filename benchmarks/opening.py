@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 TITLE = "Opening"
 METHOD = """
-Volumes of 1 GiB to 1 PiB with blocks written all over them (the data store is the peer `null`, which
+Volumes of 1 GiB to 1 PiB with blocks written all over them, alone or, if many, in runs of 1,024 (the data store is the peer `null`, which
 swallows data: maps are what is measured), all closed. Opening: until the answer of OPEN. First read:
 one 4 KiB read of a mapped block after it, which loads a leaf page. Memory: growth of the mapper's process
 while a volume is open and a thousand places all over it are read. The order changes with every round."""
@@ -25,9 +25,10 @@ while a volume is open and a thousand places all over it are read. The order cha
 GIB, TIB = 1 << 30, 1 << 40
 BLOCK = 4 << 20
 CONFIG = '[peers.blockerb]\ntype = "null"\n'
-SIZES = ((GIB, 256), (TIB, 1000), (TIB, 100_000), (64 * TIB, 1000), (64 * TIB, 1_000_000), (1024 * TIB, 1000),
-         (1024 * TIB, 1_000_000))
-QUICK_SIZES = ((GIB, 256), (64 * TIB, 1000), (64 * TIB, 20_000), (1024 * TIB, 20_000))
+RUN, SINGLE_MAX = 1024, 4096        # blocks of a run; up to so many blocks lie alone
+SIZES = ((GIB, 256), (TIB, 1024), (TIB, 1 << 18), (64 * TIB, 1024), (64 * TIB, 1 << 20), (1024 * TIB, 1024),
+         (1024 * TIB, 1 << 20))
+QUICK_SIZES = ((GIB, 256), (64 * TIB, 1024), (64 * TIB, 1 << 17), (1024 * TIB, 1 << 17))
 READS = 1000
 TIME_GOAL = 1.5
 MEMORY_GOAL_MIB = 32
@@ -39,11 +40,23 @@ def label(size: int, blocks: int) -> str:
     return f"{name}, {blocks:,}"
 
 
+def spacing(size: int, blocks: int) -> tuple[int, int]:
+    """Blocks in a run, and bytes from one run's beginning to the next's."""
+    run = RUN if blocks > SINGLE_MAX else 1
+    return run, size // (blocks // run) // BLOCK * BLOCK
+
+
+def place(size: int, blocks: int, number: int) -> int:
+    """Offset of a mapped block."""
+    run, jump = spacing(size, blocks)
+    return number // run * jump + number % run * BLOCK
+
+
 def scatter(ours: Archipelago, name: str, size: int, blocks: int) -> None:
-    """Maps `blocks` blocks at equal distances over the whole volume."""
-    stride = size // blocks // BLOCK * BLOCK
+    """Maps `blocks` blocks all over the volume: alone if they are few, else in runs."""
+    run, jump = spacing(size, blocks)
     ours.load("volume", "--name", name, "--op", "write", "--requests", str(blocks), "--sequential",
-              "--stride", str(stride), "--range", str(stride * blocks), "--depth", LOAD_DEPTH)
+              "--stride", str(BLOCK), "--run", str(run), "--jump", str(jump), "--depth", LOAD_DEPTH)
 
 
 def resident_mib(pid: int) -> float:
@@ -52,17 +65,16 @@ def resident_mib(pid: int) -> float:
 
 
 def look(ours: Archipelago, client: Client, name: str, size: int, blocks: int) -> dict[str, float]:
-    stride = size // blocks // BLOCK * BLOCK
     mapper = ours.processes()["mapper"]
     before = resident_mib(mapper)
     with Meter(ours.pids(), []) as meter:
         began = time.perf_counter()
         volume = client.open(name)
         opened = time.perf_counter()
-        volume.read(stride * (blocks // 2), 4096)
+        volume.read(place(size, blocks, blocks // 2), 4096)
         read = time.perf_counter()
         for n in range(READS):
-            volume.read(stride * (blocks * n // READS), 4096)
+            volume.read(place(size, blocks, blocks * n // READS), 4096)
         done = time.perf_counter()
         grown = resident_mib(mapper) - before
         volume.close()
@@ -82,7 +94,7 @@ def run(bench: Bench, result: Result) -> None:
                 bench.say(f"writing {label(size, blocks)} blocks")
                 client.control("create", name=f"v{n}", size=size)
                 scatter(ours, f"v{n}", size, blocks)
-            ours.command("restart", "mapper")
+            ours.restart("mapper")
             for number in range(rounds):
                 order = list(enumerate(sizes))
                 for n, (size, blocks) in order if number % 2 == 0 else reversed(order):

@@ -182,6 +182,10 @@ class Archipelago(Server):
     def command(self, *words: str) -> str:
         return execute(os.path.join(BIN, "archipelago"), "--home", self.home, *words)
 
+    def restart(self, role: str) -> None:
+        self.command("restart", role)
+        self._pids = []
+
     def client(self) -> Client:
         return Client(self.home, "bench")
 

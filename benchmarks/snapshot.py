@@ -74,7 +74,7 @@ def compare(result: Result, found: dict[str, dict[str, Series]], title: str, pai
 
 def by_data(bench: Bench, result: Result, client: Client, ours: Archipelago, found: dict) -> None:
     """An empty volume and one with a million mapped blocks, closed and open."""
-    blocks, rounds = int(bench.choose(1_000_000, 10_000)), int(bench.choose(9, 3))
+    blocks, rounds = int(bench.choose(1 << 20, 1 << 15)), int(bench.choose(9, 3))
     bench.say(f"mapping {blocks:,} blocks of 64 TiB")
     for name in ("empty", "full"):
         client.control("create", name=name, size=SIZE)

@@ -21,7 +21,8 @@ static const char usage[] =
     "       tool_load pipe|socket LOAD\n"
     "LOAD:  --op ping|read|write|write_zeroes|discard|flush  --size BYTES  --depth N\n"
     "       --seconds S and/or --requests N   --range BYTES (of the volume or all objects)\n"
-    "       --sequential [--stride BYTES]     --flush-every N   --seed N   --spin US\n"
+    "       --sequential [--stride BYTES] [--run N --jump BYTES: after N, on at the next jump]\n"
+    "       --flush-every N   --seed N   --spin US\n"
     "       --windows MS: what happened in each stretch of so many milliseconds\n"
     "role: with --op read/write, objects of 4 MiB of volume 1, epoch 1, are meant.\n";
 
@@ -31,14 +32,15 @@ static const struct { const char *name; uint16_t op; } ops[] = {
 };
 
 enum { SEGMENT = 1, NAME, ROLE, READONLY, SEPARATE, HOPS, SPIN, OP, SIZE, DEPTH, SECONDS, REQUESTS,
-       RANGE, SEQUENTIAL, STRIDE, FLUSH_EVERY, SEED, WINDOWS };
+       RANGE, SEQUENTIAL, STRIDE, RUN, JUMP, FLUSH_EVERY, SEED, WINDOWS };
 
 static const struct option options[] = {
     { "segment", 1, 0, SEGMENT }, { "name", 1, 0, NAME }, { "role", 1, 0, ROLE },
     { "readonly", 0, 0, READONLY }, { "separate", 0, 0, SEPARATE }, { "hops", 1, 0, HOPS },
     { "spin", 1, 0, SPIN }, { "op", 1, 0, OP }, { "size", 1, 0, SIZE }, { "depth", 1, 0, DEPTH },
     { "seconds", 1, 0, SECONDS }, { "requests", 1, 0, REQUESTS }, { "range", 1, 0, RANGE },
-    { "sequential", 0, 0, SEQUENTIAL }, { "stride", 1, 0, STRIDE },
+    { "sequential", 0, 0, SEQUENTIAL }, { "stride", 1, 0, STRIDE }, { "run", 1, 0, RUN },
+    { "jump", 1, 0, JUMP },
     { "flush-every", 1, 0, FLUSH_EVERY }, { "seed", 1, 0, SEED }, { "windows", 1, 0, WINDOWS },
     { 0, 0, 0, 0 },
 };
@@ -88,6 +90,8 @@ static void take_option(struct wish *wish, int which)
     case RANGE: wish->range = number(UINT64_MAX); break;
     case SEQUENTIAL: wish->sequential = true; break;
     case STRIDE: wish->stride = number(UINT64_MAX); break;
+    case RUN: wish->run = number(UINT64_MAX); break;
+    case JUMP: wish->jump = number(UINT64_MAX); break;
     case FLUSH_EVERY: wish->flush_every = (uint32_t)number(1000000); break;
     case SEED: wish->seed = number(UINT64_MAX); break;
     case WINDOWS: wish->window_ms = (uint32_t)number(60000); break;

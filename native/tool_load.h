@@ -42,6 +42,7 @@ struct wish {
     bool readonly, separate, sequential;
     uint32_t depth, hops, spin_us, flush_every, window_ms;
     uint64_t size, range, stride, requests, seed;
+    uint64_t run, jump;                 /* sequential: after `run` requests, on at the next multiple of jump */
     double seconds;
 };
 

@@ -108,12 +108,19 @@ bool load_over(const struct load *load)
     return load->under_way == 0 && !wants_more(load);
 }
 
+static uint64_t run_offset(const struct wish *wish, uint64_t position, uint64_t step)
+{
+    return position / wish->run * wish->jump + position % wish->run * step;
+}
+
 static uint64_t next_offset(struct load *load)
 {
     const struct wish *wish = load->wish;
     uint64_t step = wish->sequential ? wish->stride : wish->size;
     uint64_t places = step ? wish->range / step : 1;
 
+    if (wish->sequential && wish->run)
+        return run_offset(wish, load->position++, step);
     if (wish->sequential)
         return load->position++ % (places ? places : 1) * step;
     load->random ^= load->random << 13;
