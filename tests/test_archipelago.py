@@ -10,6 +10,7 @@ from support import Instance, config_of, processes_of, run, wait_until
 
 from tools import config
 from xseg._native import lib
+from xseg.errors import NotRunning
 from xseg.segment import Segment, name_for
 
 PAIR = [("front", "delay", {"target": "back"}), ("back", "memory", {})]
@@ -263,6 +264,13 @@ def test_status_of_a_dead_process_is_3_and_says_dead(host):
     states = {peer["role"]: peer["state"] for peer in json.loads(done.stdout)["peers"]}
     assert states == {"front": "running", "back": "dead"}
     instance.restart("back")
+
+
+def test_a_client_of_a_dead_peer_is_told_which_one_and_what_to_do(host):
+    instance = host(PAIR, APART)
+    instance.kill("back")
+    with pytest.raises(NotRunning, match="the back is not running: start it with `archipelago restart back`"):
+        instance.call("back", lib.XOP_PING)
 
 
 def test_status_of_a_stopped_instance_is_3_and_says_stopped(home):

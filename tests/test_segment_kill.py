@@ -138,7 +138,7 @@ def test_a_successor_killed_at_any_instruction_of_its_recovery_loses_no_request(
             take_all(reborn)
         for request in client.receive():
             client.put(request)
-        for at in sorted(seed.sample(range(total), min(KILLS, total))):
+        for at in sorted(seed.sample(range(total), min(KILLS // 2, total))):
             print("instruction", at)
             slots = send_batch(client, roles["server"])
             dies(segment, roles["server"], lambda port: port.receive())
