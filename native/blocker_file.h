@@ -280,7 +280,8 @@ void bf_object_get(struct bf *bf, struct xreq *req, bool create);
 /* One more user of an object in the table or in use. */
 void bf_object_hold(struct object *object);
 void bf_object_put(struct bf *bf, struct object *object);
-/* Forgets what is open of an object that was, or is about to be, replaced or removed. */
+/* Forgets what is open of an object that was, or is about to be, replaced or removed. If it was
+ * not in the end, the caller sets `lost` of its volume. */
 void bf_object_doom(struct bf *bf, const struct xobj *name);
 /* The open object if it is in the table and may be believed, else NULL. */
 struct object *bf_object_find(struct bf *bf, const struct xobj *name);
@@ -303,6 +304,8 @@ struct volume *bf_volume(struct bf *bf, const struct xobj *name);
 void bf_dirty(struct bf *bf, struct object *object);
 /* The object is about to be closed: its volume's list loses it. */
 void bf_dirty_closed(struct object *object);
+/* Its file is no longer the object: nothing of it need become durable. */
+void bf_dirty_gone(struct object *object);
 /* Answers the request after making its object durable. */
 void bf_sync_one(struct bf *bf, struct xreq *req, struct object *object);
 
@@ -324,6 +327,8 @@ void bf_locks_stop(struct bf *bf);
 /* --- blocker_file_copy.c, blocker_file_list.c: whole objects. Workers. --------------- */
 
 void bf_copy_request(struct bf *bf, struct xreq *req);
+/* COPY is done, and its object open (NULL: could not be opened). Answers. */
+void bf_copied(struct bf *bf, struct xreq *req, struct object *object);
 void bf_hash_request(struct bf *bf, struct xreq *req);
 void bf_info_request(struct bf *bf, struct xreq *req);
 void bf_list_request(struct bf *bf, struct xreq *req);

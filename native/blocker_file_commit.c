@@ -215,9 +215,12 @@ uint32_t bf_commit(struct bf *bf, struct work *list, int *closing)
 static void commit_done(struct bf *bf, struct work *work, int result)
 {
     struct xreq *req = work_request(work);
+    bool changes = req->op == XOP_REPLACE || req->op == XOP_DELETE;
 
-    if (req->op == XOP_REPLACE || req->op == XOP_DELETE)
+    if (changes && result != -ENOENT && result != -EEXIST && result != -ESTALE) {
         bf_object_doom(bf, &req->object);
+        bf_volume(bf, &req->object)->lost |= result < 0;    /* it may be there or not */
+    }
     peer_reply(bf->peer, req, result < 0 ? result : 0);
 }
 

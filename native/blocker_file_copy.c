@@ -142,15 +142,30 @@ static int copy_run(struct bf *bf, struct work *work)
     return rc;
 }
 
+/* The copy is opened like an object that is written, so that the next SYNC finds it. */
 static void copy_done(struct bf *bf, struct work *work, int result)
 {
     struct xreq *req = work_request(work);
 
+    if (result) {
+        peer_reply(bf->peer, req, result);
+        return;
+    }
     bf_object_doom(bf, &req->object);
-    bf_volume(bf, &req->object)->lost = true;
-    if (result == 0)
-        req->done = req->size;
-    peer_reply(bf->peer, req, result);
+    bf_object_get(bf, req, false);
+}
+
+void bf_copied(struct bf *bf, struct xreq *req, struct object *object)
+{
+    if (object) {
+        object->is_new = true;
+        bf_dirty(bf, object);
+        bf_object_put(bf, object);
+    } else {
+        bf_volume(bf, &req->object)->lost = true;
+    }
+    req->done = req->size;
+    peer_reply(bf->peer, req, 0);
 }
 
 void bf_copy_request(struct bf *bf, struct xreq *req)

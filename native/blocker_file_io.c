@@ -291,12 +291,18 @@ void bf_io_start(struct bf *bf, struct xreq *req, struct object *object)
         read_start(bf, req);
     else if (req->op == XOP_WRITE)
         write_start(bf, req);
+    else if (req->op == XOP_COPY)
+        bf_copied(bf, req, object);
     else
         zeroes_start(bf, req);
 }
 
 void bf_io_missing(struct bf *bf, struct xreq *req, int error)
 {
+    if (req->op == XOP_COPY) {
+        bf_copied(bf, req, NULL);
+        return;
+    }
     if (error == -ENOENT && req->op == XOP_DISCARD) {
         req->done = req->size;
         error = 0;

@@ -325,6 +325,7 @@ void bf_object_doom(struct bf *bf, const struct xobj *name)
     if (!object)
         return;
     unhash(bf, object);
+    bf_dirty_gone(object);
     object->doomed = true;
     if (object->state == OBJECT_OPEN && object->refs == 0) {
         lru_remove(object);

@@ -87,6 +87,12 @@ void bf_dirty_closed(struct object *object)
     undirty(object);
 }
 
+void bf_dirty_gone(struct object *object)
+{
+    if (object->dirty)
+        undirty(object);
+}
+
 /* --- rounds ------------------------------------------------------------------------------ */
 
 static void round_start(struct bf *bf, struct volume *volume);
