@@ -41,7 +41,7 @@ static int listen_at(struct peer *peer, struct nbd *nbd)
     rc = nbd_listen_unix(nbd, peer_option(peer, "socket", otherwise));
     if (rc == 0 && tcp[0])
         rc = nbd_listen_tcp(nbd, tcp);
-    return rc;
+    return rc ? rc : nbd_listen_watch(nbd);
 }
 
 static int nbd_start(struct peer *peer)
@@ -82,42 +82,6 @@ static void nbd_stop(struct peer *peer)
     peer->state = NULL;
 }
 
-/* --- what an earlier incarnation left open ---------------------------------------- */
-
-/* Closes it, before anything is opened anew. False: no slot; it goes on next turn. */
-static bool sweep(struct nbd *nbd)
-{
-    struct peer *peer = nbd->peer;
-
-    for (; nbd->sweep_volume < XSEG_VOLUMES; nbd->sweep_volume++, nbd->sweep_done = 0) {
-        struct xvolume *volume = &peer->seg->volumes[nbd->sweep_volume];
-
-        if (load_acquire(&volume->state) != XVOL_OPEN)
-            continue;
-        for (; nbd->sweep_done < load_relaxed(&volume->opens[peer->port->number]); nbd->sweep_done++) {
-            struct xreq *req = xreq_get(peer->port);
-            if (!req)
-                return false;
-            req->op = XOP_CLOSE;
-            req->volume = nbd->sweep_volume + 1;
-            req->sender[0] = NBD_SWEEP;
-            nbd->away++;
-            peer_send(peer, req, NBD_TO_MAPPER);
-        }
-    }
-    return true;
-}
-
-/* Once all that was under way for an earlier incarnation is back. */
-static void open_for_business(struct nbd *nbd)
-{
-    const struct port *port = nbd->peer->port;
-
-    if (port->recovering || (port->incarnation > 1 && !sweep(nbd)))
-        return;
-    nbd->open_for_business = nbd_listen_watch(nbd) == 0;
-}
-
 /* --- turns ---------------------------------------------------------------------------- */
 
 static void nbd_request(struct peer *peer, struct xreq *req)
@@ -130,7 +94,7 @@ static void nbd_reply(struct peer *peer, struct xreq *req)
     struct nbd *nbd = peer->state;
     struct nbd_connection *conn = NULL;
 
-    if (req->client < nbd->connections_max && req->sender[0] != NBD_SWEEP)
+    if (req->client < nbd->connections_max && req->sender[0] != NBD_CLOSE_INFO)
         conn = nbd->connections[req->client];
     if (!conn || conn->serial != req->sender[1] || conn->away == 0) {
         if (nbd->away)
@@ -183,16 +147,12 @@ static bool nbd_flush(struct peer *peer)
 {
     struct nbd *nbd = peer->state;
     uint64_t now_ns = loop_now(peer->loop);
-    bool moved;
 
-    if (!nbd->open_for_business && !nbd->draining)
-        open_for_business(nbd);
     if (nbd->refused_until_ns && now_ns >= nbd->refused_until_ns)
         nbd->refused_until_ns = nbd_listen_watch(nbd) == 0 ? 0 : now_ns + NBD_TICK_NS;
     nbd_tick(nbd, now_ns);
     send_all(nbd);
-    moved = nbd_feed(nbd);
-    return has_more(nbd) || moved;
+    return nbd_feed(nbd) | has_more(nbd);
 }
 
 static uint64_t nbd_deadline(struct peer *peer)
@@ -206,7 +166,6 @@ static void nbd_drain(struct peer *peer)
 {
     struct nbd *nbd = peer->state;
 
-    nbd->draining = true;
     nbd_listen_close(nbd);
     for (uint32_t i = 0; i < nbd->connections_max; i++) {
         struct nbd_connection *conn = nbd->connections[i];

@@ -79,7 +79,7 @@ enum nbd_stop {                     /* why no further command is begun */
 };
 
 enum nbd_errand {                   /* in sender[0]: what a request of ours is for */
-    NBD_PIECE = 1, NBD_OPEN, NBD_CLOSE, NBD_LIST, NBD_SWEEP
+    NBD_PIECE = 1, NBD_OPEN, NBD_CLOSE, NBD_LIST, NBD_CLOSE_INFO
 };
 
 struct nbd_command {
@@ -170,13 +170,10 @@ struct nbd {
     uint32_t connections_max;
     uint32_t connection_count;
     uint32_t serial;
-    uint32_t away;                  /* requests of no connection: of the sweep, of INFO */
+    uint32_t away;                  /* requests of no connection: CLOSE after INFO */
     uint64_t handshake_ns;
     uint64_t tick_ns;               /* when slow ones are looked for again */
     uint64_t refused_until_ns;      /* no descriptors: nothing is accepted meanwhile */
-    bool draining;
-    bool open_for_business;         /* an earlier incarnation's volumes are closed */
-    uint32_t sweep_volume, sweep_done;
     uint32_t hungry_next;           /* whose turn it is */
     uint32_t hungry_count;
     bool feeding;                   /* those that are hungry are being served */

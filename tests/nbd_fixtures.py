@@ -57,3 +57,12 @@ def wire(server: Server) -> Iterator[Wire]:
     made = server.wire()
     yield made
     made.close()
+
+
+@pytest.fixture
+def memory_home() -> Iterator[str]:
+    """A folder for an instance of the test's own, in memory; removed afterwards."""
+    home = tempfile.mkdtemp(prefix="ar-", dir=MEMORY)
+    yield home
+    Segment.unlink(name_for(home))
+    shutil.rmtree(home, ignore_errors=True)
