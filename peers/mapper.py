@@ -26,7 +26,7 @@ import os
 import socket
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -42,7 +42,7 @@ from xseg._native import lib
 from xseg.errors import Damaged, NotFound, Stale, XsegError
 from xseg.errors import error as fail
 from xseg.peer import Option, Peer
-from xseg.request import Request
+from xseg.request import Reply, Request
 from xseg.segment import text
 
 SWEEP_S = 1.0                       # between two looks at who still lives
@@ -65,11 +65,11 @@ class Mapper(Peer):
 
     async def start(self) -> None:
         """Takes over the volumes that are open in the segment."""
-        async def blockerm(op: int, **fields: Any) -> Any:
-            return await self.call("blockerm", op, **fields)
+        def blockerm(op: int, **fields: Any) -> Awaitable[Reply]:
+            return self.port.call(self.target("blockerm"), op, **fields)
 
-        async def blockerb(op: int, **fields: Any) -> Any:
-            return await self.call("blockerb", op, **fields)
+        def blockerb(op: int, **fields: Any) -> Awaitable[Reply]:
+            return self.port.call(self.target("blockerb"), op, **fields)
 
         self.store = MapStore(blockerm, blockerb, self.options["cache"], self.options["journal_limit"])
         self.names = Names(self.store)
@@ -127,6 +127,8 @@ class Mapper(Peer):
         for _ in range(LOOKUP_TRIES):
             header = await self.names.lookup(name)
             async with self.using(header.id) as volume:
+                if volume.handle and volume.shared.closing:     # left so by a mapper that was killed
+                    await self.close_here(volume)
                 if not volume.handle:
                     try:
                         await volume.read_header()
@@ -184,9 +186,6 @@ class Mapper(Peer):
 
     async def open_here(self, volume: Volume) -> None:
         """Opens a volume whose control lock is held; nothing if it is open. EBUSY, EBADMSG, ENFILE."""
-        if volume.handle and volume.shared.closing:
-            await self.close_here(volume)
-            await volume.read_header()
         if volume.handle:
             return
         taken = not volume.header.readonly and await self.take_lock(volume)

@@ -29,7 +29,6 @@ Answers with a cursor are asked for again with it until it is 0.
 import errno
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from peers import mapper_walk
@@ -146,9 +145,10 @@ async def clone(m: "Mapper", a: Arguments, room: int) -> dict:
     if size < source.size:
         raise fail(errno.EINVAL, f"size {size}: a clone cannot be smaller than its snapshot '{source.name}' "
                                  f"({source.size} bytes)")
-    template = replace(source, kind="volume", size=size, epoch=1, writable_since=1, parent=source.id,
-                       next_page=1, next_journal=1, created=now_ms(), token=token, auto=False, generation=1)
-    await make_all(m, [replace(template, id=m.ids.next(), name=name) for name in names])
+    template = {"kind": "volume", "size": size, "block_shift": source.block_shift, "parent": source.id,
+                "root": source.root, "level": source.level, "journals": source.journals,
+                "created": now_ms(), "token": token}
+    await make_all(m, [Header(id=m.ids.next(), name=name, **template) for name in names])
     return {"count": len(names), "snapshot": made}
 
 
@@ -503,6 +503,9 @@ async def remove_damaged(m: "Mapper", name: str) -> dict:
     """Removes a header that cannot be read, or a name pointer."""
     try:
         _generation, volume_id = await m.names.target(name)
+        volume = m.volumes.get(volume_id)
+        if volume is not None and volume.handle:
+            raise fail(errno.EBUSY, f"volume '{name}' is open by {m.openers(volume)}: close it first")
         await m.store.delete(named(HEADER, volume_id))
         await m.names.release(name, volume_id)
     except Damaged:

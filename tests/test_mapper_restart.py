@@ -143,6 +143,9 @@ def test_two_nodes_never_have_the_same_volume_open(nodes):
     volume.flush()
     with pytest.raises(Busy, match=f"pid {one.pid('mapper')}.*{one.home}"):
         two.client.control("open", name="v")
+    assert two.client.control("mapinfo", name="v")["entries"] and not two.client.control("check", name="v")["problems"]
+    with pytest.raises(Busy, match=one.home):
+        two.client.control("clone", name="v", names=["c"])
     with pytest.raises(Busy, match="alive"):
         two.client.control("unlock", name="v", force=True)
     volume.close()
