@@ -202,8 +202,8 @@ class World:
     def snapshot_under_load(self, name: str, changes: list[Change]) -> str:
         """A snapshot asked for among changes: each of them is in it as a whole, or not at all."""
         snap, volume, before = self.fresh(), self.volume(name), self.images[name]
-        verb = Call(lib.XOP_CONTROL, room=4096,
-                    data=msgpack.packb({"verb": "snapshot", "name": name, "snapshot": snap}))
+        verb = Call(lib.XOP_CONTROL, room=4096, data=msgpack.packb(
+            {"verb": "snapshot", "name": name, "snapshot": snap, "token": random.SystemRandom().getrandbits(63)}))
         calls = [("vlmc", call_of(volume, change)) for change in changes]
         replies = self.submit(name, [*calls[:len(calls) // 2], ("mapper", verb), *calls[len(calls) // 2:]])
         assert not any(reply.error for reply in replies), [reply.error for reply in replies]
