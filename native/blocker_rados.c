@@ -213,10 +213,19 @@ static bool flush(struct peer *peer)
         serve(br, req, br_op_get(br, req));
     }
     br_locks_renew(br);
+    br_look(br);
     return moved;
 }
 
-static uint64_t deadline(struct peer *peer) { return br_locks_deadline(peer->state); }
+static uint64_t deadline(struct peer *peer)
+{
+    const struct br *br = peer->state;
+    uint64_t look = br->looking || br->fenced ? UINT64_MAX : br->look_ns, renewal = br_locks_deadline(br);
+
+    return look < renewal ? look : renewal;
+}
+
+static void drain(struct peer *peer) { ((struct br *)peer->state)->draining = true; }
 
 static bool idle(struct peer *peer) { return ((struct br *)peer->state)->under_way == 0; }
 
@@ -227,6 +236,7 @@ const struct peer_ops blocker_rados_ops = {
     .reply = reply,
     .flush = flush,
     .deadline = deadline,
+    .drain = drain,
     .idle = idle,
     .stop = stop,
 };

@@ -76,7 +76,9 @@
  *   2. every address found there, and the locker's, goes to the blocklist, for blocklist_s;
  *   3. the osdmap with that is waited for: each OSD we talk to from now on has it, and refuses the
  *      old clients, reads too;
- *   4. only now the lock is broken, with its number raised.
+ *   4. BR_TRUST_NS after the last mark have passed, so the old node does not believe what it has in
+ *      memory any more (blocker_rados_trust.c);
+ *   5. only now the lock is broken, with its number raised.
  * A node is fenced as a whole: its other volumes fail, too, until it is stopped and started.
  *
  * The registries of an instance are those of all its blockers of this type, which may use other
@@ -109,6 +111,10 @@
 #define BR_CONNECT_TIMEOUT_S 15
 #define BR_STOP_TIMEOUT_S "2"       /* for operations while stopping */
 #define BR_BLOCKLIST_S 604800
+#define BR_TRUST_NS 2000000000ull   /* a node believes its memory for so long after a look at the store */
+#define BR_TRUST_MARGIN_NS 200000000ull     /* for clocks that differ in speed */
+#define BR_LOOK_NS (BR_TRUST_NS / 4)
+#define BR_NODE_NAME_MAX 20         /* bytes of a registry's name, with NUL */
 
 struct br;
 
@@ -176,8 +182,15 @@ struct br {
     pthread_mutex_t held_mutex;     /* guards the list */
     struct br_held *held;
     uint64_t renew_ns;              /* when leases are looked at next */
+    /* looks at our own registry */
+    uint64_t look_ns;               /* when the next is due */
+    uint64_t look_began_ns;
+    bool looking;
+    char look_text[BR_TEXT_MAX];
+    bool fenced;                    /* everything is answered with ESTALE */
+    bool draining;                  /* no more looks, no more renewals */
     /* trouble already told in the log */
-    bool fenced, pool_gone;
+    bool pool_gone;
     uint64_t timeouts, timeouts_told_ns;
 };
 
@@ -251,12 +264,22 @@ int br_node_register(struct br *br);
 void br_node_unregister(struct br *br);
 /* Registries of all blockers of this type in the instance. How many. */
 uint32_t br_node_registries(struct br *br, struct br_registry list[BR_REGISTRIES_MAX]);
-/* Marks a registry as fenced and puts its clients on the blocklist. */
-int br_node_fence(struct br *br, const struct br_registry *registry, const char *why);
+/* Marks a registry as fenced and puts its clients on the blocklist. *found: there were any. */
+int br_node_fence(struct br *br, const struct br_registry *registry, const char *why, bool *found);
+void br_node_name(uint64_t node, char name[BR_NODE_NAME_MAX]);
+/* Looks for the mark in a registry's text. */
+bool br_node_is_fenced(const char *text, char why[BR_ADDRESS_MAX]);
 /* Puts one client on the blocklist. */
 int br_fence_address(struct br *br, const char *address);
 /* Waits until this client has the newest osdmap. */
 int br_fence_wait(struct br *br);
+
+/* --- blocker_rados_trust.c. The loop. ------------------------------------------------------------------- */
+
+/* Looks at our own registry if it is time to. */
+void br_look(struct br *br);
+/* This node was fenced. */
+void br_distrust(struct br *br, const char *why);
 
 /* --- blocker_rados_lock.c: ACQUIRE, RELEASE, DELETE of a lock. Workers. ------------------------------ */
 

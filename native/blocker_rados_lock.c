@@ -264,7 +264,7 @@ void br_locks_renew(struct br *br)
 {
     uint64_t now = loop_now(br->peer->loop);
 
-    if (br->lease_s == 0 || now < br->renew_ns)
+    if (br->lease_s == 0 || br->draining || now < br->renew_ns)
         return;
     br->renew_ns = now + br->lease_s * SECOND / 3;
     pthread_mutex_lock(&br->held_mutex);
@@ -330,10 +330,20 @@ static int break_class_lock(struct br *br, const char *name, const struct lock *
     return -EAGAIN;
 }
 
+static void sleep_until(uint64_t ns)
+{
+    struct timespec when = { (time_t)(ns / SECOND), (long)(ns % SECOND) };
+
+    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &when, NULL) == EINTR)
+        continue;
+}
+
 /* Nobody who held this lock, or shares an instance with who did, can do anything from now on. */
 static int fence(struct br *br, const struct lock *lock)
 {
     char why[BR_ADDRESS_MAX], host[HOST_MAX] = "";
+    bool found = false;
+    uint64_t marked_ns;
     int rc;
 
     gethostname(host, sizeof(host) - 1);
@@ -341,12 +351,17 @@ static int fence(struct br *br, const struct lock *lock)
     br_log(br, "WARNING", "fencing the holder of lock number %" PRIu64 ", %s (%.*s)", lock->number, lock->locker,
            (int)lock->owner_size, lock->owner);
     for (uint32_t i = 0; i < lock->registry_count; i++) {
-        rc = br_node_fence(br, &lock->registries[i], why);
+        rc = br_node_fence(br, &lock->registries[i], why, &found);
         if (rc)
             return rc;
     }
+    marked_ns = clock_ns();
     rc = br_fence_address(br, lock->address);
-    return rc ? rc : br_fence_wait(br);
+    if (rc == 0)
+        rc = br_fence_wait(br);
+    if (rc == 0 && found)
+        sleep_until(marked_ns + BR_TRUST_NS + BR_TRUST_MARGIN_NS);
+    return rc;
 }
 
 static int busy(struct br *br, struct xreq *req, const struct lock *lock)

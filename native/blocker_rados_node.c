@@ -15,7 +15,6 @@
 
 #define KIND "node"
 #define SUFFIX ".rados"
-#define NAME_MAX_BYTES 20
 #define FILES_MAX 4096              /* looked at in the run folder */
 
 struct client { char role[XSEG_ROLE_MAX], address[BR_ADDRESS_MAX]; };
@@ -28,9 +27,16 @@ struct node {
     uint32_t count;
 };
 
-static void node_name(uint64_t node, char name[NAME_MAX_BYTES])
+void br_node_name(uint64_t node, char name[BR_NODE_NAME_MAX])
 {
-    snprintf(name, NAME_MAX_BYTES, "%016" PRIx64, node);
+    snprintf(name, BR_NODE_NAME_MAX, "%016" PRIx64, node);
+}
+
+bool br_node_is_fenced(const char *text, char why[BR_ADDRESS_MAX])
+{
+    const char *mark = strstr(text, "\nfenced ");
+
+    return mark && sscanf(mark, "\nfenced %255[^\n]", why) == 1;
 }
 
 /* --- the object ------------------------------------------------------------------------- */
@@ -133,9 +139,9 @@ static int mark_fenced(rados_ioctx_t io, const char *name, struct node *node, co
     return rc;
 }
 
-int br_node_fence(struct br *br, const struct br_registry *registry, const char *why)
+int br_node_fence(struct br *br, const struct br_registry *registry, const char *why, bool *found)
 {
-    char name[NAME_MAX_BYTES], namespace[BR_NAMESPACE_MAX + 16];
+    char name[BR_NODE_NAME_MAX], namespace[BR_NAMESPACE_MAX + 16];
     struct node node = { 0 };
     rados_ioctx_t io;
     int rc = rados.ioctx_create2(br->cluster, registry->pool, &io);
@@ -144,8 +150,9 @@ int br_node_fence(struct br *br, const struct br_registry *registry, const char 
         return rc == -ENOENT ? 0 : rc;      /* the pool is gone, and with it all that could be written */
     snprintf(namespace, sizeof(namespace), "%s%snode", registry->namespace, registry->namespace[0] ? "/" : "");
     rados.ioctx_set_namespace(io, namespace);
-    node_name(registry->node, name);
+    br_node_name(registry->node, name);
     rc = mark_fenced(io, name, &node, why);
+    *found |= node.generation != 0;
     for (uint32_t i = 0; rc == 0 && i < node.count; i++)
         rc = br_fence_address(br, node.clients[i].address);
     rados.ioctx_destroy(io);
@@ -199,11 +206,11 @@ static int tell_run_folder(struct br *br)
 
 int br_node_register(struct br *br)
 {
-    char name[NAME_MAX_BYTES];
+    char name[BR_NODE_NAME_MAX];
     struct node node;
     int rc = -EAGAIN;
 
-    node_name(br->node, name);
+    br_node_name(br->node, name);
     for (int i = 0; rc == -EAGAIN && i < BR_TRIES; i++)
         rc = register_once(br, name, &node);
     if (rc == -ESTALE && node.fenced)
@@ -222,12 +229,12 @@ int br_node_register(struct br *br)
 
 void br_node_unregister(struct br *br)
 {
-    char name[NAME_MAX_BYTES];
+    char name[BR_NODE_NAME_MAX];
     int rc = -EAGAIN;
 
     if (!br->registered)
         return;
-    node_name(br->node, name);
+    br_node_name(br->node, name);
     for (int i = 0; rc == -EAGAIN && i < BR_TRIES; i++) {
         struct node node;
         struct client *client;

@@ -66,11 +66,7 @@ int br_errno(struct br *br, int result)
 {
     switch (result) {
     case -RADOS_EBLOCKLISTED:
-        if (!br->fenced)
-            br_log(br, "ERROR", "this node was fenced: %s (%s) is on the cluster's blocklist. Every request "
-                   "fails with ESTALE. Stop the instance and start it again; its volumes' locks may "
-                   "have been taken by others", br->client, br->address);
-        br->fenced = true;
+        br_distrust(br, "it is on the cluster's blocklist");
         return -ESTALE;
     case -ENOENT: return pool_is_gone(br) ? -ENODEV : -ENOENT;
     case -ETIMEDOUT:

@@ -65,6 +65,7 @@ enum xlimit {
     XSEG_PATH_MAX = 192,            /* bytes of the doorbell folder, with NUL */
     XSEG_LATENCY_BUCKETS = 24,      /* bucket i counts [2^i, 2^(i+1)) microseconds */
     XSEG_NONE = 0,                  /* "no request/buffer": numbers are stored + 1 */
+    XSEG_FENCED = 1,                /* of trusted_until_ns: what is in memory is no longer true */
 
     XMAP_LAYERS = 4,                /* objects one block's bytes may lie in, at most */
     XMAP_CHUNK = 4096,              /* bytes one validity bit stands for */
@@ -284,6 +285,9 @@ struct xstack {
 /* What BLOCK_STATUS answers: a run of bytes that are alike. */
 struct xextent { uint32_t length; uint32_t flags; };    /* flags: 1 hole, 2 reads as zeros */
 
+/* trusted_until_ns: until when (CLOCK_MONOTONIC) requests on writable volumes may be answered out of
+ * memory, because no other node can have changed anything before. 0: for ever, where no other node
+ * can. Set by a blocker whose store is shared; vlmc holds requests back when it has passed. */
 struct xheader {
     uint32_t magic;
     uint32_t version;
@@ -306,6 +310,7 @@ struct xheader {
     uint64_t stacks_offset[3];
     uint64_t buffers_offset[3];
     uint64_t flow;                  /* atomic; last flow id given out */
+    uint64_t trusted_until_ns;      /* atomic; see XSEG_FENCED */
     char run[192];                  /* folder of the doorbells */
 };
 

@@ -209,17 +209,37 @@ static void begin_io(struct vlmc *v, struct xreq *req)
     io_run(v, req);
 }
 
+/* --- is what we have in memory still true? See trusted_until_ns in layout.h ------------- */
+
+static bool fenced(const struct vlmc *v)
+{
+    return load_relaxed(&v->seg->header->trusted_until_ns) == XSEG_FENCED;
+}
+
+/* Looks at the clock, not at the turn's time: the process may have been stopped since. */
+static bool doubtful(const struct vlmc *v)
+{
+    uint64_t until = load_relaxed(&v->seg->header->trusted_until_ns);
+
+    return until && clock_ns() > until;
+}
+
 static void io_request(struct vlmc *v, struct xreq *req)
 {
     struct volume *volume = volume_of(v, req);
+    bool doubt = !xvolume_of(v, req)->readonly && doubtful(v);
     int rc = check_io(v, req);
 
-    if (rc)
-        peer_reply(v->peer, req, rc);
-    else if (volume->hold_all || (volume->hold_writes && changes(req)))
+    if (rc || (doubt && fenced(v))) {
+        peer_reply(v->peer, req, rc ? rc : -ESTALE);
+    } else if (doubt || volume->hold_all || (volume->hold_writes && changes(req))) {
         queue_push(v->peer, &volume->held, req);
-    else
+        if (doubt && !v->doubted)
+            v->doubted_ns = loop_now(v->peer->loop);
+        v->doubted |= doubt;
+    } else {
         begin_io(v, req);
+    }
 }
 
 /* Lets go what was held back, as far as the volume's holds allow. */
@@ -232,6 +252,23 @@ void release_held(struct vlmc *v, uint32_t slot)
     volume->held = (struct queue){ 0 };
     while ((req = queue_pop(v->peer, &held)))
         io_request(v, req);
+}
+
+/* Lets go what was held back in doubt, or gives it up after DOUBT_MAX_NS. */
+static bool settle_doubt(struct vlmc *v)
+{
+    bool too_long;
+
+    if (!v->doubted || (doubtful(v) && !fenced(v) && loop_now(v->peer->loop) - v->doubted_ns < DOUBT_MAX_NS))
+        return false;
+    too_long = doubtful(v) && !fenced(v);
+    v->doubted = false;
+    for (uint32_t slot = 0; slot < XSEG_VOLUMES; slot++)
+        if (too_long && !v->volumes[slot].hold_all)
+            answer_all(v, &v->volumes[slot].held, -ETIMEDOUT);
+        else
+            release_held(v, slot);
+    return true;
 }
 
 /* A slot that was given to another volume starts anew. */
@@ -278,7 +315,12 @@ static void vlmc_request(struct peer *peer, struct xreq *req)
     case XOP_BLOCK_STATUS: case XOP_CACHE:
         io_request(v, req);
         break;
-    case XOP_FLUSH: flush_request(v, req); break;
+    case XOP_FLUSH:
+        if (fenced(v) && !vol->readonly)
+            peer_reply(peer, req, -ESTALE);
+        else
+            flush_request(v, req);
+        break;
     case XOP_VOL_SNAPSHOT: snapshot_request(v, req); break;
     case XOP_VOL_FREEZE: case XOP_VOL_CLOSE: freeze_request(v, req); break;
     case XOP_VOL_THAW: thaw_request(v, req); break;
@@ -333,6 +375,7 @@ static bool vlmc_flush(struct peer *peer)
     struct vlmc *v = peer->state;
     bool moved = retry_starved(v);
 
+    moved |= settle_doubt(v);
     v->turn++;
     if (v->commits_wanted) {
         v->commits_wanted = false;

@@ -58,6 +58,7 @@
 #define COMMIT_RECORDS 16           /* records (1 MiB each) one commit may take */
 #define ZEROES_MAX (1ull << 30)     /* bytes of one WRITE_ZEROES or DISCARD */
 #define MERGE_CHUNKS 16             /* chunks copied at a time when a stack is merged */
+#define DOUBT_MAX_NS 120000000000ull    /* requests are held back in doubt for so long at most */
 
 /* What a child is for: sender[0]. sender[1] is its block. */
 enum child_kind {
@@ -144,6 +145,8 @@ struct vlmc {
     struct queue starved;           /* requests that wait for slots, buffers, frames, stacks */
     uint32_t starved_count;
     bool commits_wanted;            /* some volume's commit_wanted is set */
+    bool doubted;                   /* requests are held back until the header's trusted_until_ns moves */
+    uint64_t doubted_ns;            /* since when */
 };
 
 /* Result of a step: bytes dealt with, or the request has been put on a queue. */
@@ -172,6 +175,8 @@ static inline struct xobj own_object(const struct xvolume *vol, uint32_t epoch, 
 void io_run(struct vlmc *v, struct xreq *req);
 void io_fail(struct vlmc *v, struct xreq *req, int error);
 void io_child_done(struct vlmc *v, struct xreq *child, int error);
+/* Answers every request of a queue. */
+void answer_all(struct vlmc *v, struct queue *queue, int error);
 void run_queue(struct vlmc *v, struct queue *queue);
 void starve(struct vlmc *v, struct xreq *req);
 /* A child of req for an object, borrowing the parent's data at `delta` when it has some.

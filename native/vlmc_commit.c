@@ -219,7 +219,7 @@ void epoch_leave(struct vlmc *v, uint32_t slot)
 
 /* --- a commit ----------------------------------------------------------------------- */
 
-static void answer_all(struct vlmc *v, struct queue *queue, int error)
+void answer_all(struct vlmc *v, struct queue *queue, int error)
 {
     struct xreq *req;
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import tempfile
+import threading
 import time
 
 import pytest
@@ -160,14 +161,15 @@ def test_a_holder_stopped_robbed_and_continued_can_do_nothing_any_more(nodes, vo
         there = Opened(nodes[1], volume)
         assert there.read(0).data == b"a" * 4096
         there.write(0, b"b" * 4096)
-        there.write(BLOCK, b"new block")
+        there.write(BLOCK, b"n" * 4096)
         there.flush()
     finally:
         stopped(nodes[0], signal.SIGCONT)
-    for answer in (here.read(0, check=False), here.write(0, b"c" * 4096, check=False),
-                   here.write(5 * BLOCK, b"c" * 4096, check=False)):
+    for answer in (here.read(BLOCK, check=False), here.read(0, check=False), here.write(0, b"c" * 4096, check=False),
+                   here.write(5 * BLOCK, b"c" * 4096, check=False), here.flush(check=False)):
         assert answer.error == errno.ESTALE
     assert there.read(0).data == b"b" * 4096
+    assert there.read(BLOCK).data == b"n" * 4096
     assert there.read(5 * BLOCK).data == bytes(4096)
     assert "this node was fenced" in nodes[0].logs()
     there.close()
@@ -189,6 +191,31 @@ def test_a_fenced_node_serves_again_after_a_stop_and_a_start(nodes, volume):
     here = Opened(nodes[0], volume)
     assert here.read(0).data == b"a" * 4096
     here.close()
+
+
+def test_no_answer_out_of_memory_is_stale(nodes, volume):
+    """The old holder reads a hole all the while, and gets no zeros after the other has written there."""
+    here, reads = Opened(nodes[0], volume), []
+    nodes[1].vlmc("unlock", volume, check=False)
+    stopping = threading.Event()
+
+    def read_on():
+        while not stopping.is_set():
+            answer = here.read(BLOCK, check=False)
+            reads.append((time.monotonic(), answer.error))
+
+    reader = threading.Thread(target=read_on)
+    reader.start()
+    nodes[1].vlmc("unlock", "-f", volume)
+    there = Opened(nodes[1], volume)
+    there.write(BLOCK, b"n" * 4096)
+    written = time.monotonic()
+    time.sleep(0.5)
+    stopping.set()
+    reader.join()
+    assert [error for when, error in reads if when < written][0] == 0
+    assert {error for when, error in reads if when > written} == {errno.ESTALE}
+    there.close()
 
 
 # --- deaths
