@@ -192,6 +192,7 @@ class Mapper(Peer):
         try:
             await volume.load()
             if not volume.header.readonly:
+                await volume.keep_up()
                 volume.start_life()
                 await volume.write_header()
             handle = self.free_place()

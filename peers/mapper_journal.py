@@ -27,6 +27,7 @@ from xseg.request import Object
 
 JOURNAL_CAPACITY = JOURNAL_LIMIT + (1 << 20)    # of one object: the limit and one record more
 STRETCHES_LIMIT = 8                 # stretches a header lists before they are folded into pages
+STRETCHES_MAX = 32                  # ... at which snapshots and openings wait for that
 CHAIN_MAX = 64                      # objects followed after an open end
 
 
@@ -145,6 +146,8 @@ async def load_open(store: MapStore, header: Header, listed: list) -> list[Stret
         seq = stretch.last_seq
         found.append(stretch)
         epoch, number = result.writable_since or epoch, number + 1
+    else:
+        raise damaged(header.name, stretch, f"more than {CHAIN_MAX} journals follow the header's last", 0)
     return found
 
 

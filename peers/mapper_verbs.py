@@ -201,6 +201,7 @@ async def take_snapshot(m: "Mapper", name: str, snap: str, token: int, auto: boo
 
 async def fix_open(m: "Mapper", volume: Volume) -> View:
     """What an open volume is when vlmc has let the writes under way finish."""
+    await volume.keep_up()
     volume.marked = None
     await m.vlmc(lib.XOP_VOL_SNAPSHOT, volume)
     if volume.marked is None:
@@ -212,6 +213,7 @@ async def fix_closed(m: "Mapper", volume: Volume) -> View:
     """What a volume is that is not open; from now on its objects are shared."""
     async with m.locked(volume):
         await volume.load()
+        await volume.keep_up()
         volume.epoch += 1
         volume.writable_since = volume.epoch
         await volume.write_header()

@@ -20,11 +20,12 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from peers.mapper_header import Header, id_text, unpack_header
+from peers.mapper_header import JOURNALS_MAX, Header, id_text, unpack_header
 from peers.mapper_journal import (
     CHAIN_MAX,
     JOURNAL_CAPACITY,
     STRETCHES_LIMIT,
+    STRETCHES_MAX,
     Stretch,
     fresh,
     load_stretches,
@@ -89,6 +90,8 @@ class Volume:
                 new.journals.append(current.listed(is_open=True))
                 new.seq = current.first_seq - 1
                 new.next_journal = current.number + 1
+            if len(new.journals) > JOURNALS_MAX:
+                raise fail(errno.ENOSPC, f"volume '{new.name}': too many journals wait for a checkpoint that fails")
             await replace_header(self.store, new, self.header.generation)
             self.header, self.stretches = new, self.stretches[folded:]
             if current is not self.current and current is not None:
@@ -228,6 +231,11 @@ class Volume:
         """True if there is so much journal that it should be folded into pages."""
         used = sum(stretch.end for stretch in self.stretches) + (self.current.end if self.current else 0)
         return used > self.store.journal_limit or len(self.stretches) > STRETCHES_LIMIT
+
+    async def keep_up(self) -> None:
+        """Waits for a checkpoint when so many stretches have gathered that no more may. What it fails with."""
+        if len(self.stretches) >= STRETCHES_MAX:
+            await self.checkpoint()
 
     def checkpoint_soon(self) -> None:
         """Starts a checkpoint in the background if one is due and none is under way."""

@@ -290,3 +290,15 @@ def test_a_pebibyte_volume(node, ask, request):
     with node.client.open(name) as opened:
         assert [opened.read(place, 8) != bytes(8) for place in places] == [True, True, True, False, False]
     assert good(ask, name)
+
+
+def test_snapshots_wait_for_checkpoints_that_lag(node, ask, volume):
+    """One snapshot after another, each with changes: the journal's stretches stay bounded."""
+    with node.client.open(volume) as opened:
+        for step in range(150):
+            opened.write((step * 37 % 5000) * BLOCK, bytes([step + 1]))
+            ask("snapshot", name=volume, snapshot=f"{volume}-{step}")
+        assert ask("info", name=volume)["journals"] < 40
+    with node.client.open(volume) as opened:
+        assert all(opened.read((step * 37 % 5000) * BLOCK, 1)[0] == step + 1 for step in range(150))
+    assert good(ask, volume, f"{volume}-149")
