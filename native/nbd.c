@@ -147,12 +147,14 @@ static bool nbd_flush(struct peer *peer)
 {
     struct nbd *nbd = peer->state;
     uint64_t now_ns = loop_now(peer->loop);
+    bool fed;
 
     if (nbd->refused_until_ns && now_ns >= nbd->refused_until_ns)
         nbd->refused_until_ns = nbd_listen_watch(nbd) == 0 ? 0 : now_ns + NBD_TICK_NS;
     nbd_tick(nbd, now_ns);
     send_all(nbd);
-    return nbd_feed(nbd) | has_more(nbd);
+    fed = nbd_feed(nbd);
+    return has_more(nbd) || fed;
 }
 
 static uint64_t nbd_deadline(struct peer *peer)
