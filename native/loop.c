@@ -293,19 +293,25 @@ static void reconsider_foreign(struct loop *loop)
     }
 }
 
+static void set_now(struct loop *loop)
+{
+    loop->now_ns = clock_ns();
+    for (uint32_t i = 0; i < loop->peer_count; i++)
+        loop->peers[i]->port->now_ns = loop->now_ns;
+}
+
 /* One turn over all peers. True if anything moved. */
 static bool turn(struct loop *loop)
 {
     bool moved = false;
 
-    loop->now_ns = clock_ns();
+    set_now(loop);
     if (loop->draining)
         reconsider_foreign(loop);
     for (uint32_t i = 0; i < loop->peer_count; i++) {
         struct peer *peer = loop->peers[i];
         struct xreq *req;
 
-        peer->port->now_ns = loop->now_ns;
         for (int n = 0; n < BATCH_MAX && (req = port_receive(peer->port)); n++) {
             dispatch(loop, i, req);
             moved = true;
@@ -347,6 +353,8 @@ static bool poll_events(struct loop *loop, uint64_t ns)
     struct epoll_event events[EVENTS_MAX];
     int n = epoll_pwait2(loop->epoll, events, EVENTS_MAX, &limit, NULL);
 
+    if (n > 0)
+        set_now(loop);              /* what is sent from here was not sent before the sleep */
     for (int i = 0; i < n; i++) {
         struct watch *watch = events[i].data.ptr;
         watch->ready(watch, events[i].events);
