@@ -101,8 +101,9 @@ def test_the_volume_may_be_larger(instance, folder):
 @pytest.mark.layout("colocated")
 def test_a_backing_file_is_read_through(instance, folder):
     image(folder, "base.raw")
-    top = os.path.join(folder, "top.qcow2")
-    run("qemu-img", "create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw", top)
+    middle, top = os.path.join(folder, "middle.qcow2"), os.path.join(folder, "top.qcow2")
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw", middle)
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-b", "middle.qcow2", "-F", "qcow2", top)
     run("qemu-io", "-c", "write -q -P 7 1M 1M", top)
     instance.vlmc("import", top, "vm")
     assert same(instance, top, "vm")

@@ -7,10 +7,13 @@ packages; made once and kept.
 """
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import tempfile
 from collections.abc import Callable
+
+from xseg.errors import XsegError
 
 SUITE = "bookworm"
 SIZE = 2 << 30                          # bytes of the disk
@@ -22,10 +25,12 @@ Run = Callable[..., object]             # runs the command that its arguments ar
 
 
 def cached(folder: str, run: Run) -> str:
-    """Path of the disk, which is made in `folder` if it is not there yet."""
+    """Path of the disk, which is made in `folder` if it is not there yet. EPERM: that needs root."""
     path = os.path.join(folder, NAME)
     if os.path.exists(path):
         return path
+    if os.geteuid() != 0:
+        raise XsegError(errno.EPERM, "making a Debian root disk needs root; `make demo IMAGE=path` takes yours")
     os.makedirs(folder, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="making-", dir=folder) as work:
         make(work, run)
