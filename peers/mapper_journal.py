@@ -162,12 +162,39 @@ async def load_stretches(store: MapStore, header: Header) -> list[Stretch]:
     return found
 
 
-def touched_leaves(stretches: tuple[Stretch, ...]) -> list[int]:
-    """Numbers of the leaves that the stretches change, ascending."""
-    leaves: set[int] = set()
-    for stretch in stretches:
-        room = stretch.end // 16 + 1
-        out = ffi.new("uint64_t[]", room)
-        count = lib.journal_leaves(ffi.from_buffer(stretch.data), stretch.end, out, room)
-        leaves.update(ffi.unpack(out, count))
-    return sorted(leaves)
+def spans(stretches: tuple[Stretch, ...] | list[Stretch]) -> Any:
+    """The stretches as a struct journal_span[]."""
+    made = ffi.new("struct journal_span[]", max(1, len(stretches)))
+    for span, stretch in zip(made, stretches, strict=False):
+        span.data, span.length = ffi.from_buffer(stretch.data), stretch.end
+    return made
+
+
+class Index:
+    """The newest entry of each block in some stretches, by leaf. Made by one walk over them."""
+
+    def __init__(self, stretches: tuple[Stretch, ...]) -> None:
+        self.stretches = stretches          # whose memory the entries point into
+        self.spans = spans(stretches)
+        room = lib.journal_count(self.spans, len(stretches))
+        self.entries = ffi.new("struct journal_entry[]", room + 1)
+        self.count = lib.journal_index(self.spans, len(stretches), self.entries, room)
+        self.leaves: dict[int, tuple[int, int]] = {}    # leaf -> its entries, ascending
+        at = 0
+        while at < self.count:
+            end = lib.journal_leaf_end(self.entries, self.count, at)
+            self.leaves[self.entries[at].block // lib.XMAP_LEAF] = at, end
+            at = end
+
+    def of_leaf(self, leaf: int, block_shift: int) -> tuple[Stretch, ...]:
+        """A stretch of one record that has just this leaf's entries; none if there are none."""
+        at, end = self.leaves.get(leaf, (0, 0))
+        if at == end:
+            return ()
+        size = lib.RECORD_HEADER + sum(self.entries[place].size for place in range(at, end))
+        data = bytearray(size)
+        info = ffi.new("struct record_info *")
+        info.kind, info.volume, info.block_shift = lib.RECORD_JOURNAL, 1, block_shift
+        length = lib.journal_gather(self.entries + at, end - at, info, ffi.from_buffer(data), size)
+        assert length == size
+        return (Stretch(1, 0, 0, data, size),)

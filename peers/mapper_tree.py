@@ -12,11 +12,11 @@ import asyncio
 import errno
 import struct
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from peers.mapper_header import ENTRIES_PER_PAGE_SHIFT, Header, depth_for, id_text
-from peers.mapper_journal import Stretch, touched_leaves
+from peers.mapper_journal import Index, Stretch, spans
 from peers.mapper_store import PAGE, MapStore, named
 from xseg._native import ffi, lib
 from xseg.errors import error as fail
@@ -25,7 +25,7 @@ from xseg.request import Object
 FANOUT = 1 << ENTRIES_PER_PAGE_SHIFT
 CHILD = struct.Struct("<QQIIQ")
 LEAVES_AT_ONCE = 16                 # leaves under way in a checkpoint
-INLINE_MERGE = 256 << 10            # journal bytes up to which a merge is not worth a thread
+INLINE_INDEX = 256 << 10            # journal bytes up to which an index is not worth a thread
 
 Ref = tuple[int, int, int]          # volume, epoch, number of a page
 
@@ -149,14 +149,12 @@ def merge(view: View, page: bytes | None, first: int, count: int, identity: Ref,
     """Entries of blocks [first, first + count), all of one leaf, as a leaf record at `out`, a cffi
     pointer to `capacity` bytes. Returns its bytes and the first block that found no room. EBADMSG.
     """
-    spans = ffi.new("struct journal_span[]", max(1, len(view.stretches)))
-    for span, stretch in zip(spans, view.stretches, strict=False):
-        span.data, span.length = ffi.from_buffer(stretch.data), stretch.end
     info, next_block = ffi.new("struct record_info *"), ffi.new("uint64_t *")
     info.kind, info.block_shift, info.first = lib.RECORD_LEAF, view.block_shift, first
     info.volume, info.epoch, info.seq = identity
     leaf = ffi.NULL if page is None else ffi.from_buffer(page)
-    length = lib.map_merge(leaf, spans, len(view.stretches), first, count, info, out, capacity, next_block)
+    length = lib.map_merge(leaf, spans(view.stretches), len(view.stretches), first, count, info, out, capacity,
+                           next_block)
     if length == -errno.EBADMSG:
         raise fail(errno.EBADMSG, f"volume '{view.name}': the map page of block {first} has damaged entries")
     if length < 0:
@@ -171,19 +169,23 @@ async def load_range(store: MapStore, view: View, first: int, count: int, out: A
     return merge(view, page, first, count, (view.root or (0, 0, 0)), out, capacity)
 
 
-async def merged_leaf(store: MapStore, view: View, leaf: int, identity: Ref, limit: int) -> bytes:
-    """A whole leaf, without blocks from `limit` on, as a record's bytes."""
+async def merged_leaf(store: MapStore, view: View, leaf: int, identity: Ref, index: Index) -> bytes:
+    """A whole leaf, up to the end of the view, as a record's bytes. `index` is of the view's stretches."""
     first = leaf << ENTRIES_PER_PAGE_SHIFT
-    count = min(FANOUT, limit - first)
+    count = min(FANOUT, view.blocks - first)
     page = await leaf_page(store, view, leaf)
     capacity = lib.RECORD_HEADER + lib.RECORD_ENTRY_MAX + FANOUT * entry_max(view.block_shift)
     out = bytearray(capacity)
-    work = (view, page, first, count, identity, ffi.from_buffer(out), capacity)
-    if sum(stretch.end for stretch in view.stretches) > INLINE_MERGE:
-        length, _next = await asyncio.to_thread(merge, *work)
-    else:
-        length, _next = merge(*work)
+    view = replace(view, stretches=index.of_leaf(leaf, view.block_shift))
+    length, _next = merge(view, page, first, count, identity, ffi.from_buffer(out), capacity)
     return bytes(memoryview(out)[:length])
+
+
+async def index_of(view: View) -> Index:
+    """An index of the view's stretches; a long one is made by a thread."""
+    if sum(stretch.end for stretch in view.stretches) > INLINE_INDEX:
+        return await asyncio.to_thread(Index, view.stretches)
+    return Index(view.stretches)
 
 
 # --- walking ----------------------------------------------------------------------------------------
@@ -212,21 +214,21 @@ async def tree_pages(store: MapStore, view: View, ref: Ref, level: int, index: i
             yield found
 
 
-async def all_leaves(store: MapStore, view: View, start: int = 0, damage: Any = None) -> AsyncIterator[int]:
+async def all_leaves(store: MapStore, view: View, start: int = 0, damage: Any = None,
+                     index: Index | None = None) -> AsyncIterator[int]:
     """Numbers of the leaves that the tree has or the journal touches, from `start` on, ascending."""
-    journal = [leaf for leaf in touched_leaves(view.stretches) if leaf >= start]
+    journal = [leaf for leaf in (index or await index_of(view)).leaves if leaf >= start]
     place = 0
     if view.root:
-        async for _ref, level, index in tree_pages(store, view, view.root, view.level, 0, start,
-                                                     damage=damage):
+        async for _ref, level, leaf in tree_pages(store, view, view.root, view.level, 0, start, damage=damage):
             if level:
                 continue
-            while place < len(journal) and journal[place] < index:
+            while place < len(journal) and journal[place] < leaf:
                 yield journal[place]
                 place += 1
-            if place < len(journal) and journal[place] == index:
+            if place < len(journal) and journal[place] == leaf:
                 place += 1
-            yield index
+            yield leaf
     for leaf in journal[place:]:
         yield leaf
 
@@ -260,9 +262,9 @@ def items_of(record: bytes | memoryview) -> list[Item]:
     return found
 
 
-async def leaf_items(store: MapStore, view: View, leaf: int) -> list[Item]:
+async def leaf_items(store: MapStore, view: View, leaf: int, index: Index) -> list[Item]:
     """Present entries of a leaf. EBADMSG."""
-    return items_of(await merged_leaf(store, view, leaf, (1, 0, 0), view.blocks))
+    return items_of(await merged_leaf(store, view, leaf, (1, 0, 0), index))
 
 
 # --- writing ----------------------------------------------------------------------------------------
@@ -285,6 +287,7 @@ class Rebuild:
 
     async def run(self) -> None:
         """Writes the pages; they are not synced yet. EBADMSG, and what the store says."""
+        self.index = await index_of(self.view)
         changed = await self.leaves()
         top = max(self.view.level, depth_for(self.view.blocks))
         for level in range(1, top + 1):
@@ -303,7 +306,7 @@ class Rebuild:
 
     async def leaves(self) -> dict[int, Ref | None]:
         """Writes the changed leaves. Number -> its new page, None if it is empty now."""
-        touched = [leaf for leaf in touched_leaves(self.view.stretches) if leaf <= self.last_leaf]
+        touched = [leaf for leaf in self.index.leaves if leaf <= self.last_leaf]
         if self.cut and self.last_leaf not in touched:
             touched.append(self.last_leaf)
         changed: dict[int, Ref | None] = {}
@@ -318,7 +321,7 @@ class Rebuild:
         if old:
             self.replaced.append(old)
         ref = self.identity()
-        record = await merged_leaf(self.store, self.view, leaf, ref, self.view.blocks)
+        record = await merged_leaf(self.store, self.view, leaf, ref, self.index)
         if len(record) == lib.RECORD_HEADER:
             return None
         await self.write(ref, record)

@@ -10,7 +10,7 @@ from typing import Any
 
 from peers.mapper_header import Header, id_text
 from peers.mapper_store import JOURNAL, PAGE, MapStore, gather_bounded, named
-from peers.mapper_tree import Item, View, all_leaves, items_of, leaf_items, own, read_page, tree_pages
+from peers.mapper_tree import Item, View, all_leaves, index_of, items_of, leaf_items, own, read_page, tree_pages
 from xseg._native import lib
 from xseg.errors import NotFound
 from xseg.request import Object
@@ -41,8 +41,9 @@ async def mapinfo(store: MapStore, view: View, cursor: int, most: int) -> dict[s
     """Entries from block `cursor` on: [block, [[kind, id or digest, epoch, chunks]...]]."""
     most = max(1, min(MAPINFO_ENTRIES, most))
     entries: list[list] = []
-    async for leaf in all_leaves(store, view, cursor // lib.XMAP_LEAF):
-        for item in await leaf_items(store, view, leaf):
+    index = await index_of(view)
+    async for leaf in all_leaves(store, view, cursor // lib.XMAP_LEAF, index=index):
+        for item in await leaf_items(store, view, leaf, index):
             if item.block < cursor:
                 continue
             if len(entries) >= most:
@@ -79,10 +80,11 @@ async def du(store: MapStore, view: View, usage: Usage, cursor: int) -> dict[str
         except NotFound:
             return 0
 
-    async for leaf in all_leaves(store, view, cursor):
+    index = await index_of(view)
+    async for leaf in all_leaves(store, view, cursor, index=index):
         if usage.objects >= WALK_OBJECTS:
             break
-        items = await leaf_items(store, view, leaf)
+        items = await leaf_items(store, view, leaf, index)
         usage.blocks += len(items)
         spaces = await gather_bounded(space, [name for item in items for name in item.names])
         for layer, taken in zip((layer for item in items for layer in item.layers), spaces, strict=True):
@@ -112,7 +114,8 @@ class Check:
     async def run(self, cursor: int) -> dict[str, Any]:
         """Checks leaves from `cursor` on."""
         going_on = 0
-        async for leaf in all_leaves(self.store, self.view, cursor, self.problem):
+        self.index = await index_of(self.view)
+        async for leaf in all_leaves(self.store, self.view, cursor, self.problem, self.index):
             if self.objects >= WALK_OBJECTS:
                 going_on = leaf
                 break
@@ -123,7 +126,7 @@ class Check:
     async def leaf(self, leaf: int) -> None:
         """Checks a leaf's page, its entries and their objects."""
         try:
-            items = await leaf_items(self.store, self.view, leaf)
+            items = await leaf_items(self.store, self.view, leaf, self.index)
         except OSError as failure:
             self.problem(f"the map page of block {leaf * lib.XMAP_LEAF} is missing"
                          if failure.errno == errno.ENOENT else failure)

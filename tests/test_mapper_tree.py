@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from peers.mapper_journal import Stretch
+from peers.mapper_journal import Index, Stretch
 from peers.mapper_store import PAGE, MapStore
 from peers.mapper_tree import Rebuild, View, all_leaves, find_page, items_of, leaf_items, page_name, tree_pages
 from xseg._native import ffi, lib
@@ -65,7 +65,7 @@ class Tree:
         self.store.cache.kept.clear()
         found = {}
         async for leaf in all_leaves(self.store, self.view):
-            for item in await leaf_items(self.store, self.view, leaf):
+            for item in await leaf_items(self.store, self.view, leaf, Index(())):
                 found[item.block] = item.layers[0][2]
         return found
 
@@ -261,7 +261,7 @@ def test_a_page_larger_than_one_request(pipeline):
         tree = Rebuild(store, view, VOLUME, 2, 1)
         await tree.run()
         store.cache.kept.clear()
-        items = await leaf_items(store, View("test", 1024, 24, tree.root, 0, ()), 0)
+        items = await leaf_items(store, View("test", 1024, 24, tree.root, 0, ()), 0, Index(()))
         assert len(items) == 1024 and all(len(item.layers) == 4 for item in items)
 
     on_store(pipeline, work)
