@@ -168,6 +168,7 @@ static void nbd_drain(struct peer *peer)
 {
     struct nbd *nbd = peer->state;
 
+    nbd->draining = true;
     nbd_listen_close(nbd);
     for (uint32_t i = 0; i < nbd->connections_max; i++) {
         struct nbd_connection *conn = nbd->connections[i];

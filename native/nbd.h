@@ -65,7 +65,8 @@ enum nbd_bound {
 
 #define NBD_TICK_NS 100000000ull    /* between looks at who is too slow */
 #define NBD_HUNGRY_NS 2000000ull    /* until a hungry connection tries again by itself */
-#define NBD_STALL_NS 10000000000ull
+#define NBD_STALL_NS 10000000000ull /* without a byte, while others starve */
+#define NBD_LINGER_NS 1000000000ull /* without a byte, while the server ends */
 
 enum nbd_target { NBD_TO_VLMC = 0, NBD_TO_MAPPER = 1 };
 
@@ -174,6 +175,7 @@ struct nbd {
     uint64_t handshake_ns;
     uint64_t tick_ns;               /* when slow ones are looked for again */
     uint64_t refused_until_ns;      /* no descriptors: nothing is accepted meanwhile */
+    bool draining;
     uint32_t hungry_next;           /* whose turn it is */
     uint32_t hungry_count;
     bool feeding;                   /* those that are hungry are being served */

@@ -236,8 +236,11 @@ static bool too_slow(const struct nbd_connection *conn, uint64_t now_ns)
         return false;
     if (conn->phase != NBD_SERVE)
         return age_ns > nbd->handshake_ns;
-    return nbd->hungry_count > 0 && !(conn->stop & NBD_STOP_HUNGRY) && age_ns > NBD_STALL_NS
-        && (conn->fill || nbd_has_output(conn));
+    if (!conn->fill && !conn->skip && !nbd_has_output(conn))
+        return false;
+    if (nbd->draining)
+        return age_ns > NBD_LINGER_NS;
+    return nbd->hungry_count > 0 && !(conn->stop & NBD_STOP_HUNGRY) && age_ns > NBD_STALL_NS;
 }
 
 void nbd_tick(struct nbd *nbd, uint64_t now_ns)

@@ -24,7 +24,8 @@ A connection may have 128 commands and about 32 MiB of data under way; then noth
 from it until some are answered. One that does not finish the handshake within `handshake_s` is
 dropped, as is one that neither takes its replies nor sends the rest of a write for 10 s while
 others wait for the buffers that it holds. When the peer is stopped, commands under way are
-finished and answered before their connections are closed.
+finished and answered before their connections are closed; a client that stands still for 1 s
+meanwhile is not waited for.
 
 It sends to `vlmc` (commands) and `mapper` (OPEN, CLOSE, NAMES).
 """

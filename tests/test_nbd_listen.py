@@ -6,7 +6,7 @@ import stat
 import threading
 
 import pytest
-from nbd_support import CMD_FLUSH, CMD_WRITE, Gone, Server, Wire, request
+from nbd_support import CMD_FLUSH, CMD_READ, CMD_WRITE, Gone, Server, Wire, request
 from support import Instance, run, wait_until
 
 from xseg.errors import Busy
@@ -162,6 +162,18 @@ def test_a_stop_answers_what_is_under_way_then_closes(begin):
     handle = server.connect("vol-0")
     assert handle.pread(40960, 0) == b"s" * 40960
     handle.shutdown()
+
+
+@pytest.mark.parametrize("stuck", [
+    request(CMD_WRITE, 1, 0, 8 * MIB) + bytes(3 * MIB // 2), request(CMD_WRITE, 1, 1 << 40, 8 * MIB) + bytes(MIB),
+    b"".join(request(CMD_READ, n, 0, MIB) for n in range(32))], ids=["sends-no-more", "refused", "reads-nothing"])
+def test_a_stop_waits_for_no_client_that_stands_still(begin, stuck):
+    server = begin('layout = "colocated"\n')
+    wire = server.wire().go(server.make())
+    wire.send(stuck)
+    server.instance.archipelago("stop")
+    assert wire.ends()
+    assert "not all requests were finished" not in server.instance.logs()
 
 
 def test_a_write_of_a_client_that_vanished_is_finished_before_its_volume_closes(begin):

@@ -3,7 +3,6 @@
 import os
 import socket
 import struct
-import time
 
 import pytest
 from nbd_support import (
@@ -183,9 +182,7 @@ def test_many_that_read_nothing_back_starve_nobody(server, volume):
     for _ in range(8):
         idle.append(server.wire().go(volume, structured=False))
         idle[-1].send(*(request(CMD_READ, n, 0, 8 * MIB) for n in range(8)))
-    started = time.monotonic()
     still_served(server, volume)
-    assert time.monotonic() - started < 60
     for wire in idle:
         wire.close()
 
