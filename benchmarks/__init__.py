@@ -17,5 +17,6 @@ How the figures come about
 * Nothing is done to the machine as a whole: no caches are dropped, no frequency or priority set.
 
 Each question leaves results/NAME.json (everything measured, the machine, the command),
-results/NAME.svg, and its part of RESULTS.md, which `--report` makes again from the JSON files.
+results/NAME.svg, and its part of RESULTS.md, which `--report` makes again from the JSON files;
+those of quick runs are in build/bench.
 """

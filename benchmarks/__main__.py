@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python -m benchmarks: runs the questions and writes results/*.json, results/*.svg and RESULTS.md."""
+"""python -m benchmarks: runs the questions and writes results/*.json, results/*.svg and RESULTS.md.
+
+Quick runs leave theirs in build/bench, so that they replace nothing that was measured with care.
+"""
 from __future__ import annotations
 
 import argparse
@@ -24,6 +27,7 @@ class Bench:
     """What a question needs to know of the run."""
 
     scratch: str
+    folder: str                     # where results go
     quick: bool
 
     def choose(self, full: float, quick: float) -> float:
@@ -43,8 +47,7 @@ def ask(name: str, bench: Bench) -> result.Result:
     began = time.monotonic()
     module.run(bench, made)
     made.seconds = time.monotonic() - began
-    made.save()
-    result.draw(made)
+    made.save(bench.folder)
     for claim in made.claims:
         print("   " + "  ".join(claim.row()), flush=True)
     print(f"   {made.seconds:.0f} s", flush=True)
@@ -66,12 +69,20 @@ def arguments() -> argparse.Namespace:
     return args
 
 
+def write_report(folder: str) -> str:
+    """RESULTS.md from all results there are, in the order of QUESTIONS; its path."""
+    order = {name: n for n, name in enumerate(QUESTIONS)}
+    return result.write_markdown(sorted(result.load_all(folder), key=lambda each: order.get(each.name, len(order))),
+                                 folder)
+
+
 def main() -> int:
     args = arguments()
+    folder = result.QUICK_FOLDER if args.quick else result.FOLDER
     if args.report:
-        for each in result.load_all():
-            result.draw(each)
-        result.write_markdown(result.load_all())
+        for each in result.load_all(folder):
+            result.draw(each, folder)
+        write_report(folder)
         return 0
     if shutil.disk_usage(args.scratch).free < FREE_BYTES_MIN:
         print(f"{args.scratch} has less than 24 GiB free: choose another with ARGS=--scratch=DIR", file=sys.stderr)
@@ -81,17 +92,16 @@ def main() -> int:
     try:
         for name in args.names:
             try:
-                ask(name, Bench(scratch, args.quick))
+                ask(name, Bench(scratch, folder, args.quick))
             except (RuntimeError, OSError, AssertionError) as failure:
                 failed.append(name)
                 traceback.print_exception(failure)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-        order = {name: n for n, name in enumerate(QUESTIONS)}
-        result.write_markdown(sorted(result.load_all(), key=lambda each: order.get(each.name, len(order))))
+        path = write_report(folder)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
-    print(f"results are in {os.path.relpath(result.MARKDOWN)}")
+    print(f"results are in {os.path.relpath(path)}")
     return 1 if failed else 0
 
 

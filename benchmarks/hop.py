@@ -49,7 +49,7 @@ def table(depth: int, series: dict[str, Series]) -> Table:
 
 
 def run(bench: Bench, result: Result) -> None:
-    seconds, rounds = bench.choose(1.0, 0.2), int(bench.choose(7, 3))
+    seconds, rounds = bench.choose(0.7, 0.2), int(bench.choose(5, 3))
     found = {}
     for depth in DEPTHS:
         contestants = {way: sampler(words, depth, seconds) for way, words in WAYS.items()}

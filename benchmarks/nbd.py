@@ -102,7 +102,7 @@ def plots(mode: str, found: dict[str, dict[str, Series]], result: Result) -> Non
 def one_mode(bench: Bench, result: Result, direct: bool) -> None:
     mode, found = "direct" if direct else "cached", {}
     size = int(bench.choose(512, 128)) * MIB
-    rounds = int(bench.choose(4 if direct else 5, 2))
+    rounds = int(bench.choose(3 if direct else 5, 2))
     with Stage(bench.scratch, "n") as stage:
         servers = direct_servers(stage) if direct else cached_servers(stage)
         bench.say(f"{mode}: filling {len(servers)} disks")

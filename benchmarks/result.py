@@ -10,9 +10,8 @@ from typing import Any
 
 from benchmarks.rounds import Ratio, Series, disturbed
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-RESULTS = os.path.join(HERE, "results")
-MARKDOWN = os.path.join(HERE, "RESULTS.md")
+FOLDER = os.path.dirname(os.path.abspath(__file__))                   # of RESULTS.md and results/
+QUICK_FOLDER = os.path.join(os.path.dirname(FOLDER), "build", "bench")  # the same for quick runs
 BAR_WIDTH_ALL = 0.8
 COLOURS = ("#0b6e99", "#4fb0c6", "#d1495b", "#e8998d", "#8d6a9f", "#c5a3cf", "#6b705c", "#a5a58d", "#edae49",
            "#3d5a80")
@@ -96,17 +95,23 @@ class Result:
         self.raw[key] = {name: {str(n): {k: round(v, 4) for k, v in sample.items()}
                                 for n, sample in one.samples.items()} for name, one in series.items()}
 
-    def save(self) -> None:
-        os.makedirs(RESULTS, exist_ok=True)
-        with open(os.path.join(RESULTS, self.name + ".json"), "w", encoding="utf-8") as file:
+    def save(self, folder: str) -> None:
+        """Writes FOLDER/results/NAME.json and NAME.svg."""
+        os.makedirs(os.path.join(folder, "results"), exist_ok=True)
+        with open(path_of(folder, self.name, "json"), "w", encoding="utf-8") as file:
             json.dump(asdict(self), file, indent=1, ensure_ascii=False)
             file.write("\n")
+        draw(self, folder)
 
 
-def load_all() -> list[Result]:
+def path_of(folder: str, name: str, kind: str) -> str:
+    return os.path.join(folder, "results", f"{name}.{kind}")
+
+
+def load_all(folder: str) -> list[Result]:
     """The latest result of every question, in the order of their names."""
     results = []
-    for path in sorted(glob.glob(os.path.join(RESULTS, "*.json"))):
+    for path in sorted(glob.glob(path_of(folder, "*", "json"))):
         with open(path, encoding="utf-8") as file:
             data = json.load(file)
         data["claims"] = [Claim(**each) for each in data["claims"]]
@@ -164,15 +169,17 @@ def section(result: Result) -> list[str]:
     return lines
 
 
-def write_markdown(results: list[Result]) -> None:
-    """RESULTS.md from the results there are."""
+def write_markdown(results: list[Result], folder: str) -> str:
+    """FOLDER/RESULTS.md from the results there are; its path."""
     lines = ["# What it costs", "",
              "Made by `make bench` (`benchmarks/__init__.py` tells how figures come about); do not edit.",
              "Ratios are medians of neighbours in one run, with their range. † others used the CPU meanwhile.", ""]
     for result in results:
         lines += section(result)
-    with open(MARKDOWN, "w", encoding="utf-8") as file:
+    path = os.path.join(folder, "RESULTS.md")
+    with open(path, "w", encoding="utf-8") as file:
         file.write("\n".join(lines).rstrip() + "\n")
+    return path
 
 
 # --- plots ------------------------------------------------------------------------------------------
@@ -195,8 +202,8 @@ def _lines(axes: Any, plot: Plot) -> None:
         axes.set_xscale("log")
 
 
-def draw(result: Result) -> None:
-    """results/NAME.svg: its plots below one another."""
+def draw(result: Result, folder: str) -> None:
+    """FOLDER/results/NAME.svg: its plots below one another."""
     if not result.plots:
         return
     import matplotlib
@@ -216,7 +223,8 @@ def draw(result: Result) -> None:
         axes.set_ylabel(plot.y_label, fontsize=9)
         axes.set_xlabel(plot.x_label, fontsize=9)
         axes.grid(axis="y", linewidth=0.3)
+        axes.set_axisbelow(True)
         axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     figure.tight_layout()
-    figure.savefig(os.path.join(RESULTS, result.name + ".svg"), metadata={"Date": None})
+    figure.savefig(path_of(folder, result.name, "svg"), metadata={"Date": None})
     pyplot.close(figure)

@@ -34,15 +34,15 @@ SIZE = 64 * TIB
 SAME_GOAL, CLONES_GOAL, CLONES_WISH, STALL_GOAL_MS = 1.5, 20.0, 50.0, 5.0
 WINDOW_MS = 5
 SNAPSHOT_EVERY_S = 0.25
+NUMBERS = itertools.count()         # of names
+SERVERS: list[int] = []             # processes of the instance that is measured: not foreign
 AFTER_MS = 10                       # after the answer that still counts as around the snapshot
 
 
 def operation(client: Client, name: str, what: str, repeat: int) -> Callable[[], Sample]:
     """Takes `repeat` snapshots of a volume, or clones of a snapshot; "us" is the median time."""
-    numbers = itertools.count()
-
     def once() -> None:
-        made = f"{name}-{what}-{next(numbers)}"
+        made = f"{name}-{what}-{next(NUMBERS)}"
         if what == "snapshot":
             client.control("snapshot", name=name, snapshot=made)
         else:
@@ -55,7 +55,6 @@ def operation(client: Client, name: str, what: str, repeat: int) -> Callable[[],
     return take
 
 
-SERVERS: list[int] = []             # processes of the instance that is measured: not foreign
 
 
 def compare(result: Result, found: dict[str, dict[str, Series]], title: str, pairs: dict[str, Any], rounds: int,
@@ -112,38 +111,37 @@ def by_depth(bench: Bench, result: Result, client: Client, found: dict) -> None:
 
 def many_clones(bench: Bench, result: Result, client: Client, folder: str) -> None:
     """A thousand clones, by one request and one by one, beside qemu-img."""
-    batch, rounds = int(bench.choose(100, 10)), int(bench.choose(10, 2))
-    numbers = itertools.count()
+    batch, theirs, rounds = int(bench.choose(1000, 100)), int(bench.choose(200, 20)), int(bench.choose(5, 2))
     base = os.path.join(folder, "base.raw")
     execute("qemu-img", "create", "-q", "-f", "raw", base, str(1 << 40))
     client.control("create", name="image", size=1 << 40)
     client.control("snapshot", name="image", snapshot="image-1")
 
     def one_request() -> None:
-        client.control("clone", name="image-1", pattern=f"b{next(numbers)}-{{}}", count=batch)
+        client.control("clone", name="image-1", pattern=f"b{next(NUMBERS)}-{{}}", count=batch)
 
     def one_by_one() -> None:
-        for _ in range(batch):
-            client.control("clone", name="image-1", names=[f"c{next(numbers)}"])
+        for _ in range(theirs):
+            client.control("clone", name="image-1", names=[f"c{next(NUMBERS)}"])
 
     def qemu() -> None:
-        for _ in range(batch):
+        for _ in range(theirs):
             execute("qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "raw",
-                    os.path.join(folder, f"q{next(numbers)}.qcow2"))
+                    os.path.join(folder, f"q{next(NUMBERS)}.qcow2"))
 
-    def sampled(work: Callable[[], None]) -> Callable[[], Sample]:
+    def sampled(work: Callable[[], None], count: int) -> Callable[[], Sample]:
         def take() -> Sample:
             with Meter([], SERVERS) as meter:
                 seconds = timed(work)
-            return {"us": seconds / batch * 1e6, "foreign": meter.foreign}
+            return {"us": seconds / count * 1e6, "foreign": meter.foreign}
         return take
 
     bench.say(f"{rounds} x {batch} clones")
-    names = {"one request": one_request, "one by one": one_by_one, "qemu-img create -b": qemu}
-    series = in_turns({name: sampled(work) for name, work in names.items()}, rounds)
+    series = in_turns({"one request": sampled(one_request, batch), "one by one": sampled(one_by_one, theirs),
+                       "qemu-img create -b": sampled(qemu, theirs)}, rounds)
     result.keep("clones", series)
     last = series["qemu-img create -b"]
-    result.claims += [claim(f"{batch} clones a request: qemu-img / ours, time", CLONES_GOAL,
+    result.claims += [claim(f"{batch:,} clones a request: qemu-img / ours, time", CLONES_GOAL,
                             ratio(last, series["one request"], "us")),
                       claim("the same, against the wish", CLONES_WISH, ratio(last, series["one request"], "us")),
                       claim("clones one by one: qemu-img / ours, time", 1.0,
