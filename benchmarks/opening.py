@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 TITLE = "Opening"
 METHOD = """
-Volumes of 1 GiB to 1 PiB with blocks written all over them, alone or, if many, in runs of 1,024 (the
-data store is the peer `null`, which swallows data: maps are what is measured), all closed. Opening:
-until the answer of OPEN. First read: one 4 KiB read of a mapped block after it, which loads a leaf page. Memory: growth of the mapper's process
-while a volume is open and a thousand places all over it are read. The order changes with every round."""
+Volumes of 1 GiB to 1 PiB with blocks written all over them, alone or, if many, in runs of 1,024
+(the data store is the peer `null`, which swallows data: maps are what is measured), all closed.
+Opening: until the answer of OPEN. First read: one 4 KiB read of a mapped block after it, which
+loads a leaf page. Memory: growth of the mapper's process while a volume is open and a thousand
+places all over it are read. The order changes with every round."""
 
 GIB, TIB = 1 << 30, 1 << 40
 BLOCK = 4 << 20
