@@ -29,6 +29,7 @@ Answers with a cursor are asked for again with it until it is 0.
 import errno
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from peers import mapper_walk
@@ -42,7 +43,7 @@ from peers.mapper_header import (
     id_text,
 )
 from peers.mapper_journal import STRETCHES_LIMIT
-from peers.mapper_store import HEADER, MapStore, gather_bounded, named
+from peers.mapper_store import HEADER, LOCK, MapStore, gather_bounded, named
 from peers.mapper_tree import View, own, page_name, tree_pages
 from peers.mapper_volume import Volume, read_header
 from xseg._native import lib
@@ -469,6 +470,8 @@ async def remove(m: "Mapper", a: Arguments, room: int) -> dict:
             count = await remove_space(m, volume, name, token)
     async with m.names.locked([name]):
         await m.names.release(name, header.id)
+    with suppress(Busy):                # another node tries to open what is gone
+        await m.store.delete(named(LOCK, header.id))
     await m.store.delete(named(HEADER, header.id))
     return {"objects": count}
 
