@@ -206,9 +206,10 @@ def pack_name(name: str, volume: int, generation: int = 1) -> bytes:
 def unpack_name(data: bytes, wanted: str) -> tuple[int, int]:
     """Generation and id. ValueError, saying how, for what is damaged."""
     generation, payload = unpack_frame(NAME_MAGIC, data)
-    if payload.get("name") != wanted or not isinstance(payload.get("id"), int):
+    volume = payload.get("id")
+    if payload.get("name") != wanted or not isinstance(volume, int) or not 0 < volume < 1 << 64:
         raise ValueError("it belongs to another name")
-    return generation, payload["id"]
+    return generation, volume
 
 
 # --- what may be asked for --------------------------------------------------------------------------
