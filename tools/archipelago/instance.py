@@ -64,8 +64,8 @@ class Instance:
             os.makedirs(self.path(name), mode=0o770, exist_ok=True)
         for role in self.config.roles.values():     # stores elsewhere must exist: a typing error makes none
             store = role.options.get("path") if role.type == "blocker-file" else None
-            if store and os.path.dirname(store) == self.home:
-                os.makedirs(store, mode=0o770, exist_ok=True)
+            if store and os.path.dirname(store) == self.home and not os.path.exists(store):
+                os.mkdir(store, mode=0o770)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
