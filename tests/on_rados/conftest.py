@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures: a private Ceph cluster for the whole session, and python-rados to look into it."""
+"""Fixtures: a private Ceph cluster for the whole session, python-rados to look into it, and the
+instances of tests/conftest.py with everything in that cluster."""
 import os
+import shutil
 import sys
 import tempfile
+from contextlib import contextmanager
 
 import pytest
-from support import DIST_PACKAGES
+from support import DIST_PACKAGES, Instance
 
 from tools import cluster as tool
+from xseg.segment import Segment, name_for
 
 HERE = os.path.dirname(__file__)
+sys.path.append(os.path.join(os.path.dirname(HERE), "volumes"))
 
 
 def pytest_collection_modifyitems(items):
@@ -40,3 +45,43 @@ def rados(cluster):
     module = pytest.importorskip("rados", reason="the binding for this Python is missing (python3-rados)")
     with module.Rados(conffile=cluster.conf) as client:
         yield client
+
+
+@contextmanager
+def running(cluster, request, name, config, layout="colocated"):
+    """An instance that keeps its volumes in a namespace `name` of the cluster."""
+    path = tempfile.mkdtemp(prefix="ar-", dir="/tmp")
+    made = Instance(path, f'layout = "{layout}"\n' + config + tool.instance_config(cluster.conf, namespace=name))
+    before = request.session.testsfailed
+    try:
+        made.start()
+        yield made
+        made.finish()
+    finally:
+        if request.session.testsfailed > before or sys.exc_info()[0]:
+            print(made.logs())
+        Segment.unlink(name_for(path))
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def node(cluster, request):
+    """A running pipeline that the tests of a module share."""
+    with running(cluster, request, request.node.name, "") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shared_instance(cluster, request):
+    """The same, with the CONFIG of the module that has the tests."""
+    with running(cluster, request, request.node.name, getattr(request.module, "CONFIG", "")) as made:
+        yield made
+
+
+@pytest.fixture
+def instance(cluster, request, layout):
+    """A running pipeline of one test, on each layout in turn."""
+    marker = request.node.get_closest_marker("config")
+    config = marker.args[0] if marker else ""
+    with running(cluster, request, request.node.name[:60], config, layout) as made:
+        yield made

@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What native/blocker.h promises, of blocker-rados: the tests of the other blockers, run here."""
 import pytest
-import test_blocker_contract as contract
 from loops import peers
+
+from on_rados.borrow import borrowed
 
 # INFO's `arg` is the object's size: RADOS does not tell how much space an object takes.
 # What lies past an object's end is zeros for REPLACE's comparison, too.
 DIFFERENT = ("test_a_hole_is_zeros_and_takes_no_space", "test_discard_gives_space_back",
              "test_copy_keeps_holes", "test_replace_of_something_too_short_to_compare_is_stale")
 
-b = contract.b
-globals().update({name: test for name, test in vars(contract).items()
-                  if name.startswith("test_") and name not in DIFFERENT})
+globals().update(borrowed("test_blocker_contract", but=(*DIFFERENT, "served")))
 
 
 @pytest.fixture(scope="module")
