@@ -18,9 +18,10 @@
 #include <string.h>
 
 #include "map.h"
+#include "map_index.h"
 
 #define INPUT_MAX 65536
-#define LEAVES_MAX 256
+#define LEAVES_MAX 4               /* merges tried for one journal */
 #define RECORDS_MAX 64
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -104,7 +105,8 @@ static void merge(const void *leaf, const struct journal_span *span, uint64_t fi
 static void journal(const uint8_t *data, uint64_t size, const void *leaf)
 {
     struct journal_scan scan;
-    uint64_t leaves[LEAVES_MAX], volume = 0, count;
+    struct journal_entry *entries;
+    uint64_t volume = 0, room, count;
     struct journal_span span;
 
     if (size >= 16)
@@ -112,13 +114,21 @@ static void journal(const uint8_t *data, uint64_t size, const void *leaf)
     journal_scan(data, size, volume, &scan);
     assert(scan.end <= size);
     span = (struct journal_span){ data, scan.end };
-    count = journal_leaves(data, scan.end, leaves, LEAVES_MAX);
-    assert(count <= LEAVES_MAX);
-    for (uint64_t i = 0; i < count && i < 4; i++) {
-        assert(i == 0 || leaves[i] > leaves[i - 1]);
-        if (leaves[i] < UINT64_MAX / XMAP_LEAF)
-            merge(leaf, &span, leaves[i] * XMAP_LEAF, XMAP_BLOCK_MIN_SHIFT, i % 2 ? INPUT_MAX : 2048);
+    room = journal_count(&span, 1);
+    entries = calloc(room + 1, sizeof(*entries));
+    assert(entries && room <= scan.end / 16);
+    count = journal_index(&span, 1, entries, room);
+    assert(count <= room);
+    for (uint64_t i = 0, at = 0; at < count && i < LEAVES_MAX; i++) {
+        uint64_t first = entries[at].block / XMAP_LEAF * XMAP_LEAF;
+        uint64_t end = journal_leaf_end(entries, count, at);
+
+        assert(end > at && end <= count && entries[end - 1].block / XMAP_LEAF == first / XMAP_LEAF);
+        if (first < UINT64_MAX - XMAP_LEAF)
+            merge(leaf, &span, first, XMAP_BLOCK_MIN_SHIFT, i % 2 ? INPUT_MAX : 2048);
+        at = end;
     }
+    free(entries);
 }
 
 static void leaf_and_journal(const uint8_t *data, uint64_t size)

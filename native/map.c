@@ -373,39 +373,6 @@ static void journal_each(const struct journal_span *span,
     }
 }
 
-struct leaf_list { uint64_t *leaves; uint64_t count, room; };
-
-/* Keeps the list ascending. Journals are bounded (megabytes), so that insertion will do. */
-static void add_leaf(void *arg, const struct map_item *item)
-{
-    struct leaf_list *list = arg;
-    uint64_t leaf = item->block / XMAP_LEAF, low = 0, high = list->count;
-
-    while (low < high) {
-        uint64_t middle = (low + high) / 2;
-        if (list->leaves[middle] < leaf)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    if (low < list->count && list->leaves[low] == leaf)
-        return;
-    if (list->count == list->room)
-        return;
-    memmove(&list->leaves[low + 1], &list->leaves[low], (list->count - low) * 8);
-    list->leaves[low] = leaf;
-    list->count++;
-}
-
-uint64_t journal_leaves(const void *journal, uint64_t length, uint64_t *leaves, uint64_t room)
-{
-    struct journal_span span = { journal, length };
-    struct leaf_list list = { leaves, 0, room };
-
-    journal_each(&span, add_leaf, &list);
-    return list.count;
-}
-
 /* --- merging -------------------------------------------------------------------- */
 
 struct merge {

@@ -122,10 +122,6 @@ void item_to_entry(const struct map_item *item, struct xentry *entry, struct xst
  * no intact record, or where a sequence number or volume does not go on. Reports where it
  * ended and what it saw; scan->reason tells why it ended before `length`. */
 void journal_scan(const void *journal, uint64_t length, uint64_t volume, struct journal_scan *scan);
-/* Numbers of the leaves (block / XMAP_LEAF) that a journal touches, ascending, without
- * repeats: `room` at most (one for each 16 bytes of journal is always enough). Returns how many. */
-uint64_t journal_leaves(const void *journal, uint64_t length, uint64_t *leaves, uint64_t room);
-
 /* The entries of blocks [first, first + count), all of one leaf: those of the leaf page
  * (NULL: none) overlaid by `journals` stretches in order; a leaf record into out. Entries
  * that are zeros are left out. *next = first block that found no room, or first + count.
