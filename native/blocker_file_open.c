@@ -117,6 +117,14 @@ static int open_cached(int folder, const char *name, int flags)
     return fd < 0 ? -errno : (int)fd;
 }
 
+/* No readahead, which would make large page-cache folios; no note of each read's time. */
+static void suit_small_io(int fd)
+{
+    posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
+    if (fcntl(fd, F_SETFL, O_NOATIME) < 0)
+        return;                     /* not our file: then the time is noted */
+}
+
 /* Finds the object's file in the kernel's caches. EAGAIN: a worker must look. */
 static int open_inline(struct bf *bf, struct object *object)
 {
@@ -140,7 +148,7 @@ static int open_inline(struct bf *bf, struct object *object)
             return -EAGAIN;
         }
     }
-    posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
+    suit_small_io(fd);
     object->fd = fd;
     return 0;
 }
@@ -176,7 +184,7 @@ static int open_run(struct bf *bf, struct work *work)
 
     if (fd < 0)
         return fd;
-    posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
+    suit_small_io(fd);
     object->fd = fd;
     if (bf->direct) {
         object->direct_fd = openat(folder, name, O_RDWR | O_DIRECT | O_CLOEXEC);
