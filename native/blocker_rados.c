@@ -63,6 +63,7 @@ static void stop(struct peer *peer)
     br_ops_stop(br);
     br_locks_stop(br);
     pthread_mutex_destroy(&br->held_mutex);
+    pthread_mutex_destroy(&br->fenced_mutex);
     free(br);
     peer->state = NULL;
 }
@@ -94,6 +95,7 @@ static int start(struct peer *peer)
     br->watch.fd = -1;
     br->node = peer->seg->header->created_ns;
     pthread_mutex_init(&br->held_mutex, NULL);
+    pthread_mutex_init(&br->fenced_mutex, NULL);
     rc = start_parts(br);
     if (rc == 0)
         br_log(br, "INFO", "pool %s, namespace '%s', %s at %s", br->pool_name, br->namespace, br->client,

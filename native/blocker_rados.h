@@ -63,6 +63,7 @@
  *     token T                          0: nobody has it
  *     lease S                          seconds; 0: for ever
  *     locker client.ID ADDRESS         who took it
+ *     instance HOST/MACHINE-ID RUN-FOLDER          ... and where
  *     registry POOL NODE NAMESPACE     where its instance's clients are registered; some lines
  *     (an empty line)
  *     OWNER TEXT
@@ -71,7 +72,9 @@
  * the same operation, a lock of Ceph's object class "lock" on that object. That one measures leases
  * by the OSD's clock, and `rados lock info` shows it.
  *
- * To take a lock by force, or one whose lease has run out:
+ * A lock may be taken from its holder by force; when its lease has run out; when its instance is an
+ * earlier segment of our own (after a power cut, say); and when none of its instance's clients is
+ * registered any more, as after a stop with volumes open. In all these cases:
  *   1. every registry named by the lock is marked "fenced", so that no client can register any more;
  *   2. every address found there, and the locker's, goes to the blocklist, for blocklist_s;
  *   3. the osdmap with that is waited for: each OSD we talk to from now on has it, and refuses the
@@ -104,6 +107,8 @@
 #define BR_HASH_MAX (64ull << 20)   /* bytes of an object under HASH: they are held in memory */
 #define BR_OWNER_MAX 1024           /* bytes of a lock owner's text */
 #define BR_TEXT_MAX 8192            /* bytes of a lock's or node's object */
+#define BR_INSTANCE_MAX 256         /* bytes of an instance's identity, with NUL */
+#define BR_FENCED_MAX 64            /* nodes this client has fenced and remembers */
 #define BR_TRIES 16                 /* compare-and-swap rounds on such an object */
 #define BR_REGISTRIES_MAX 8         /* blockers of this type in one instance */
 #define BR_CLIENTS_MAX 16           /* lines of a node's object */
@@ -169,7 +174,11 @@ struct br {
     uint64_t node;
     char client[32];                /* "client.4711" */
     char address[BR_ADDRESS_MAX];
+    char instance[BR_INSTANCE_MAX]; /* this machine and the segment's run folder */
     bool registered;
+    pthread_mutex_t fenced_mutex;   /* guards the two that follow */
+    uint64_t fenced_nodes[BR_FENCED_MAX];
+    uint32_t fenced_count;          /* in all; the oldest is forgotten first */
     /* operations */
     struct br_op ops[BR_OPS];
     struct br_op *free;
@@ -264,7 +273,12 @@ int br_node_register(struct br *br);
 void br_node_unregister(struct br *br);
 /* Registries of all blockers of this type in the instance. How many. */
 uint32_t br_node_registries(struct br *br, struct br_registry list[BR_REGISTRIES_MAX]);
-/* Marks a registry as fenced and puts its clients on the blocklist. *found: there were any. */
+/* Whether any client is registered there. */
+int br_node_has_clients(struct br *br, const struct br_registry *registry, bool *any);
+/* Remembers a node as fenced by this client, marks, blocklist, waiting and all. */
+void br_node_fenced(struct br *br, uint64_t node);
+/* Marks a registry as fenced, there or not, and puts its clients on the blocklist. *found: there were
+ * any, and it was not fenced by this client before. */
 int br_node_fence(struct br *br, const struct br_registry *registry, const char *why, bool *found);
 void br_node_name(uint64_t node, char name[BR_NODE_NAME_MAX]);
 /* Looks for the mark in a registry's text. */

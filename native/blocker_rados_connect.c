@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "blocker_rados.h"
 
@@ -127,6 +128,20 @@ static int open_pool(struct br *br)
     return 0;
 }
 
+/* One machine has one live segment with a given run folder. */
+static void name_instance(struct br *br)
+{
+    FILE *file = fopen("/etc/machine-id", "re");
+    char machine[64] = "", host[64] = "";
+
+    if (!file || fscanf(file, "%63s", machine) != 1)
+        machine[0] = 0;
+    if (file)
+        fclose(file);
+    gethostname(host, sizeof(host) - 1);        /* copied systems may share their machine-id */
+    snprintf(br->instance, sizeof(br->instance), "%s/%s %.120s", host, machine, br->peer->seg->header->run);
+}
+
 /* Who this client is to the cluster. */
 static int learn_identity(struct br *br)
 {
@@ -137,6 +152,7 @@ static int learn_identity(struct br *br)
         return peer_fail(br->peer, rc, "the client's own address is not known: %s", strerror(-rc));
     snprintf(br->address, sizeof(br->address), "%s", addresses);
     free(addresses);
+    name_instance(br);
     snprintf(br->client, sizeof(br->client), "client.%llu",
              (unsigned long long)rados.get_instance_id(br->cluster));
     return 0;

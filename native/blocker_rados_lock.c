@@ -28,6 +28,7 @@ struct lock {
     uint64_t generation;            /* 0: there is no such object */
     uint64_t number, token, lease_s;
     char locker[32], address[BR_ADDRESS_MAX];
+    char instance[BR_INSTANCE_MAX];
     struct br_registry registries[BR_REGISTRIES_MAX];
     uint32_t registry_count;
     char owner[BR_OWNER_MAX];
@@ -43,7 +44,8 @@ static int parse_line(struct lock *lock, const char *line)
     if (sscanf(line, "number %" SCNu64, &lock->number) == 1
         || sscanf(line, "token %" SCNx64, &lock->token) == 1
         || sscanf(line, "lease %" SCNu64, &lock->lease_s) == 1
-        || sscanf(line, "locker %31s %255s", lock->locker, lock->address) == 2)
+        || sscanf(line, "locker %31s %255s", lock->locker, lock->address) == 2
+        || sscanf(line, "instance %255[^\n]", lock->instance) == 1)
         return 0;
     if (lock->registry_count == BR_REGISTRIES_MAX
         || sscanf(line, "registry %" SCNd64 " %" SCNx64 "%*1[ ]%128[^\n]", &registry->pool, &registry->node,
@@ -86,7 +88,7 @@ static int lock_print(const struct lock *lock, char text[BR_TEXT_MAX])
     rc = br_text_add(text, "number %" PRIu64 "\ntoken %016" PRIx64 "\nlease %" PRIu64 "\n", lock->number,
                      lock->token, lock->lease_s);
     if (rc == 0 && lock->token)
-        rc = br_text_add(text, "locker %s %s\n", lock->locker, lock->address);
+        rc = br_text_add(text, "locker %s %s\ninstance %s\n", lock->locker, lock->address, lock->instance);
     for (uint32_t i = 0; rc == 0 && i < lock->registry_count; i++)
         rc = br_text_add(text, "registry %" PRId64 " %016" PRIx64 " %s\n", lock->registries[i].pool,
                          lock->registries[i].node, lock->registries[i].namespace);
@@ -170,7 +172,7 @@ static void add_class_break(rados_write_op_t op, const struct lock *lock)
     rados.write_op_exec(op, CLASS, "break_lock", (const char *)all.data, all.used, NULL);
 }
 
-/* 1: nobody has the class's lock any more, as the lease has run out. */
+/* 1: the holder let its lease run out. */
 static int lease_is_over(struct br *br, const char *name, const struct lock *lock)
 {
     char tag[CLASS_LIST_MAX], clients[CLASS_LIST_MAX], cookies[CLASS_LIST_MAX], addresses[CLASS_LIST_MAX];
@@ -319,14 +321,21 @@ static int lock_write(struct br *br, const char *name, const struct lock *old, c
     return rc;
 }
 
+/* What a request has achieved in earlier rounds. */
+struct attempt {
+    bool broken;                    /* nobody has the class's lock any more */
+    uint64_t fenced;                /* generation of the lock whose holder can do nothing any more */
+};
+
 /* The class's lock is nobody's afterwards, and the object says what it said. EAGAIN if all went well. */
-static int break_class_lock(struct br *br, const char *name, const struct lock *old, bool *broken)
+static int break_class_lock(struct br *br, const char *name, const struct lock *old, struct attempt *attempt)
 {
-    int rc = lock_write(br, name, old, old, false, broken);
+    int rc = lock_write(br, name, old, old, false, &attempt->broken);
 
     if (rc)
         return rc;
-    *broken = true;
+    attempt->broken = true;
+    attempt->fenced = old->generation + 1;
     return -EAGAIN;
 }
 
@@ -355,12 +364,16 @@ static int fence(struct br *br, const struct lock *lock)
         if (rc)
             return rc;
     }
+    if (!found)
+        return 0;                   /* all its clients are gone, or were fenced by us before */
     marked_ns = clock_ns();
     rc = br_fence_address(br, lock->address);
     if (rc == 0)
         rc = br_fence_wait(br);
-    if (rc == 0 && found)
+    if (rc == 0)
         sleep_until(marked_ns + BR_TRUST_NS + BR_TRUST_MARGIN_NS);
+    for (uint32_t i = 0; rc == 0 && i < lock->registry_count; i++)
+        br_node_fenced(br, lock->registries[i].node);
     return rc;
 }
 
@@ -382,12 +395,28 @@ static void mine_from(struct br *br, const struct xreq *req, const struct lock *
                            .owner_size = (uint32_t)req->size };
     snprintf(lock->locker, sizeof(lock->locker), "%s", br->client);
     snprintf(lock->address, sizeof(lock->address), "%s", br->address);
+    snprintf(lock->instance, sizeof(lock->instance), "%s", br->instance);
     lock->registry_count = br_node_registries(br, lock->registries);
     memcpy(lock->owner, xreq_data(br->peer->seg, req), req->size);
 }
 
+/* 1: the lock may be taken from its holder, once that is fenced. */
+static int may_be_taken(struct br *br, const char *name, const struct lock *lock)
+{
+    bool left = false;
+    int rc = lease_is_over(br, name, lock);
+
+    if (rc || is_mine(br, lock))
+        return rc;
+    if (strcmp(lock->instance, br->instance) == 0)
+        return 1;                   /* an earlier segment of this instance: there is one at a time */
+    for (uint32_t i = 0; rc == 0 && !left && i < lock->registry_count; i++)
+        rc = br_node_has_clients(br, &lock->registries[i], &left);
+    return rc ? rc : !left;
+}
+
 /* One round: EAGAIN asks for another. */
-static int acquire_once(struct br *br, struct xreq *req, const char *name, bool *broken)
+static int acquire_once(struct br *br, struct xreq *req, const char *name, struct attempt *attempt)
 {
     struct lock old, lock;
     int rc = lock_read(br, name, &old);
@@ -398,19 +427,19 @@ static int acquire_once(struct br *br, struct xreq *req, const char *name, bool 
         req->done = old.number;
         return 0;
     }
-    if (old.token && old.token != req->arg) {
-        rc = lease_is_over(br, name, &old);
+    if (old.token && old.token != req->arg && old.generation != attempt->fenced) {
+        rc = may_be_taken(br, name, &old);
         if (rc == 0)
             return busy(br, req, &old);
         rc = rc < 0 ? rc : fence(br, &old);
         if (rc)
             return rc;
-        *broken = true;
+        attempt->fenced = old.generation;
     }
-    if (old.token && !*broken)      /* an earlier life of ours has it */
-        return break_class_lock(br, name, &old, broken);
+    if (old.token && !attempt->broken)
+        return break_class_lock(br, name, &old, attempt);
     mine_from(br, req, &old, &lock);
-    rc = lock_write(br, name, &old, &lock, true, broken);
+    rc = lock_write(br, name, &old, &lock, true, &attempt->broken);
     if (rc == -EBUSY)
         return busy(br, req, &old);
     if (rc == 0) {
@@ -422,13 +451,13 @@ static int acquire_once(struct br *br, struct xreq *req, const char *name, bool 
 
 int br_lock_acquire(struct br *br, struct br_op *op)
 {
+    struct attempt attempt = { 0 };
     char name[OBJECT_NAME_MAX];
-    bool broken = false;
     int rc = -EAGAIN;
 
     object_name_print(&op->req->object, name);
     for (int i = 0; rc == -EAGAIN && i < BR_TRIES; i++)
-        rc = acquire_once(br, op->req, name, &broken);
+        rc = acquire_once(br, op->req, name, &attempt);
     return rc;
 }
 

@@ -130,7 +130,7 @@ static int mark_fenced(rados_ioctx_t io, const char *name, struct node *node, co
 
     for (int i = 0; rc == -EAGAIN && i < BR_TRIES; i++) {
         rc = node_read(io, name, node);
-        if (rc || node->generation == 0 || node->fenced)
+        if (rc || node->fenced)
             return rc;
         node->fenced = true;
         snprintf(node->why, sizeof(node->why), "%s", why);
@@ -139,20 +139,65 @@ static int mark_fenced(rados_ioctx_t io, const char *name, struct node *node, co
     return rc;
 }
 
-int br_node_fence(struct br *br, const struct br_registry *registry, const char *why, bool *found)
+void br_node_fenced(struct br *br, uint64_t node)
 {
-    char name[BR_NODE_NAME_MAX], namespace[BR_NAMESPACE_MAX + 16];
-    struct node node = { 0 };
-    rados_ioctx_t io;
-    int rc = rados.ioctx_create2(br->cluster, registry->pool, &io);
+    pthread_mutex_lock(&br->fenced_mutex);
+    br->fenced_nodes[br->fenced_count++ % BR_FENCED_MAX] = node;
+    pthread_mutex_unlock(&br->fenced_mutex);
+}
+
+static bool was_fenced(struct br *br, uint64_t node)
+{
+    bool found = false;
+
+    pthread_mutex_lock(&br->fenced_mutex);
+    for (uint32_t i = 0; i < BR_FENCED_MAX && i < br->fenced_count; i++)
+        found |= br->fenced_nodes[i] == node;
+    pthread_mutex_unlock(&br->fenced_mutex);
+    return found;
+}
+
+/* 1: the pool is gone, and with it all that could be written. */
+static int open_registry(struct br *br, const struct br_registry *registry, rados_ioctx_t *io,
+                         char name[BR_NODE_NAME_MAX])
+{
+    char namespace[BR_NAMESPACE_MAX + 16];
+    int rc = rados.ioctx_create2(br->cluster, registry->pool, io);
 
     if (rc)
-        return rc == -ENOENT ? 0 : rc;      /* the pool is gone, and with it all that could be written */
+        return rc == -ENOENT ? 1 : rc;
     snprintf(namespace, sizeof(namespace), "%s%snode", registry->namespace, registry->namespace[0] ? "/" : "");
-    rados.ioctx_set_namespace(io, namespace);
+    rados.ioctx_set_namespace(*io, namespace);
     br_node_name(registry->node, name);
+    return 0;
+}
+
+int br_node_has_clients(struct br *br, const struct br_registry *registry, bool *any)
+{
+    char name[BR_NODE_NAME_MAX];
+    struct node node;
+    rados_ioctx_t io;
+    int rc = open_registry(br, registry, &io, name);
+
+    if (rc)
+        return rc < 0 ? rc : 0;
+    rc = node_read(io, name, &node);
+    rados.ioctx_destroy(io);
+    *any |= rc == 0 && node.count > 0;
+    return rc;
+}
+
+int br_node_fence(struct br *br, const struct br_registry *registry, const char *why, bool *found)
+{
+    char name[BR_NODE_NAME_MAX];
+    struct node node = { 0 };
+    rados_ioctx_t io;
+    int rc = was_fenced(br, registry->node) ? 1 : open_registry(br, registry, &io, name);
+
+    if (rc)
+        return rc < 0 ? rc : 0;
     rc = mark_fenced(io, name, &node, why);
-    *found |= node.generation != 0;
+    *found |= rc == 0 && node.count > 0;
     for (uint32_t i = 0; rc == 0 && i < node.count; i++)
         rc = br_fence_address(br, node.clients[i].address);
     rados.ioctx_destroy(io);

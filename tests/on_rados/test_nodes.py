@@ -218,6 +218,38 @@ def test_no_answer_out_of_memory_is_stale(nodes, volume):
     there.close()
 
 
+# --- whose lock is free again
+
+
+def test_the_lock_of_a_node_stopped_with_the_volume_open_is_free(nodes, volume):
+    here = Opened(nodes[0], volume)
+    here.write(0, b"a" * 4096)
+    here.flush()
+    here.client.close()
+    nodes[0].stop()
+    there = Opened(nodes[1], volume)
+    assert there.read(0).data == b"a" * 4096
+    there.close()
+
+
+def test_an_instance_takes_its_locks_again_after_a_power_cut(nodes, volume):
+    """All of its processes die at once, and its segment is lost: what the next one finds is its own."""
+    here = Opened(nodes[0], volume)
+    here.write(0, b"a" * 4096)
+    here.flush()
+    for pid in {peer["pid"] for peer in nodes[0].status().values()}:
+        os.kill(pid, signal.SIGKILL)
+    here.client.close()
+    with pytest.raises(Busy):
+        Opened(nodes[1], volume)
+    Segment.unlink(name_for(nodes[0].home))
+    nodes[0].start()
+    here = Opened(nodes[0], volume)
+    assert here.read(0).data == b"a" * 4096
+    here.write(0, b"b" * 4096)
+    here.close()
+
+
 # --- deaths
 
 
