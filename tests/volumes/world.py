@@ -21,6 +21,7 @@ from xseg._native import lib
 from xseg.client import Client, Volume
 from xseg.errors import NoBuffers, NoSlots, XsegError
 from xseg.request import Call, Reply, take_reply
+from xseg.segment import OPS
 
 ANSWER_S = 20.0
 AT_ONCE = 64                        # requests of one batch in flight
@@ -52,6 +53,10 @@ def call_of(volume: Volume, change: Change) -> Call:
     if change.kind == "discard":
         return Call(lib.XOP_DISCARD, **fields)
     return Call(lib.XOP_WRITE_ZEROES, flags=lib.XREQ_NO_HOLE if change.kind == "no_hole" else 0, **fields)
+
+
+def brief(call: Call) -> str:
+    return f"{OPS.get(call.op, call.op)} {call.size} bytes at {call.offset}"
 
 
 def apply(image: Image, change: Change) -> None:
@@ -179,7 +184,7 @@ class World:
                 meanwhile()
                 meanwhile = None
             came = port.receive(ANSWER_S)
-            assert came, f"{len(waiting)} requests on {name} were not answered: {calls}"
+            assert came, f"{name}: not answered: {[brief(calls[place][1]) for place in waiting.values()]}"
             for request in came:
                 place = waiting.pop(request.c.index)
                 replies[place] = take_reply(port.c, request.c, calls[place][1].room)
