@@ -55,9 +55,11 @@ def flip(path, at):
 
 
 def cold(node):
-    """Forgets what the mapper has in memory."""
+    """Forgets what the mapper has in memory and the map blocker has open."""
     node.disconnect()
-    node.restart("mapper")
+    processes = {peer["process"]: role for role, peer in node.status().items() if role in ("mapper", "blockerm")}
+    for role in processes.values():
+        node.restart(role)
 
 
 def open_and_read(node, name):
