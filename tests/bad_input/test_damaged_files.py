@@ -55,9 +55,10 @@ def flip(path, at):
 
 
 def cold(node):
-    """Forgets what the mapper has in memory and the map blocker has open."""
+    """Forgets what the mapper has in memory and the blockers have open."""
     node.disconnect()
-    processes = {peer["process"]: role for role, peer in node.status().items() if role in ("mapper", "blockerm")}
+    cold = ("mapper", "blockerm", "blockerb")
+    processes = {peer["process"]: role for role, peer in node.status().items() if role in cold}
     for role in processes.values():
         node.restart(role)
 
