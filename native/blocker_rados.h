@@ -24,8 +24,8 @@
  * would block the caller, so it is off.
  *
  * One I/O is one RADOS operation, whatever it consists of: none asks first whether an object is
- * there. READ that comes back short is filled up with zeros. WRITE_ZEROES is create + zero + an
- * empty write at the end, which makes the object long enough. DISCARD is "must exist" + zero.
+ * there. READ that comes back short is filled up with zeros. WRITE_ZEROES is create + zero + one
+ * byte at the end, which makes the object long enough. DISCARD is "must exist" + zero.
  * REPLACE is "exclusive create" or "must exist, first 8 bytes equal", and write_full.
  *
  * An acknowledged RADOS write is committed on all replicas, so SYNC has nothing to do, and FUA

@@ -91,6 +91,21 @@ static void write_done(struct br *br, struct br_op *op)
     br_reply(br, op, op->result);
 }
 
+/* With a hint, or of nothing: then it only makes the object. */
+static void write_specially(struct br *br, struct br_op *op)
+{
+    struct xreq *req = op->req;
+    rados_write_op_t write = rados.create_write_op();
+
+    if (br->object_size)
+        rados.write_op_set_alloc_hint(write, br->object_size, req->size);
+    if (req->size)
+        rados.write_op_write(write, (const char *)data_of(br, req), req->size, req->offset);
+    else
+        rados.write_op_create(write, RADOS_CREATE_IDEMPOTENT, NULL);
+    operate(br, op, write);
+}
+
 static void write_object(struct br *br, struct br_op *op)
 {
     struct xreq *req = op->req;
@@ -99,13 +114,7 @@ static void write_object(struct br *br, struct br_op *op)
 
     op->done = write_done;
     if (req->size == 0 || br->object_size) {
-        rados_write_op_t write = rados.create_write_op();
-        if (br->object_size)
-            rados.write_op_set_alloc_hint(write, br->object_size, req->size);
-        else
-            rados.write_op_create(write, RADOS_CREATE_IDEMPOTENT, NULL);
-        rados.write_op_write(write, (const char *)data_of(br, req), req->size, req->offset);
-        operate(br, op, write);
+        write_specially(br, op);
         return;
     }
     object_name_print(&req->object, name);
@@ -114,6 +123,8 @@ static void write_object(struct br *br, struct br_op *op)
                                                  (const char *)data_of(br, req), req->size, req->offset));
 }
 
+/* The byte written last makes the object long enough. An empty write would do, too, but an OSD of
+ * Ceph 16 then keeps the digest that it had for the shorter object, and takes it for damaged. */
 static void write_zeroes(struct br *br, struct br_op *op)
 {
     struct xreq *req = op->req;
@@ -128,8 +139,9 @@ static void write_zeroes(struct br *br, struct br_op *op)
         if (rest)
             rados.write_op_write(write, zeros, rest, req->offset + whole);
     } else if (req->size) {
-        rados.write_op_zero(write, req->offset, req->size);
-        rados.write_op_write(write, zeros, 0, req->offset + req->size);
+        if (req->size > 1)
+            rados.write_op_zero(write, req->offset, req->size - 1);
+        rados.write_op_write(write, zeros, 1, req->offset + req->size - 1);
     }
     operate(br, op, write);
 }

@@ -16,7 +16,7 @@ HEADER = Object(lib.XOBJ_HEADER, 42)
 
 @pytest.fixture
 def b(cluster, request):
-    options = {"conf": cluster.conf, "pool": "volumes", "namespace": request.node.name[:60]}
+    options = {"conf": cluster.conf, "pool": "volumes", "namespace": request.node.name[:80]}
     with peers(("b", "blocker-rados", options)) as made:
         made.namespace = options["namespace"]
         yield made
@@ -67,6 +67,18 @@ def test_the_bytes_are_where_they_were_written(b, look):
 def test_zeroes_make_an_object_of_full_length(b, look):
     b.call(lib.XOP_WRITE_ZEROES, DATA, offset=4096, size=8192)
     assert look("data").stat("000000000000002a_00000001_0000000000000007")[0] == 12288
+
+
+@pytest.mark.parametrize("flags", [0, lib.XREQ_NO_HOLE])
+@pytest.mark.parametrize("offset,size", [(4096, 8192), (8192, 4096), (2048, 8192), (4096, 1), (0, 9000), (4095, 1)])
+def test_the_store_does_not_take_what_zeroes_made_longer_for_damaged(b, offset, size, flags):
+    """It has a digest for an object written from its start, and checks it when all is read at once."""
+    b.write(DATA, b"x" * 4096)
+    b.call(lib.XOP_WRITE_ZEROES, DATA, offset=offset, size=size, flags=flags)
+    length = max(4096, offset + size)
+    expected = bytearray(b"x" * 4096 + bytes(length - 4096))
+    expected[offset:offset + size] = bytes(size)
+    assert b.read(DATA, 0, length) == expected
 
 
 def test_what_others_put_there_is_not_listed(b, look):
