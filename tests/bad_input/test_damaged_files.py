@@ -118,8 +118,7 @@ def test_a_damaged_header_is_refused_by_name_and_the_rest_served(node, harm):
 def test_a_missing_object_fails_reads_of_its_block_only(node):
     make(node, "victim")
     os.unlink(files(node, "victim", "data", "data")[0])
-    node.disconnect()
-    node.restart("vlmc")
+    cold(node)
     with node.client.open("victim") as volume:
         with pytest.raises(XsegError) as caught:
             volume.read(10, 100)
@@ -133,8 +132,7 @@ def test_a_missing_object_fails_reads_of_its_block_only(node):
 def test_a_cut_object_reads_as_zeros_past_its_end(node):
     make(node, "victim")
     os.truncate(files(node, "victim", "data", "data")[0], 5000)
-    node.disconnect()
-    node.restart("vlmc")
+    cold(node)
     with node.client.open("victim") as volume:
         assert volume.read(0, BLOCK) == DATA[:5000] + bytes(BLOCK - 5000)
 
