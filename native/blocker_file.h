@@ -56,6 +56,7 @@
 #include <pthread.h>
 
 #include "blocker.h"
+#include "object_name.h"
 #include "peer.h"
 
 #define BF_FEW 16                   /* up to so many fsyncs; more become one syncfs */
@@ -69,8 +70,7 @@
 #define BF_VOLUMES 65536            /* volumes told apart by SYNC; others share one record */
 #define BF_VOLUME_BUCKETS 4096
 #define BF_SYNC_OPS 256             /* fsyncs under way for SYNCs; beyond that: syncfs */
-#define BF_NAME 68                  /* bytes of a file name, with NUL */
-#define BF_PATH (BF_NAME + 16)      /* "kind/xx/name" */
+#define BF_PATH (OBJECT_NAME_MAX + 16)  /* "kind/xx/name" */
 #define BF_ALIGN 4096               /* of direct I/O: offset, size, address */
 #define BF_BYTES_MAX (1ull << 46)   /* of an object */
 #define BF_COPY_BUFFER 262144       /* bytes a worker moves at a time */
@@ -227,8 +227,6 @@ struct bf {
 
 /* EINVAL: not the name of an object. Fills in "kind/xx/name"; *name points into it. */
 int bf_place(const struct xobj *object, char path[BF_PATH], const char **name, uint32_t *folder);
-/* The other way: false if no object of the kind has that name. */
-bool bf_parse(uint32_t kind, const char *name, struct xobj *object);
 uint64_t bf_name_hash(const char *name);
 /* Descriptor of a folder, kept open. ENOENT unless make. */
 int bf_folder(struct bf *bf, uint32_t folder, bool make);

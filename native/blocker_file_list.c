@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "blocker_file.h"
+#include "object_name.h"
 
 /* --- LIST -------------------------------------------------------------------------- */
 
@@ -50,7 +51,7 @@ static void collect(struct listing *list, uint32_t kind, const char *name)
 {
     struct entry entry = { .hash = bf_name_hash(name) };
 
-    if (entry.hash < list->cursor || !bf_parse(kind, name, &entry.object))
+    if (entry.hash < list->cursor || !object_name_parse(kind, name, &entry.object))
         return;
     if (list->count == list->capacity)
         cut(list);
