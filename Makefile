@@ -13,8 +13,9 @@ BUILD_PACKAGES := gcc libc6-dev pkg-config liburing-dev libxxhash-dev libssl-dev
 ifeq ($(filter-out /usr/bin/% /bin/%,$(shell command -v $(PYTHON))),)
 BUILD_PACKAGES += python3 python3-venv python3-dev
 endif
+CLUSTER_PACKAGES := ceph-mon ceph-osd ceph-common
 TEST_PACKAGES := qemu-utils libnbd-bin python3-libnbd nbdkit nbd-client fio fuse3 e2fsprogs xfsprogs kmod \
-	ceph-mon ceph-osd ceph-common python3-rados
+	$(CLUSTER_PACKAGES) python3-rados
 DEMO_PACKAGES := qemu-utils libnbd-bin mmdebstrap nbd-client fuse3 e2fsprogs fdisk
 BENCH_PACKAGES := qemu-utils qemu-system-common nbdkit fio
 FUZZ_PACKAGES := clang
@@ -122,9 +123,9 @@ bench: build ## measurements beside other servers, into benchmarks/results (ONLY
 	@flock .build.lock $(MAKE) -s --no-print-directory $(VENV)/.bench build/tool_load
 	$(PY) -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick) $(ARGS)
 
-demo: build ## imports a real disk image, snapshots, clones, serves and maps it (IMAGE=path for yours)
-	$(call packages,$(DEMO_PACKAGES))
-	$(PY) -m tools.demo $(if $(IMAGE),--image "$(IMAGE)") $(ARGS)
+demo: build ## imports a real disk image, snapshots, clones, serves and maps it (IMAGE=path for yours, BACKEND=rados)
+	$(call packages,$(DEMO_PACKAGES) $(if $(filter rados,$(BACKEND)),$(CLUSTER_PACKAGES)))
+	$(PY) -m tools.demo $(if $(IMAGE),--image "$(IMAGE)") $(if $(BACKEND),--backend $(BACKEND)) $(ARGS)
 
 soak: packages-test build ## the random tests, for long (SOAK_MINUTES=60)
 	@flock .build.lock $(MAKE) -s --no-print-directory $(VENV)/.test

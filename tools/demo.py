@@ -4,6 +4,8 @@
 It runs an instance of its own in a scratch folder and leaves nothing behind, whether it ends well,
 fails or is interrupted. Exit status: 0; 1 when a comparison did not come out as it should, or a
 command failed; 130 when interrupted.
+
+With `--backend rados` everything is kept in a private Ceph cluster that it makes for itself.
 """
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from tools import cli, demo_image, mapping
+from tools import cli, cluster, demo_image, mapping
 from tools.vlmc._common import nbd_uri
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -44,8 +46,9 @@ class Failed(Exception):
 class Demo:
     """The story, and what it has to clear away."""
 
-    def __init__(self, home: str, image: str, clones: int) -> None:
+    def __init__(self, home: str, image: str, clones: int, backend: str = "files") -> None:
         self.home = home
+        self.cluster = cluster.Cluster(os.path.join(home, "ceph")) if backend == "rados" else None
         self.image = image
         self.clones = clones
         self.mountpoint = os.path.join(home, "mnt")
@@ -84,7 +87,9 @@ class Demo:
     # --- chapters
 
     def tell(self) -> None:
-        chapter("The pipeline starts, on files below " + self.home)
+        if self.cluster:
+            self.start_cluster(self.cluster)
+        chapter("The pipeline starts, on " + ("the cluster" if self.cluster else "files below " + self.home))
         self.run("archipelago", "start", note="start the pipeline")
         self.run("archipelago", "status")
         chapter("A disk image becomes a volume, and the volume a snapshot")
@@ -104,6 +109,16 @@ class Demo:
         chapter("The pipeline")
         self.run("archipelago", "status", "--picture")
         self.run("vlmc", "check", "original", "golden", "vm-1", "vm-1-live", "twin", note="check 5 maps")
+
+    def start_cluster(self, ceph: cluster.Cluster) -> None:
+        """A Ceph cluster, and a configuration that keeps everything in it."""
+        chapter("A private Ceph cluster, in " + ceph.folder)
+        began = time.monotonic()
+        ceph.up(("volumes", "maps"))
+        with open(os.path.join(self.home, "archipelago.toml"), "w", encoding="utf-8") as file:
+            file.write(cluster.instance_config(ceph.conf))
+        say(ceph.run("ceph", "-s") + f"up in {time.monotonic() - began:.1f} s")
+        say("$ cat " + file.name + "\n" + cluster.instance_config(ceph.conf))
 
     def write_mounted(self) -> bool:
         """Maps, mounts and writes, with a snapshot between. False: not possible, here or with this image."""
@@ -221,6 +236,12 @@ class Demo:
         self.run("vlmc", "du", "original", "golden", "vm-1", "vm-1-live", "vm-2", "twin",
                  note="du of 6 volumes")
         sizes = [volume["size"] for volume in self.json("list")]
+        if self.cluster:
+            objects = {pool: self.cluster.run("rados", "-p", pool, "--all", "ls").count("\n")
+                       for pool in ("volumes", "maps")}
+            say(f"\n{len(sizes)} volumes and snapshots of {cli.human(sum(sizes))} in all (logical)\n"
+                f"stored: {objects['volumes']} objects of data (unique) and {objects['maps']} of maps")
+            return
         stored = {name: stored_bytes(os.path.join(self.home, name)) for name in ("data", "map")}
         say(f"\n{len(sizes)} volumes and snapshots of {cli.human(sum(sizes))} in all (logical)\n"
             f"stored: {cli.human(stored['data'])} of data (unique) and {cli.human(stored['map'])} of maps")
@@ -270,6 +291,8 @@ class Demo:
                 subprocess.run(command, timeout=CLEANUP_TIMEOUT_S, stdin=subprocess.DEVNULL, check=True)
             except (OSError, subprocess.SubprocessError) as failure:
                 say(f"not cleaned up: {failure}")
+        if self.cluster:
+            self.cluster.destroy()
         if mapping.blockdev.mounts_below(self.home):
             say(f"{self.home} is left in place: something is still mounted there")
         else:
@@ -319,13 +342,15 @@ def main() -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--image", help="a disk image, raw or qcow2 (default: a Debian root disk is made)")
     parser.add_argument("--clones", type=int, default=CLONES, help="how many clones are made, at least 2")
+    parser.add_argument("--backend", choices=("files", "rados"), default="files", help="what it is kept in")
     args = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop_on_signal)
     home = tempfile.mkdtemp(prefix="demo-", dir="/tmp")     # unix sockets need a short path
     os.environ["ARCHIPELAGO_HOME"] = home
     os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
-    demo = Demo(home, os.path.abspath(args.image) if args.image else "", max(args.clones, 2))
+    demo = Demo(home, os.path.abspath(args.image) if args.image else "", max(args.clones, 2),
+                args.backend)
     try:
         if not demo.image:
             chapter("A Debian root disk, kept in " + CACHE)
