@@ -17,6 +17,10 @@ HERE = os.path.dirname(__file__)
 sys.path.append(os.path.join(os.path.dirname(HERE), "volumes"))
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "options(name=value): of the blockers of the test's two nodes")
+
+
 def pytest_collection_modifyitems(items):
     lacking = tool.missing()
     skip = pytest.mark.skip(reason=f"no Ceph cluster can be made: apt-get install {' '.join(lacking)}")

@@ -26,7 +26,9 @@ BLOCK = 4 << 20
 def nodes(cluster, request):
     """Two running instances that share a namespace of their own."""
     made = []
-    text = 'layout = "colocated"\n' + instance_config(cluster.conf, namespace=request.node.name[:60])
+    marker = request.node.get_closest_marker("options")
+    options = marker.kwargs if marker else {}
+    text = 'layout = "colocated"\n' + instance_config(cluster.conf, namespace=request.node.name[:60], **options)
     try:
         for _ in range(2):
             home = tempfile.mkdtemp(prefix="ar-", dir="/tmp")
@@ -215,6 +217,36 @@ def test_no_answer_out_of_memory_is_stale(nodes, volume):
     reader.join()
     assert [error for when, error in reads if when < written][0] == 0
     assert {error for when, error in reads if when > written} == {errno.ESTALE}
+    there.close()
+
+
+LEASE_S = 3
+
+
+@pytest.mark.options(lease_s=LEASE_S)
+def test_a_lease_is_renewed_while_its_holder_lives(nodes, volume):
+    here = Opened(nodes[0], volume)
+    time.sleep(2 * LEASE_S)
+    with pytest.raises(Busy):
+        Opened(nodes[1], volume)
+    here.write(0, b"still mine" * 100)
+    here.close()
+
+
+@pytest.mark.options(lease_s=LEASE_S)
+def test_a_lease_that_ran_out_is_taken_over_and_its_holder_fenced(nodes, volume):
+    here = Opened(nodes[0], volume)
+    here.write(0, b"a" * 4096)
+    here.flush()
+    stopped(nodes[0], signal.SIGSTOP)
+    try:
+        time.sleep(LEASE_S + 1)
+        there = Opened(nodes[1], volume)
+        there.write(0, b"b" * 4096)
+    finally:
+        stopped(nodes[0], signal.SIGCONT)
+    assert here.write(0, b"c" * 4096, check=False).error == errno.ESTALE
+    assert there.read(0).data == b"b" * 4096
     there.close()
 
 
