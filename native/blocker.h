@@ -22,8 +22,10 @@
  *                                                      all-zero parts). ENOENT: no source
  *   SYNC          object.volume = id; object.kind:     all that was acknowledged before, on objects
  *                 DATA, or NONE for every kind         of that volume (0: of all), is durable
- *   INFO          -                                    done = size in bytes, arg = bytes of space it
- *                                                      takes. ENOENT
+ *   INFO          -                                    done = size in bytes (zeroes without NO_HOLE
+ *                                                      need not grow it), arg = bytes of space it
+ *                                                      takes; the size, where the store cannot tell.
+ *                                                      ENOENT
  *   LIST          object.kind = namespace;             data: done objects (struct xobj each), arg =
  *                 arg = cursor, 0 first                cursor to go on, 0 = that was all. Objects
  *                 data_size >= 4096                    made or removed meanwhile may be missed or
@@ -49,6 +51,9 @@
  * DELETE, REPLACE, ACQUIRE, RELEASE are durable when the reply comes; DATA writes, zeroes and
  * discards are after a SYNC or with FUA. Repeating any request that was cut short by a death
  * must do no harm: object names are never used again for something else.
+ *
+ * Any of them may fail with what the store says (EIO, ENOSPC, EDQUOT, EACCES, ENODEV when its pool or disk
+ * is gone), with ETIMEDOUT where a deadline is configured, and with ESTALE once this node was fenced.
  */
 #ifndef ARCHIPELAGO_BLOCKER_H
 #define ARCHIPELAGO_BLOCKER_H

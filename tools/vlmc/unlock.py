@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gives back the lock of a volume that `vlmc lock` took. Refused while the volume is open here.
 
---force breaks the lock of another, provided that its owner is gone."""
+--force breaks the lock of another. On files its owner must be gone. On RADOS it is made sure first that the
+owner can write no more: its whole node is fenced, which takes 2 to 3 seconds."""
 from __future__ import annotations
 
 import argparse
