@@ -29,6 +29,17 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("layout", [marker.args[0]] if marker else LAYOUTS)
 
 
+def on_its_layout(item):
+    """False for a test with a shared instance of another layout than its mark says."""
+    marker, spec = item.get_closest_marker("layout"), getattr(item, "callspec", None)
+    chosen = spec.params.get("shared_instance") if spec else None
+    return not marker or chosen is None or chosen == marker.args[0]
+
+
+def pytest_collection_modifyitems(items):
+    items[:] = [item for item in items if on_its_layout(item)]
+
+
 def pytest_collection_modifyitems(config, items):
     """Leaves out the tests that run for as long as `make soak` says, unless it does."""
     if "ARCHIPELAGO_SOAK_MINUTES" not in os.environ:

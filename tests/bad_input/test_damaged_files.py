@@ -9,6 +9,7 @@ import pytest
 
 from xseg.errors import Damaged, XsegError
 
+pytestmark = pytest.mark.layout("colocated")
 CONFIG = """
 [peers.mapper]
 journal_limit = 4096

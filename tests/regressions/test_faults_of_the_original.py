@@ -16,6 +16,7 @@ from xseg._native import lib
 from xseg.client import Client
 from xseg.errors import Exists, Invalid, XsegError
 
+pytestmark = pytest.mark.layout("colocated")
 BLOCK, MIB, GIB = 65536, 1 << 20, 1 << 30
 
 

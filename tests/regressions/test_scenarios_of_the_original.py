@@ -8,6 +8,7 @@ import pytest
 from xseg._native import lib
 from xseg.errors import Exists, Invalid, NoSpace, NotFound, Stale, XsegError
 
+pytestmark = pytest.mark.layout("colocated")
 BLOCK, MIB, GIB = 4 << 20, 1 << 20, 1 << 30
 
 

@@ -13,6 +13,7 @@ from world import BLOCK, Change, World
 
 from xseg.errors import XsegError
 
+pytestmark = pytest.mark.layout("colocated")
 CONFIG = """
 [segment]
 static_slots = 200
