@@ -36,12 +36,10 @@ def on_its_layout(item):
     return not marker or chosen is None or chosen == marker.args[0]
 
 
-def pytest_collection_modifyitems(items):
-    items[:] = [item for item in items if on_its_layout(item)]
-
-
 def pytest_collection_modifyitems(config, items):
-    """Leaves out the tests that run for as long as `make soak` says, unless it does."""
+    """Leaves out tests on a layout that they are not for, and, unless `make soak` says how long they are to run,
+    those that run for as long as that."""
+    items[:] = [item for item in items if on_its_layout(item)]
     if "ARCHIPELAGO_SOAK_MINUTES" not in os.environ:
         soak = [item for item in items if item.get_closest_marker("soak")]
         config.hook.pytest_deselected(items=soak)
