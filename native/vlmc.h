@@ -55,7 +55,8 @@
 #define BUSY_BUCKETS 2048
 #define DIRTY_SOFT 4096             /* dirty entries of a volume that start a commit */
 #define DIRTY_HARD 8192             /* ... that make writers wait for it */
-#define COMMIT_RECORDS 16           /* records (1 MiB each) one commit may take */
+#define DIRTY_SHARE 8               /* a volume may have one frame in so many dirty, before writers wait */
+#define COMMIT_RECORDS 24           /* records (1 MiB each) one commit may take */
 #define ZEROES_MAX (1ull << 30)     /* bytes of one WRITE_ZEROES or DISCARD */
 #define MERGE_CHUNKS 16             /* chunks copied at a time when a stack is merged */
 #define DOUBT_MAX_NS 120000000000ull    /* requests are held back in doubt for so long at most */
@@ -109,6 +110,8 @@ struct volume {
     struct queue held;
     uint32_t dirty_frames;          /* list through frames' dirty_next: number + 1 */
     uint32_t dirty_entries;
+    uint32_t committing_entries;    /* in the commit under way */
+    uint32_t dirty_frame_count;     /* in that list and in committing_frames */
     enum commit_state commit;
     bool commit_wanted;             /* start one as soon as possible */
     bool commit_kept_data_dirty;
@@ -207,6 +210,10 @@ struct xstack *stack_of(const struct vlmc *v, const struct xvolume *vol, const s
 uint32_t stack_take(struct vlmc *v, const struct xvolume *vol);
 void stack_give(struct vlmc *v, const struct xvolume *vol, uint32_t stack);
 struct xstack *stack_at(const struct vlmc *v, uint32_t class, uint32_t stack);
+/* Counts the frame among the volume's dirty ones: an entry of it changes soon. */
+void frame_dirty(struct vlmc *v, uint32_t slot, struct xframe *frame);
+/* True if the volume must commit before one more entry of this frame changes. */
+bool cache_too_dirty(struct vlmc *v, uint32_t slot, const struct xframe *frame);
 /* Marks an entry changed. To be called before it changes. */
 void entry_dirty(struct vlmc *v, uint32_t slot, struct xframe *frame, uint64_t block);
 void entry_publish(struct xentry *entry, uint64_t volume, uint32_t epoch, uint32_t stack);

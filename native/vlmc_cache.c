@@ -40,21 +40,44 @@ void entry_publish(struct xentry *entry, uint64_t volume, uint32_t epoch, uint32
 #endif
 }
 
+static uint32_t dirty_frames_max(const struct vlmc *v)
+{
+    return v->seg->header->frames / DIRTY_SHARE;    /* 1 at least: frames come in sets of 8 */
+}
+
+void frame_dirty(struct vlmc *v, uint32_t slot, struct xframe *frame)
+{
+    struct volume *volume = &v->volumes[slot];
+    uint32_t number = frame_number(v, frame);
+
+    if (v->frames[number].listed)
+        return;
+    v->frames[number].listed = true;
+    v->frames[number].dirty_next = volume->dirty_frames;
+    volume->dirty_frames = number + 1;
+    if (++volume->dirty_frame_count == (dirty_frames_max(v) + 1) / 2)
+        commit_want(v, slot);
+}
+
+bool cache_too_dirty(struct vlmc *v, uint32_t slot, const struct xframe *frame)
+{
+    const struct volume *volume = &v->volumes[slot];
+
+    return volume->dirty_entries + volume->committing_entries >= DIRTY_HARD
+        || (volume->dirty_frame_count >= dirty_frames_max(v) && !v->frames[frame_number(v, frame)].listed);
+}
+
 void entry_dirty(struct vlmc *v, uint32_t slot, struct xframe *frame, uint64_t block)
 {
     struct volume *volume = &v->volumes[slot];
-    uint32_t number = frame_number(v, frame), i = block % XMAP_LEAF;
+    uint32_t i = block % XMAP_LEAF;
 
     if (!(frame->dirty[i / 32] >> (i % 32) & 1)) {
         store_release(&frame->dirty[i / 32], frame->dirty[i / 32] | 1u << (i % 32));
         if (++volume->dirty_entries == DIRTY_SOFT)
             commit_want(v, slot);
     }
-    if (!v->frames[number].listed) {
-        v->frames[number].listed = true;
-        v->frames[number].dirty_next = volume->dirty_frames;
-        volume->dirty_frames = number + 1;
-    }
+    frame_dirty(v, slot, frame);
 }
 
 bool bits_all_set(const uint8_t *bitmap, uint64_t first, uint64_t count)

@@ -149,6 +149,7 @@ static void settle(struct vlmc *v, uint32_t slot, bool again)
 
     for (uint32_t at = volume->committing_frames; at; at = v->frames[at - 1].committing_next) {
         struct xframe *frame = &v->seg->frames[at - 1];
+        volume->dirty_frame_count--;
         for (uint32_t i = 0; i < XMAP_LEAF; i++) {
             if (i % 32 == 0 && !frame->committing[i / 32])
                 i += 31;
@@ -159,6 +160,7 @@ static void settle(struct vlmc *v, uint32_t slot, bool again)
             store_release(&frame->committing[word], 0u);
     }
     volume->committing_frames = 0;
+    volume->committing_entries = 0;
     if (again)
         volume->commit_wanted = false;      /* who needs it asks again, and gets the error */
 }
@@ -181,6 +183,7 @@ static int capture(struct vlmc *v, uint32_t slot, bool mark)
     if (!frames)
         return -ENOMEM;
     c.buffer_size = volume->dirty_entries <= SMALL_COMMIT ? xbuffer_size(1) : XSEG_IO_MAX;
+    volume->committing_entries = volume->dirty_entries;
     volume->dirty_entries = 0;
     for (uint32_t i = 0; i < count; i++)
         capture_frame(&c, &v->seg->frames[frames[i]]);

@@ -310,6 +310,7 @@ static bool merge_start(struct vlmc *v, struct xreq *req, struct xframe *frame, 
             starve(v, req);
         return false;
     }
+    frame_dirty(v, req->volume - 1, frame);
     stack_on(vol, block, stack_at(v, map_stack_class(vol->block_shift), number),
              &old->layer[old->layers - 1], 1, NULL);
     if (!merge_next(v, child, old)) {

@@ -89,8 +89,10 @@ static uint64_t write_new(struct vlmc *v, struct xreq *req, struct xframe *frame
 {
     uint64_t done = write_child(v, req, CHILD_NEW, block, xvolume_of(v, req)->epoch, in, length);
 
-    if (done)
+    if (done) {
         cache_pin(v, frame);
+        frame_dirty(v, req->volume - 1, frame);
+    }
     return done;
 }
 
@@ -163,7 +165,7 @@ uint64_t write_step(struct vlmc *v, struct xreq *req, struct xframe *frame, uint
         return write_child(v, req, CHILD_DIRECT, block, entry->epoch, in, length);
     if (entry->volume == 0 && is_zeroing(req))
         return length;
-    if (volume_of(v, req)->dirty_entries >= DIRTY_HARD) {
+    if (cache_too_dirty(v, req->volume - 1, frame)) {
         commit_want(v, req->volume - 1);
         starve(v, req);
         return STEP_WAIT;

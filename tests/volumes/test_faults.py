@@ -9,7 +9,7 @@ import pytest
 from oracle import CHUNK
 from support import wait_until
 from walk import Walk
-from world import BLOCK, Change, World
+from world import BLOCK, LEAF_BYTES, Change, World
 
 from xseg.errors import XsegError
 
@@ -185,6 +185,26 @@ def test_pages_that_cannot_be_written_leave_the_journal_in_use(world, volume, sh
         world.close(name)
         world.compare(name)
     world.compare(name)
+
+
+def test_a_volume_that_cannot_commit_leaves_room_for_the_others(world, volume, shared_instance):
+    """Leaf pages with changes cannot be let go. One volume does not fill the cache with its own."""
+    other = world.volume(world.create(200 * LEAF_BYTES))
+    wide = world.volume(world.create(200 * LEAF_BYTES))
+    with routed(shared_instance, MAP, "full_map"):
+        with pytest.raises(XsegError):
+            for leaf in range(200):
+                wide.write(leaf * LEAF_BYTES, b"x")
+                world.images[wide.name].write(leaf * LEAF_BYTES, b"x")
+        for leaf in range(0, 200, 3):
+            assert other.read(leaf * LEAF_BYTES, 10) == bytes(10)
+    world.flush(wide.name)
+    for leaf in range(0, 200, 7):
+        assert wide.read(leaf * LEAF_BYTES, 1) == world.images[wide.name].read(leaf * LEAF_BYTES, 1)
+    for name in (wide.name, other.name):        # their extents alone would take long
+        world.close(name)
+        world.check(name)
+        world.remove(name)
 
 
 def test_slow_stores_change_the_order_and_nothing_else(world, volume, shared_instance):
