@@ -379,6 +379,7 @@ class Mapper(Peer):
             arguments = msgpack.unpackb(request.payload)
             verb = arguments.pop("verb")
             work = VERBS[verb]
+            arguments["repeated"] = request.c.repeats > 0   # by an earlier life of this mapper, perhaps completely
         except Exception:
             self.refuse(request, errno.EOPNOTSUPP, f"the mapper has no verb '{verb}'; it has {', '.join(VERBS)}"
                         if verb else "a control request must be a msgpack map with a verb")

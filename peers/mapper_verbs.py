@@ -4,7 +4,8 @@
 A verb is a coroutine (mapper, arguments, room) -> msgpack-able map; room is the bytes its answer may
 have. Failures are raised as errors with a sentence. `name` is the volume meant; sizes are in bytes. A
 `token` (a random 64-bit number) makes create, clone, snapshot, rename and remove repeatable: the same request
-sent again, because the mapper was killed before it answered, finds its own work instead of EEXIST.
+sent again, because the mapper was killed before it answered, finds its own work instead of EEXIST. A
+removal that was begun in an earlier life of the mapper (`repeated`) and finds nothing has been completed.
 
     verb      arguments                                     answer
     create    name, size, [block_size], [token]             id, name
@@ -457,6 +458,8 @@ async def remove(m: "Mapper", a: Arguments, room: int) -> dict:
             _generation, volume_id = await m.names.target(name)
             header = await read_header(m.store, volume_id)
         except NotFound:
+            if a["repeated"]:
+                return {"objects": 0}
             header = await m.names.lookup(name)
         except Damaged:
             if not a.get("force"):

@@ -64,6 +64,30 @@ def test_a_snapshot_under_way_survives_the_death_of_a_peer(world, shared_instanc
         killer.join()
 
 
+def test_operations_under_way_survive_the_death_of_the_mapper(world, shared_instance):
+    """Volumes are made, cloned, renamed, resized and removed while it is killed again and again."""
+    walk, kills = Walk(world, SEED), 0
+    walk.weights = {"bytes": 6, "create": 2, "clone": 3, "snapshot": 3, "rename": 4, "resize": 4, "remove": 4,
+                    "reopen": 3, "flush": 1}
+
+    def killer():
+        nonlocal kills
+        while kills < KILLS and not over.wait(0.2):
+            kill_and_restart(shared_instance, "mapper")
+            kills += 1
+
+    over = threading.Event()
+    thread = threading.Thread(target=killer)
+    thread.start()
+    try:
+        while thread.is_alive():
+            walk.step()
+    finally:
+        over.set()
+        thread.join()
+    assert kills == KILLS and walk.steps > 20
+
+
 def test_flushed_writes_survive_all_peers_at_once(world, shared_instance):
     walk = Walk(world, SEED)
     for _ in range(4):

@@ -30,6 +30,7 @@ class Walk:
         self.dice = random.Random(seed)
         self.restarts = restarts
         self.steps = 0
+        self.weights = STEPS
 
     def run(self, steps: int, seconds: float = float("inf")) -> None:
         """At most so many steps, and no new one after so many seconds; everything is checked at the end."""
@@ -42,7 +43,7 @@ class Walk:
     def step(self) -> None:
         self.steps += 1
         writable = [name for name, image in self.world.images.items() if not image.readonly]
-        kind = self.dice.choices(list(STEPS), list(STEPS.values()))[0]
+        kind = self.dice.choices(list(self.weights), list(self.weights.values()))[0]
         if not writable:
             kind = "create"
         elif len(self.world.images) >= VOLUMES_MAX and kind in ("create", "clone", "snapshot", "snapshot_under_load"):

@@ -55,6 +55,11 @@ def call_of(volume: Volume, change: Change) -> Call:
     return Call(lib.XOP_WRITE_ZEROES, flags=lib.XREQ_NO_HOLE if change.kind == "no_hole" else 0, **fields)
 
 
+def token() -> int:
+    """Of one operation, which may be done again when the mapper dies under it."""
+    return random.SystemRandom().getrandbits(63) | 1
+
+
 def brief(call: Call) -> str:
     return f"{OPS.get(call.op, call.op)} {call.size} bytes at {call.offset}"
 
@@ -107,20 +112,20 @@ class World:
 
     def create(self, size: int, block_size: int = BLOCK) -> str:
         name = self.fresh()
-        self.client.control("create", name=name, size=size, block_size=block_size)
+        self.client.control("create", name=name, size=size, block_size=block_size, token=token())
         self.images[name] = Image(size)
         return name
 
     def snapshot(self, name: str) -> str:
         snap = self.fresh()
-        self.client.control("snapshot", name=name, snapshot=snap)
+        self.client.control("snapshot", name=name, snapshot=snap, token=token())
         self.images[snap] = self.images[name].copy(readonly=True)
         return snap
 
     def clone(self, name: str, more: int = 0) -> str:
         """Of a snapshot or a live volume, `more` bytes larger."""
         clone, size = self.fresh(), self.images[name].size + more
-        result = self.client.control("clone", name=name, names=[clone], size=size)
+        result = self.client.control("clone", name=name, names=[clone], size=size, token=token())
         if result["snapshot"]:
             self.mine.add(result["snapshot"])
         self.images[clone] = self.images[name].copy(size)
@@ -128,7 +133,7 @@ class World:
 
     def rename(self, name: str) -> None:
         to = self.fresh()
-        self.client.control("rename", name=name, to=to)
+        self.client.control("rename", name=name, to=to, token=token())
         self.images[to] = self.images.pop(name)
         if name in self.open:
             self.open[to] = self.open.pop(name)
@@ -146,7 +151,7 @@ class World:
 
     def remove(self, name: str) -> None:
         self.close(name)
-        self.client.control("remove", name=name)
+        self.client.control("remove", name=name, token=token())
         del self.images[name]
 
     def remove_all(self) -> None:
@@ -159,7 +164,7 @@ class World:
     def remove_at_once(self, names: list[str]) -> None:
         """Removes volumes that are closed, many at the same time."""
         replies = self.submit("remove", [("mapper", Call(lib.XOP_CONTROL, room=4096, data=msgpack.packb(
-            {"verb": "remove", "name": name}))) for name in names])
+            {"verb": "remove", "name": name, "token": token()}))) for name in names])
         for name, reply in zip(names, replies, strict=True):
             assert not reply.error, f"{name}: {reply.data!r}"
 
@@ -216,7 +221,7 @@ class World:
         """A snapshot asked for among changes: each of them is in it as a whole, or not at all."""
         snap, volume, before = self.fresh(), self.volume(name), self.images[name]
         verb = Call(lib.XOP_CONTROL, room=4096, data=msgpack.packb(
-            {"verb": "snapshot", "name": name, "snapshot": snap, "token": random.SystemRandom().getrandbits(63)}))
+            {"verb": "snapshot", "name": name, "snapshot": snap, "token": token()}))
         calls = [("vlmc", call_of(volume, change)) for change in changes]
         replies = self.submit(name, [*calls[:len(calls) // 2], ("mapper", verb), *calls[len(calls) // 2:]])
         assert not any(reply.error for reply in replies), [reply.error for reply in replies]
