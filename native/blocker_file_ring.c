@@ -117,6 +117,9 @@ int bf_ring_start(struct bf *bf)
         return peer_fail(bf->peer, rc, "io_uring cannot be had (%s): the kernel, a sandbox or "
                          "kernel.io_uring_disabled forbids it", strerror(-rc));
     ring->made = true;
+    rc = io_uring_register_files(&ring->uring, &bf->life, 1);   /* keeps its flock: see blocker_file.h */
+    if (rc)
+        return peer_fail(bf->peer, rc, "io_uring does not register a file: %s", strerror(-rc));
     ring->watch = (struct watch){ .fd = ring->uring.ring_fd, .ready = ring_ready, .arg = bf };
     return loop_watch(bf->peer->loop, &ring->watch, EPOLLIN);
 }

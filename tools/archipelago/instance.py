@@ -34,13 +34,14 @@ LOCK_TIMEOUT_S = 60.0
 
 
 def start_time(pid: int) -> int:
-    """Start time of a process in clock ticks after boot; 0: there is none, or it is a zombie."""
+    """Start time of a process in clock ticks after boot; 0: there is none, or all its threads have ended."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
             fields = file.read().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    return 0 if fields[0] in "ZX" else int(fields[19])
+    ended = fields[0] == "X" or (fields[0] == "Z" and int(fields[17]) <= 1)
+    return 0 if ended else int(fields[19])
 
 
 class Instance:
