@@ -28,6 +28,12 @@ DRAIN_S = 8.0
 log = logging.getLogger("host")
 
 
+def inherited_sockets(role: str) -> list[tuple[str, str]]:
+    """What the supervisor hands on in ARCHIPELAGO_SOCKETS, "ROLE.OPTION=FD ...": (option, fd) of this role."""
+    words = (word.partition("=") for word in os.environ.get("ARCHIPELAGO_SOCKETS", "").split())
+    return [(name.removeprefix(role + "."), fd) for name, _, fd in words if name.startswith(role + ".")]
+
+
 class NativeLoop:
     """The C loop of this process and the thread that runs it."""
 
@@ -53,6 +59,7 @@ class NativeLoop:
         targets = [c_text(target) for target in role.targets]
         options = [(c_text(name), c_text(role.cls.options[name].native(value)))
                    for name, value in role.options.items() if value is not None]
+        options += [(c_text(name + "_fd"), c_text(fd)) for name, fd in inherited_sockets(role.name)]
         peer = ffi.new("struct peer **")
         rc = lib.loop_add(self.c, role.native.encode(), role.name.encode(), targets, len(targets),
                           options, len(options), peer)
