@@ -10,6 +10,7 @@ when a peer cannot start (the last line of the log says why) or the loop ended b
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import resource
@@ -21,10 +22,11 @@ from typing import Any
 
 from tools import config
 from xseg._native import ffi, lib
-from xseg.errors import XsegError, check
+from xseg.errors import NotRunning, XsegError, check
 from xseg.segment import Segment
 
 DRAIN_S = 8.0
+KNOWN_S = 5.0                   # after which whoever started this process must have written its pid file
 log = logging.getLogger("host")
 
 
@@ -159,6 +161,18 @@ def serve(segment: Segment, cfg: config.Config, process: str) -> int:
     return 1 if failed else 0
 
 
+def wait_until_known(home: str, process: str) -> None:
+    """Returns when run/PROCESS.pid names this process. Whoever was to write it may have been killed before:
+    then nobody knows of this process, and it must not be there when another is started. NotRunning."""
+    path, end = os.path.join(home, "run", process + ".pid"), time.monotonic() + KNOWN_S
+    while time.monotonic() < end:
+        with contextlib.suppress(FileNotFoundError), open(path, encoding="ascii") as file:
+            if file.read().split()[:1] == [str(os.getpid())]:
+                return
+        time.sleep(0.01)
+    raise NotRunning(f"{path} does not name this process: whoever started it has died")
+
+
 def raise_limits() -> None:
     """As many open files as the system lets us have."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -175,6 +189,7 @@ def main() -> int:
                         datefmt="%Y-%m-%d %H:%M:%S")
     raise_limits()
     try:
+        wait_until_known(args.home, args.process)
         cfg = config.read(args.home)
         segment = Segment.of_home(args.home)
         return serve(segment, cfg, args.process)

@@ -16,7 +16,8 @@ when it binds the port (native/layout.h); all the supervisor has to do is to sta
 * **Sockets** that peers listen at (Peer.listens) are made here and inherited, so that they stay when the
   process dies: who connects meanwhile waits in their backlog.
 * **Its own death** harms nobody: processes go on, unwatched, until `archipelago start` makes a new
-  supervisor, which finds them by their pid files and the start times therein.
+  supervisor, which finds them by their pid files and the start times therein, and takes their listening
+  sockets over from them. A process whose pid file was not written any more ends by itself.
 
 Operators are served one at a time over run/supervisor.sock; see Instance.ask_supervisor(). What is known
 of deaths is in run/supervisor.json, for `archipelago status`.
@@ -26,6 +27,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import ctypes
 import errno
 import json
 import logging
@@ -50,6 +52,7 @@ FIRST_WAIT_S = 0.1
 SWEEP_S = 0.5
 BACKLOG = 128
 SOCKET_MODE = 0o660
+PIDFD_GETFD = 438               # the system call's number, on all architectures
 LINE_MAX = 65536                # bytes of an operator's request
 log = logging.getLogger("supervisor")
 
@@ -112,6 +115,21 @@ def listening_socket(kind: str, address: str) -> socket.socket:
     return made
 
 
+def inherited_by(pid: int, pidfd: int) -> dict[str, socket.socket]:
+    """The listening sockets that a process was started with: "ROLE.OPTION" -> a descriptor of our own."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            words = dict(word.partition(b"=")[::2] for word in file.read().split(b"\0"))
+    except OSError:
+        return {}
+    found = {}
+    for name, _, fd in (word.partition("=") for word in words.get(b"ARCHIPELAGO_SOCKETS", b"").decode().split()):
+        mine = ctypes.CDLL(None).syscall(PIDFD_GETFD, pidfd, int(fd), 0)
+        if mine >= 0:                       # else we may not: it is made anew when the process dies
+            found[name] = socket.socket(fileno=mine)
+    return found
+
+
 class Supervisor:
     """Everything happens in one event loop; what blocks (waiting for a start or an end) in a thread."""
 
@@ -119,7 +137,7 @@ class Supervisor:
         self.home = home
         self.instance = Instance(home)
         self.processes: dict[str, Watched] = {}
-        self.sockets: dict[str, socket.socket] = {}
+        self.sockets: dict[str, tuple[str, socket.socket]] = {}     # "ROLE.OPTION" -> its address, the socket
         self.sweeping: dict[int, AsyncPort] = {}
         self.swept = 0
         self.operating = asyncio.Lock()
@@ -143,7 +161,8 @@ class Supervisor:
         except BaseException:
             if fresh:
                 self.instance.remove_segment()
-            self._close_sockets()
+                for name in list(self.sockets):
+                    self._close_socket(name)
             raise
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, self._told_to_end)
@@ -182,17 +201,17 @@ class Supervisor:
 
     def close(self) -> None:
         self.server.close()
-        self._close_sockets()
+        for name in list(self.sockets):
+            self._close_socket(name)
         self.hub.close()
         self.segment.close()
 
-    def _close_sockets(self) -> None:
-        for made in self.sockets.values():
-            if made.family == socket.AF_UNIX:
-                with contextlib.suppress(OSError):
-                    os.unlink(made.getsockname())
-            made.close()
-        self.sockets.clear()
+    def _close_socket(self, name: str) -> None:
+        address, made = self.sockets.pop(name)
+        if made.family == socket.AF_UNIX:
+            with contextlib.suppress(OSError):
+                os.unlink(address)
+        made.close()
 
     def _watchdog(self) -> None:
         if self.notifier.watchdog_s:
@@ -233,6 +252,10 @@ class Supervisor:
             self._watch(watched, pid, None)
         if not pid or watched.pidfd < 0 or not start_time(pid):
             raise Busy(f"the process {process} is just ending: try again")
+        for name, made in inherited_by(pid, watched.pidfd).items():
+            role, _, option = name.partition(".")
+            if role in self.instance.config.roles:
+                self.sockets[name] = (self.instance.config.roles[role].options.get(option), made)
         log.info("%s (pid %d) runs already", process, pid)
 
     def _launch(self, watched: Watched) -> None:
@@ -250,13 +273,15 @@ class Supervisor:
             options = self.instance.config.roles[role].options
             for option, kind in self.instance.config.roles[role].cls.listens.items():
                 name, address = f"{role}.{option}", options.get(option)
+                if name in self.sockets and self.sockets[name][0] != address:
+                    self._close_socket(name)            # the file says another by now
                 if address and name not in self.sockets:
                     try:
-                        self.sockets[name] = listening_socket(kind, address)
+                        self.sockets[name] = address, listening_socket(kind, address)
                     except (OSError, ValueError) as failure:
                         log.info("%s: %s: %s", name, address, failure)
                 if name in self.sockets:
-                    found[name] = self.sockets[name].fileno()
+                    found[name] = self.sockets[name][1].fileno()
         return found
 
     def _died(self, watched: Watched) -> None:

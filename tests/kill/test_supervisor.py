@@ -147,6 +147,41 @@ def test_peers_go_on_without_it_and_start_adopts_them(supervised):
     assert instance.call("front", lib.XOP_PING).error == 0
 
 
+def test_its_successor_has_the_listening_sockets(supervised):
+    instance = supervised('layout = "separate"')
+    path = os.path.join(instance.home, "run", "nbd.sock")
+    inode = os.stat(path).st_ino
+    os.kill(supervisor_of(instance), signal.SIGKILL)
+    wait_until(lambda: not processes_of(instance.home, b"tools.supervisor"), "it is dead")
+    instance.start()
+    os.kill(instance.pid("nbd"), signal.SIGKILL)
+    with socket.socket(socket.AF_UNIX) as made:
+        made.settimeout(20)
+        made.connect(path)
+        assert made.recv(8) == b"NBDMAGIC"
+    assert os.stat(path).st_ino == inode
+
+
+def test_a_process_that_nobody_knows_of_ends(supervised):
+    """Whoever started it was killed before the pid file was written."""
+    instance = supervised(config_of(PAIR, APART))
+    stray = subprocess.run([sys.executable, "-m", "tools.host", "--home", instance.home, "--process", "back"],
+                           capture_output=True, text=True, timeout=60)
+    assert stray.returncode == 1 and "does not name this process" in stray.stderr
+
+
+def test_a_socket_that_the_file_moves_is_moved(supervised):
+    instance = supervised('layout = "separate"\n[peers.nbd]\nsocket = "run/a.sock"')
+    path = os.path.join(instance.home, "archipelago.toml")
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text.replace("a.sock", "b.sock"))
+    instance.archipelago("restart", "nbd")
+    left = os.listdir(os.path.join(instance.home, "run"))
+    assert "b.sock" in left and "a.sock" not in left
+
+
 def test_start_starts_what_died_while_there_was_none(supervised):
     instance = supervised(config_of(PAIR, APART))
     front = instance.pid("front")

@@ -70,6 +70,7 @@ def leave_supervisor(instance: Instance, processes: list[str]) -> None:
         raise XsegError(f"the supervisor ended with status {child.wait()}; see {log.name}")
     answer = json.loads(said)
     if "error" in answer:
+        child.wait()
         raise XsegError(answer["errno"], answer["error"])
 
 
