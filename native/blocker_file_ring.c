@@ -129,5 +129,6 @@ void bf_ring_stop(struct bf *bf)
     if (!bf->ring.made)
         return;
     loop_unwatch(bf->peer->loop, &bf->ring.watch);
+    io_uring_unregister_files(&bf->ring.uring);     /* the kernel takes the ring down when it likes */
     io_uring_queue_exit(&bf->ring.uring);
 }

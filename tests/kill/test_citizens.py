@@ -55,6 +55,8 @@ START = """
 import os, sys, time
 from xseg.client import Client
 from xseg.request import Call
+
+pytest_plugins = ["kill_fixtures"]
 client = Client(sys.argv[1], "culprit")
 """
 

@@ -16,6 +16,8 @@ from support import config_of, run, wait_until
 from xseg._native import lib
 from xseg.request import Call
 
+pytest_plugins = ["kill_fixtures"]
+
 OBJECT = (lib.XOBJ_DATA, 1, 1, 1)
 
 

@@ -9,6 +9,8 @@ import pytest
 from load import BLOCK, SIZE, Killer
 from reconnecting import Reconnecting
 
+pytest_plugins = ["kill_fixtures"]
+
 SEED = int(os.environ.get("ARCHIPELAGO_KILL_SEED", "1"))
 SECONDS = 10.0
 LAYOUTS = {

@@ -9,6 +9,8 @@ from load import BLOCK, SIZE, Killer, finish_fio, fio
 
 from xseg.client import Client
 
+pytest_plugins = ["kill_fixtures"]
+
 SEED = int(os.environ.get("ARCHIPELAGO_KILL_SEED", "1"))
 SECONDS = 12.0
 PIPELINES = {

@@ -11,6 +11,8 @@ from support import config_of, wait_until
 from tools import config
 from xseg._native import lib
 
+pytest_plugins = ["kill_fixtures"]
+
 PAIR = [("front", "delay", {"target": "back"}), ("back", "memory", {}), ("other", "memory", {})]
 WRITE = {"object": (lib.XOBJ_DATA, 1, 1, 1), "data": b"x"}
 

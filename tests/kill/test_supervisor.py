@@ -16,6 +16,8 @@ from xseg._native import lib
 from xseg.client import Client
 from xseg.segment import Segment, name_for
 
+pytest_plugins = ["kill_fixtures"]
+
 PAIR = [("front", "delay", {"target": "back"}), ("back", "memory", {})]
 APART = [["front"], ["back"]]
 SLOW = [("front", "delay", {"target": "back", "ms": 60000}), ("back", "memory", {})]

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures of the kill tests: instances that a supervisor watches."""
+"""Fixture of the kill tests: instances that a supervisor watches. A module asks for it by
+pytest_plugins = ["kill_fixtures"].
+"""
 import os
 import shutil
 import tempfile
