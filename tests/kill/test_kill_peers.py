@@ -57,7 +57,8 @@ def under_load(instance, processes, seconds, seed):
         snapshots.join()
         load.kill()
     print(f"seed {seed}: {killer.kills} kills, {done}, {snapshots.taken} snapshots")
-    assert snapshots.failure is None and snapshots.taken > 0
+    assert snapshots.failure is None, snapshots.failure
+    assert snapshots.taken > 0
     for name in (f"v-{seed}", f"v-{seed}-0", f"v-{seed}-{snapshots.taken - 1}"):
         assert ask("check", name=name)["problems"] == []
     return killer.kills, done
