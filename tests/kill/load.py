@@ -25,7 +25,7 @@ def fio(uri: str, seconds: float, seed: int) -> subprocess.Popen:
         ["fio", "--ioengine=nbd", f"--uri={uri}", "--time_based", f"--runtime={seconds:g}", f"--randseed={seed}",
          "--output-format=json", f"--size={SIZE // 2}",
          "--name=load", "--rw=randwrite", "--bs=4k", "--iodepth=32", "--fsync=100", "--verify=crc32c",
-         "--verify_fatal=1", "--verify_backlog=512",
+         "--verify_fatal=1", "--verify_state_save=0", "--verify_backlog=512",
          "--name=trims", f"--offset={SIZE // 2}", "--rw=randtrimwrite", "--bs=16k", "--iodepth=8"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/tmp")
 
