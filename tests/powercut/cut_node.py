@@ -18,6 +18,8 @@ import msgpack
 from cut_disk import Disk, DiskPeer
 
 from peers.mapper import Mapper
+from peers.mapper_scrub import Scrub
+from peers.mapper_store import MapStore
 from xseg._native import ffi, lib
 from xseg.aio import AsyncPort, Hub
 from xseg.errors import check, error
@@ -28,6 +30,9 @@ TURN_S = 0.0001                     # of the event loop's clock
 UNWIND_TURNS = 400                  # until all that was under way when the power failed must have ended
 CONTROL_ROOM = 65536
 NEVER = 1 << 60
+CHECK_CACHE = 1 << 20
+MARKS_BYTES = 1 << 16
+VOLUMES = 64                        # places in the segment that are ever used
 SEGMENT = {"static_slots": 200, "dynamic_slots": 128, "buffers": [400, 96, 8], "frames": 16, "stacks": [96, 64, 64]}
 ROLES = {"vlmc": "vlmc", "mapper": "mapper", "blockerb": "test", "blockerm": "test"}
 
@@ -152,6 +157,22 @@ class Node:
         if reply.error:
             raise error(reply.error, f"{verb} {arguments}: {result.get('error', '')}")
         return result
+
+    async def scrub(self) -> dict[str, Any]:
+        """What `archipelago check` finds."""
+        def sender(role: str) -> Any:
+            return lambda op, **fields: self.client.call(self.segment.port_of(role), op, **fields)
+
+        store = MapStore(sender("blockerm"), sender("blockerb"), CHECK_CACHE)
+        return await Scrub(store, self.committed, marks_bytes=MARKS_BYTES).run()
+
+    def committed(self, volume: int) -> int:
+        """Number of the last durable record of an open volume."""
+        for place in range(VOLUMES):
+            shared = self.segment.c.volumes[place]
+            if shared.state == lib.XVOL_OPEN and shared.id == volume:
+                return shared.commit_seq
+        return 0
 
     async def open(self, name: str) -> int:
         """Opens a volume: its handle."""

@@ -38,6 +38,7 @@ ROUNDS_MAX = 40
 KINDS = ("write",) * 6 + ("fua", "zero", "no_hole", "discard")
 UNITS = (1, 1, 512, 4096, 4096, BLOCK)
 JOURNAL_LIMITS = (4096, 4096, 8192, 1 << 20)
+SCRUBS = 0.15                       # of the looks scrub the whole store, too
 DEEP = 6                            # snapshots in a row
 
 Settle = Callable[[set[str]], Any]  # gets the names that are there after a cut
@@ -109,6 +110,8 @@ class History:
         assert names == set(self.images), f"these should (not) be there: {sorted(names ^ set(self.images))}"
         for name in sorted(self.images):
             await self.look_at(self.images[name])
+        if self.dice.random() < SCRUBS:
+            await self.scrub()
         for name in sorted(self.images):
             if self.dice.random() < 0.5:
                 await self.close(self.images[name])
@@ -148,6 +151,12 @@ class History:
         """The mapper finds nothing wrong."""
         answer = await self.node.control("check", name=image.name)
         assert answer["problems"] == [], f"{image.name}: {answer['problems']}"
+
+    async def scrub(self) -> None:
+        """Nothing is wrong with the store, whatever goes on meanwhile."""
+        found = await self.node.scrub()
+        problems = found["problems"] + [problem for volume in found["volumes"] for problem in volume["problems"]]
+        assert problems == [], problems
 
     # --- choosing
 
@@ -409,7 +418,7 @@ class History:
 
 
 STEPS = {"bytes": 40, "read": 6, "flush": 6, "reopen": 3, "snapshot": 7, "clone": 5, "create": 2, "resize": 4,
-         "rename": 2, "remove": 5, "deepen": 8}
+         "rename": 2, "remove": 5, "deepen": 8, "scrub": 1}
 
 
 def main() -> None:
