@@ -313,16 +313,18 @@ class History:
         with image.being_taken(snap), image.by_name():
             await self.unsure_of(lambda names: made in names and self.add(made, snap.image()),
                                  "snapshot", name=image.name, snapshot=made)
-        self.add(made, snap.image())
-        await self.resolve(self.images[made])
-        return self.images[made]
+        taken = snap.image()
+        await self.add_unsure(made, taken)
+        return taken
 
-    async def resolve(self, image: Image) -> None:
-        """Looks at what may be one thing or another."""
-        with self.chosen(named=image.name):
-            for sector in [s for s, versions in image.sectors.items() if len(versions) > 1]:
-                await self.handle(image)
-                await self.look_at_bytes(image, sector * SECTOR, SECTOR)
+    async def add_unsure(self, name: str, image: Image) -> None:
+        """Adds one, and looks at what may be one thing or another before anybody else gets it."""
+        self.add(name, image)
+        image.alone = True
+        for sector in [s for s, versions in image.sectors.items() if len(versions) > 1]:
+            await self.handle(image)
+            await self.look_at_bytes(image, sector * SECTOR, SECTOR)
+        image.alone = False
 
     async def clone(self) -> None:
         """Of a snapshot, or of a live volume, which gets one."""
@@ -354,9 +356,9 @@ class History:
         with image.being_taken(snap), image.by_name():
             answer = await self.node.control("clone", name=image.name, names=[made], size=size, token=token)
         self.unsure.remove(settle)
-        self.add(answer["snapshot"], snap.image())
-        self.add(made, snap.image().copy(size))
-        await self.resolve(self.images[made])
+        taken = snap.image()
+        clone = taken.copy(size)
+        await asyncio.gather(self.add_unsure(answer["snapshot"], taken), self.add_unsure(made, clone))
 
     async def rename(self) -> None:
         with self.chosen() as image:
