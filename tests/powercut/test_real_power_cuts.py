@@ -218,7 +218,7 @@ def machine(home):
     made = Machine(home, SEED)
     yield made
     if made.device:                             # the test failed: nothing of it may stay
-        for pid in processes_of(home):
+        for pid in processes_of(made.instance.home):
             os.kill(pid, signal.SIGKILL)
         made.server.send_signal(signal.SIGUSR1)
         time.sleep(0.5)
