@@ -379,6 +379,7 @@ class Mapper(Peer):
             arguments = msgpack.unpackb(request.payload)
             verb = arguments.pop("verb")
             work = VERBS[verb]
+            arguments["request"] = request
         except Exception:
             self.refuse(request, errno.EOPNOTSUPP, f"the mapper has no verb '{verb}'; it has {', '.join(VERBS)}"
                         if verb else "a control request must be a msgpack map with a verb")
