@@ -74,9 +74,12 @@ class Node:
         self.disks = [DiskPeer(disk, self.hub, self.segment.port_of(role), role)
                       for disk, role in ((data, "blockerb"), (maps, "blockerm"))]
         self.native = self.make_vlmc()
-        self.mapper = Mapper(AsyncPort(self.hub, self.mapper_port, "mapper"), self.run_folder, "mapper",
-                             {"cache": 1 << 20, "journal_limit": journal_limit})
+        self.journal_limit = journal_limit
+        self.mapper_tasks: set[asyncio.Task] = set()
+        self.hub.loop.set_task_factory(self.make_task)
+        self.mapper = self.make_mapper()
         self.client = AsyncPort(self.hub)
+        self.kills: dict[int, str] = {}     # turn -> who dies then
 
     def make_vlmc(self) -> Any:
         """A loop with vlmc in it, for loop_turn()."""
@@ -86,11 +89,56 @@ class Node:
         check(lib.loop_add(loop[0], b"vlmc", b"vlmc", targets, 2, ffi.NULL, 0, peer), "vlmc")
         return loop[0]
 
+    def make_mapper(self) -> Mapper:
+        """A mapper that is to be started."""
+        return Mapper(AsyncPort(self.hub, self.mapper_port, "mapper"), self.run_folder, "mapper",
+                      {"cache": 1 << 20, "journal_limit": self.journal_limit})
+
+    def make_task(self, loop: asyncio.AbstractEventLoop, work: Any, **more: Any) -> asyncio.Task:
+        """Makes a task, and notes whether it is the mapper's: its coroutine is, or one of its tasks made it."""
+        task = asyncio.Task(work, loop=loop, **more)
+        try:
+            parent = asyncio.current_task(loop)
+        except RuntimeError:
+            parent = None
+        if parent in self.mapper_tasks or work.__qualname__.startswith("Mapper."):
+            self.mapper_tasks.add(task)
+            task.add_done_callback(self.mapper_tasks.discard)
+        return task
+
     async def start(self) -> None:
         """The mapper's start, as tools/host.py does it."""
-        await self.mapper.start()
-        self.mapper.ids = SeededIds(self.dice)
-        self.mapper.port.serve(self.mapper.handle)
+        mapper = self.mapper
+        await mapper.start()
+        mapper.ids = SeededIds(self.dice)
+        mapper.port.serve(mapper.handle)
+
+    # --- kill -9 of a part
+
+    async def kill_mapper(self) -> None:
+        """The mapper is gone between two turns, whatever it had in hand; another takes its place."""
+        async def dead(*_words: Any, **_fields: Any) -> None:
+            raise asyncio.CancelledError
+
+        port = self.mapper.port
+        port.call = dead
+        for _ in range(UNWIND_TURNS):
+            if not self.mapper_tasks:
+                break
+            for task in list(self.mapper_tasks):
+                task.cancel()
+            await asyncio.sleep(0)
+        assert not self.mapper_tasks, f"these do not end: {self.mapper_tasks}"
+        port.close()
+        self.mapper = self.make_mapper()
+        task = asyncio.ensure_future(self.start())
+        self.mapper_tasks.add(task)
+        task.add_done_callback(self.mapper_tasks.discard)
+
+    def kill_vlmc(self) -> None:
+        """The same for vlmc."""
+        lib.loop_free(self.native)
+        self.native = self.make_vlmc()
 
     # --- turns
 
@@ -106,6 +154,10 @@ class Node:
         """Has the power fail after so many more turns, or requests at the map store."""
         self.turns_left, self.requests_left = turns, self.disks[1].served + requests
 
+    def kill_in(self, turns: int, role: str) -> None:
+        """Has the mapper or vlmc be killed after so many more turns."""
+        self.kills[self.hub.loop.turns + turns] = role
+
     def is_cut(self) -> bool:
         """True once the power has failed."""
         self.turns_left -= 1
@@ -119,6 +171,11 @@ class Node:
                 await self.unwind()
                 return False
             self.turn()
+            victim = self.kills.pop(self.hub.loop.turns, "")
+            if victim == "mapper":
+                await self.kill_mapper()
+            elif victim:
+                self.kill_vlmc()
             await asyncio.sleep(0)
         task.result()
         await self.unwind()

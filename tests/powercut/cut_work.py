@@ -35,6 +35,7 @@ EARLY = 0.15                        # of the cuts come while what the last one l
 TURNS_MAX = 1000                    # until a cut that is counted in turns
 REQUESTS_MAX = 150                  # ... in requests at the map store
 ROUNDS_MAX = 40
+KILLS = (0, 1, 1, 3)                # in one life
 KINDS = ("write",) * 6 + ("fua", "zero", "no_hole", "discard")
 UNITS = (1, 1, 512, 4096, 4096, BLOCK)
 JOURNAL_LIMITS = (4096, 4096, 8192, 1 << 20)
@@ -47,8 +48,9 @@ Settle = Callable[[set[str]], Any]  # gets the names that are there after a cut
 class History:
     """One store, its volumes as the oracle knows them, and the dice."""
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    def __init__(self, seed: int, kills: tuple[int, ...] = (0,)) -> None:
+        """`kills`: how many kill -9 of mapper or vlmc there may be in a life, beside the cut."""
+        self.kills = kills
         self.dice = random.Random(seed)
         self.data, self.maps = Disk(self.dice), Disk(self.dice)
         self.images: dict[str, Image] = {}
@@ -98,6 +100,8 @@ class History:
             self.node.cut_in(requests=self.dice.randrange(1, REQUESTS_MAX // soon))
         else:
             self.node.cut_in(turns=self.dice.randrange(1, TURNS_MAX // soon))
+        for _ in range(self.dice.choice(self.kills)):
+            self.node.kill_in(self.dice.randrange(1, TURNS_MAX // 2), self.dice.choice(("mapper", "vlmc")))
 
     # --- after a cut
 
@@ -429,6 +433,7 @@ def main() -> None:
     parser.add_argument("--histories", type=int, default=1)
     parser.add_argument("--cuts", type=int, default=CUTS)
     parser.add_argument("--minutes", type=float, default=1e9)
+    parser.add_argument("--kills", action="store_true", help="kill mapper and vlmc, too")
     parser.add_argument("--verbose", action="store_true")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO if args.verbose else logging.CRITICAL)
@@ -436,7 +441,7 @@ def main() -> None:
     for seed in range(args.seed, args.seed + args.histories):
         if time.monotonic() - began > args.minutes * 60:
             break
-        history = History(seed)
+        history = History(seed, KILLS if args.kills else (0,))
         try:
             history.run(args.cuts)
         except Exception as failure:
