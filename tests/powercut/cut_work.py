@@ -318,12 +318,12 @@ class History:
             await self.unsure_of(lambda names: made in names and self.add(made, snap.image()),
                                  "snapshot", name=image.name, snapshot=made)
         taken = snap.image()
-        await self.add_unsure(made, taken)
+        self.add(made, taken)
+        await self.resolve(taken)
         return taken
 
-    async def add_unsure(self, name: str, image: Image) -> None:
-        """Adds one, and looks at what may be one thing or another before anybody else gets it."""
-        self.add(name, image)
+    async def resolve(self, image: Image) -> None:
+        """Looks at what may be one thing or another before anybody else gets a new volume."""
         image.alone = True
         for sector in [s for s, versions in image.sectors.items() if len(versions) > 1]:
             await self.handle(image)
@@ -362,7 +362,11 @@ class History:
         self.unsure.remove(settle)
         taken = snap.image()
         clone = taken.copy(size)
-        await asyncio.gather(self.add_unsure(answer["snapshot"], taken), self.add_unsure(made, clone))
+        self.add(answer["snapshot"], taken)
+        self.add(made, clone)
+        clone.alone = True
+        await self.resolve(taken)
+        await self.resolve(clone)
 
     async def rename(self) -> None:
         with self.chosen() as image:

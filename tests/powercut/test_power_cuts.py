@@ -2,7 +2,7 @@
 """Power cuts at any instant: flushed data is there, every other sector old or new, maps and snapshots whole.
 
 The seeds of CI are fixed; ARCHIPELAGO_CUT_SEED=N begins elsewhere. A failure names its seed and cut, and
-`python tests/powercut/cut_work.py --seed N` brings it back.
+`python tests/powercut/cut_work.py --seed N` (with --kills where it says so) brings it back.
 """
 import os
 import random
@@ -10,22 +10,24 @@ import time
 
 import pytest
 from cut_disk import DiskPeer, Stored
-from cut_work import CUTS, History
+from cut_work import CUTS, KILLS, History
 
 from peers import mapper_store, mapper_volume
 
 FIRST_SEED = int(os.environ.get("ARCHIPELAGO_CUT_SEED", "1"))
-PARTS, HISTORIES = 8, 20            # 8 * 20 * 13 cuts
+HISTORIES = 20                      # of 13 cuts each, in one part
+PARTS = 5                           # with cuts alone
+KILL_PARTS = 3                      # with kill -9 of mapper and vlmc, too
 CATCH_MOST = 40                     # histories in which a fault that is put in must be found
 SOAK_MINUTES = float(os.environ.get("ARCHIPELAGO_SOAK_MINUTES", "1"))
 
 
-def run(seed):
-    history = History(seed)
+def run(seed, kills=(0,)):
+    history = History(seed, kills)
     try:
         history.run(CUTS)
     except BaseException:
-        print(f"seed {seed}, cut {history.cuts}: python tests/powercut/cut_work.py --seed {seed}")
+        print(f"cut {history.cuts}: python tests/powercut/cut_work.py --seed {seed}{' --kills' if any(kills) else ''}")
         raise
     return history.cuts
 
@@ -34,6 +36,14 @@ def run(seed):
 def test_power_cuts_lose_nothing_that_was_flushed_and_tear_nothing_else(part):
     first = FIRST_SEED + part * HISTORIES
     cuts = sum(run(seed) for seed in range(first, first + HISTORIES))
+    print(f"seeds {first}..{first + HISTORIES - 1}: {cuts} cuts")
+
+
+@pytest.mark.parametrize("part", range(KILL_PARTS))
+def test_power_cuts_amid_kills_of_mapper_and_vlmc(part):
+    """A kill is a pause: no request fails, and the store is right whenever the cut comes."""
+    first = FIRST_SEED + part * HISTORIES
+    cuts = sum(run(seed, KILLS) for seed in range(first, first + HISTORIES))
     print(f"seeds {first}..{first + HISTORIES - 1}: {cuts} cuts")
 
 
@@ -52,7 +62,7 @@ def test_a_seed_brings_the_same_history():
 def test_power_cuts_for_long():
     end, cuts = time.monotonic() + SOAK_MINUTES * 60, 0
     while time.monotonic() < end:
-        cuts += run(random.SystemRandom().randrange(1 << 32))
+        cuts += run(random.SystemRandom().randrange(1 << 32), random.choice(((0,), KILLS)))
     print(f"{cuts} cuts")
 
 
