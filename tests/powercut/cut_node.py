@@ -120,8 +120,8 @@ class Node:
         async def dead(*_words: Any, **_fields: Any) -> None:
             raise asyncio.CancelledError
 
-        port = self.mapper.port
-        port.call = dead
+        port, table = self.mapper.port, ffi.buffer(self.segment.c.volumes, VOLUMES * ffi.sizeof("struct xvolume"))
+        port.call, before = dead, bytes(table)
         for _ in range(UNWIND_TURNS):
             if not self.mapper_tasks:
                 break
@@ -129,6 +129,7 @@ class Node:
                 task.cancel()
             await asyncio.sleep(0)
         assert not self.mapper_tasks, f"these do not end: {self.mapper_tasks}"
+        table[:] = before               # what a cancelled coroutine does at its end, a killed one does not
         port.close()
         self.mapper = self.make_mapper()
         task = asyncio.ensure_future(self.start())
