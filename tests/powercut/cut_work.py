@@ -112,8 +112,7 @@ class History:
             settle(names)
         self.unsure.clear()
         assert names == set(self.images), f"these should (not) be there: {sorted(names ^ set(self.images))}"
-        for name in sorted(self.images):
-            await self.look_at(self.images[name])
+        await asyncio.gather(*(self.look_at(self.images[name]) for name in sorted(self.images)))
         if self.dice.random() < SCRUBS:
             await self.scrub()
         for name in sorted(self.images):
