@@ -17,10 +17,12 @@
 #define BELL_PATH_MAX 224
 #define FIFO_DRAIN_MAX 16           /* reads of 512 bytes: more rings than senders can leave */
 
+/* A process whose first thread has ended looks like a zombie while others are still at work. */
 uint64_t process_start_time(int pid)
 {
     char path[32], text[512];
     unsigned long long start = 0;
+    long threads = 0;
     char state = 'Z';
     ssize_t length;
     int fd;
@@ -36,9 +38,9 @@ uint64_t process_start_time(int pid)
     text[length] = 0;
     char *after = strrchr(text, ')');       /* the name may hold anything */
     if (!after || sscanf(after + 1, " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d"
-                         " %*d %*d %*d %*d %llu", &state, &start) != 2)
+                         " %*d %*d %ld %*d %llu", &state, &threads, &start) != 3)
         return 0;
-    return state == 'Z' || state == 'X' ? 0 : start;
+    return (state == 'Z' && threads <= 1) || state == 'X' ? 0 : start;
 }
 
 static void bell_path(const struct xseg *seg, uint32_t number, char path[BELL_PATH_MAX])

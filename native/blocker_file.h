@@ -38,6 +38,20 @@
  * done. HEADER and NAME objects are replaced by other processes too, so a hit on one is believed
  * only while its file still has a name.
  *
+ * The end of a life
+ * -----------------
+ * What a peer had under way when it was killed is done again by its successor, and by then it must
+ * have ended: a late write would land over a newer one that was acknowledged, a late direct read
+ * over a buffer that serves something else by now. So a start first waits for the flock on the
+ * folder of its predecessor's life (lives of one port in one segment have names that begin alike).
+ * That lock goes with the last reference to the folder's open file, and there are two kinds: the
+ * process's table of descriptors, which the kernel frees when the last of its threads has left its
+ * last system call (pwrite, fallocate, rename, fsync; also those that io_uring's workers make, as
+ * they are threads of the process); and the ring, in which it is registered, and which the kernel
+ * takes down, some time after the process is gone, when the last of its requests has completed.
+ * Whoever gets the flock knows that the predecessor changes nothing any more, in a file or in the
+ * segment. Bytes it had written into the page cache are there, as if it had lived.
+ *
  * What is durable
  * ---------------
  * Every volume has a list of objects written since its last SYNC. A SYNC takes the list as it is

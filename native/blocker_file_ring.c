@@ -117,6 +117,9 @@ int bf_ring_start(struct bf *bf)
         return peer_fail(bf->peer, rc, "io_uring cannot be had (%s): the kernel, a sandbox or "
                          "kernel.io_uring_disabled forbids it", strerror(-rc));
     ring->made = true;
+    rc = io_uring_register_files(&ring->uring, &bf->life, 1);   /* keeps its flock: see blocker_file.h */
+    if (rc)
+        return peer_fail(bf->peer, rc, "io_uring does not register a file: %s", strerror(-rc));
     ring->watch = (struct watch){ .fd = ring->uring.ring_fd, .ready = ring_ready, .arg = bf };
     return loop_watch(bf->peer->loop, &ring->watch, EPOLLIN);
 }
@@ -126,5 +129,6 @@ void bf_ring_stop(struct bf *bf)
     if (!bf->ring.made)
         return;
     loop_unwatch(bf->peer->loop, &bf->ring.watch);
+    io_uring_unregister_files(&bf->ring.uring);     /* the kernel takes the ring down when it likes */
     io_uring_queue_exit(&bf->ring.uring);
 }

@@ -19,6 +19,9 @@
 #define STORE_TEXT "archipelago store 1\n"
 #define STORE_WORD "archipelago store "
 #define LIFE_TRIES 8
+#define FENCE_MS 60000              /* that I/O of the dead predecessor may take to end */
+#define FENCE_STEP_MS 5
+#define LIFE_LINE 16                /* digits that all lives of a port have in common */
 
 /* --- temporary files ---------------------------------------------------------------- */
 
@@ -194,16 +197,43 @@ static int check_store(struct bf *bf)
     return peer_fail(bf->peer, -EPROTO, "%.160s/store does not say that this is a store", bf->path);
 }
 
-/* Removes what a dead life left, if it is dead. */
-static void clean_life(int tmp, const char *name)
+/* What the names of all lives of this port begin with, as long as its segment lasts. */
+static void life_line(const struct bf *bf, char line[LIFE_LINE + 1])
 {
-    int fd = openat(tmp, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *dir;
+    char text[XSEG_PATH_MAX + XSEG_ROLE_MAX + 32];
+    const struct xheader *header = bf->peer->seg->header;
+
+    snprintf(text, sizeof(text), "%s %s %" PRIu64, header->run, bf->peer->role, header->created_ns);
+    snprintf(line, LIFE_LINE + 1, "%016" PRIx64, bf_name_hash(text));
+}
+
+/* Waits until nothing of a life of this port is in the kernel any more: see blocker_file.h. */
+static int wait_for_end(int life)
+{
+    for (int ms = 0; ms < FENCE_MS; ms += FENCE_STEP_MS) {
+        if (flock(life, LOCK_EX | LOCK_NB) == 0)
+            return 0;
+        if (errno != EWOULDBLOCK && errno != EINTR)
+            return -errno;
+        usleep(FENCE_STEP_MS * 1000);
+    }
+    return -EBUSY;
+}
+
+/* Removes what a dead life left, if it is dead. EBUSY: it is one of this port, and its I/O does
+ * not end. */
+static int clean_life(int tmp, const char *name, const char *line)
+{
+    int fd = openat(tmp, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC), rc = 0;
+    DIR *dir = NULL;
     struct dirent *entry;
 
     if (fd < 0)
-        return;
-    dir = flock(fd, LOCK_EX | LOCK_NB) == 0 ? fdopendir(fd) : NULL;
+        return 0;
+    if (strncmp(name, line, LIFE_LINE) == 0)
+        rc = wait_for_end(fd);
+    if (rc == 0 && flock(fd, LOCK_EX | LOCK_NB) == 0)
+        dir = fdopendir(fd);
     while (dir && (entry = readdir(dir)))
         if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
             if (unlinkat(fd, entry->d_name, 0) < 0 && errno == EISDIR)
@@ -214,11 +244,13 @@ static void clean_life(int tmp, const char *name)
         closedir(dir);
     else
         close(fd);
+    return rc;
 }
 
 static int clean_lives(struct bf *bf)
 {
-    int fd, tmp;
+    char line[LIFE_LINE + 1];
+    int fd, tmp, rc = 0;
     DIR *dir;
     struct dirent *entry;
 
@@ -229,25 +261,30 @@ static int clean_lives(struct bf *bf)
     dir = fd < 0 ? NULL : fdopendir(fd);
     if (!dir)
         return -errno;
-    while ((entry = readdir(dir)))
+    life_line(bf, line);
+    while (rc == 0 && (entry = readdir(dir)))
         if (entry->d_name[0] != '.')
-            clean_life(tmp, entry->d_name);
+            rc = clean_life(tmp, entry->d_name, line);
     closedir(dir);
     close(tmp);
-    return 0;
+    if (rc == -EBUSY)
+        return peer_fail(bf->peer, rc, "%.100s: I/O of the process that served %s before has not ended "
+                         "after %d s: the disk below does not answer", bf->path, bf->peer->role, FENCE_MS / 1000);
+    return rc;
 }
 
 /* Another start may take our folder for a dead life's before we hold it: then try again. */
 static int begin_life(struct bf *bf)
 {
     for (int i = 0; i < LIFE_TRIES; i++) {
-        char path[48];
+        char path[48], line[LIFE_LINE + 1];
         struct stat st;
-        uint64_t random;
+        uint32_t random;
 
         if (getrandom(&random, sizeof(random), 0) < 0)
             return -errno;
-        snprintf(bf->life_name, sizeof(bf->life_name), "%016" PRIx64, random);
+        life_line(bf, line);
+        snprintf(bf->life_name, sizeof(bf->life_name), "%s.%08" PRIx32, line, random);
         snprintf(path, sizeof(path), "tmp/%s", bf->life_name);
         if (mkdirat(bf->root, path, BF_FOLDER_MODE) < 0)
             return -errno;
@@ -288,7 +325,7 @@ int bf_root_open(struct bf *bf)
         rc = clean_lives(bf);
         if (rc == 0)
             rc = begin_life(bf);
-        if (rc)
+        if (rc && !bf->peer->error[0])
             rc = peer_fail(bf->peer, rc, "%.160s/tmp: %s", bf->path, strerror(-rc));
     }
     return rc;

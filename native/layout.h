@@ -157,7 +157,7 @@ struct xreq {
     uint64_t size;                  /* bytes asked for */
     uint64_t data;                  /* bytes from the segment's start to the data; 0: none */
     uint32_t data_size;             /* bytes there are at data */
-    uint32_t repeats;               /* times it was put back after a death of the one that held it */
+    uint32_t reserved2;
     uint64_t done;                  /* in a reply: bytes served, or as the op says */
     uint64_t arg;                   /* as the op says */
     struct xobj object;

@@ -444,6 +444,8 @@ int loop_run(struct loop *loop, uint32_t drain_ms)
     return all_idle(loop) ? 0 : -ETIMEDOUT;
 }
 
+int loop_turn(struct loop *loop) { return turn(loop); }
+
 void loop_stop(struct loop *loop)
 {
     uint64_t one = 1;

@@ -15,6 +15,16 @@
 
 /* --- start and stop ----------------------------------------------------------- */
 
+/* A descriptor that listens already, from the supervisor: option NAME_fd. False: there is none. */
+static bool inherited(struct peer *peer, struct nbd *nbd, const char *name)
+{
+    uint64_t fd;
+
+    if (peer_option_u64(peer, name, UINT64_MAX, &fd) != 0 || fd > INT32_MAX)
+        return false;
+    return nbd_listen_inherited(nbd, (int)fd) == 0;
+}
+
 static int read_options(struct peer *peer, struct nbd *nbd)
 {
     uint64_t connections, handshake_s;
@@ -38,8 +48,8 @@ static int listen_at(struct peer *peer, struct nbd *nbd)
     int rc;
 
     snprintf(otherwise, sizeof(otherwise), "%s/nbd.sock", peer->seg->header->run);
-    rc = nbd_listen_unix(nbd, peer_option(peer, "socket", otherwise));
-    if (rc == 0 && tcp[0])
+    rc = inherited(peer, nbd, "socket_fd") ? 0 : nbd_listen_unix(nbd, peer_option(peer, "socket", otherwise));
+    if (rc == 0 && tcp[0] && !inherited(peer, nbd, "listen_fd"))
         rc = nbd_listen_tcp(nbd, tcp);
     return rc ? rc : nbd_listen_watch(nbd);
 }

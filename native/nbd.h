@@ -159,7 +159,8 @@ struct nbd_listener {
     struct watch watch;
     bool watched;
     uint64_t dev, ino;              /* of a unix socket's file: it is removed if still that */
-    char path[XSEG_PATH_MAX];       /* empty: TCP */
+    bool tcp;
+    char path[XSEG_PATH_MAX];       /* of a unix socket made here; empty else */
 };
 
 struct nbd_set { uint64_t word[NBD_CONNECTIONS_MAX / 64]; };
@@ -201,6 +202,8 @@ static inline bool nbd_set_has(const struct nbd_set *set, uint32_t i)
 
 int nbd_listen_unix(struct nbd *nbd, const char *path);
 int nbd_listen_tcp(struct nbd *nbd, const char *address);
+/* A socket that somebody else has made, and will remove. EBADF: fd is none that listens. */
+int nbd_listen_inherited(struct nbd *nbd, int fd);
 int nbd_listen_watch(struct nbd *nbd);
 void nbd_listen_close(struct nbd *nbd);
 

@@ -3,6 +3,7 @@
  * nbd_listen.c - the sockets an NBD server is reached at. See nbd.h.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -52,7 +53,7 @@ static void listener_ready(struct watch *watch, uint32_t events)
         }
         if (fd < 0)
             return;
-        tune(fd, listener->path[0] == 0);
+        tune(fd, listener->tcp);
         nbd_connect(nbd, fd);
     }
 }
@@ -94,6 +95,19 @@ void nbd_listen_close(struct nbd *nbd)
             unlink(listener->path);
         close(listener->watch.fd);
     }
+}
+
+int nbd_listen_inherited(struct nbd *nbd, int fd)
+{
+    struct sockaddr address;
+    socklen_t length = sizeof(address), size = sizeof(int);
+    int listens = 0;
+
+    if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) < 0 || !listens
+        || getsockname(fd, &address, &length) < 0 || fcntl(fd, F_SETFL, O_NONBLOCK) < 0)
+        return -EBADF;
+    add(nbd, fd)->tcp = address.sa_family != AF_UNIX;
+    return 0;
 }
 
 /* --- unix ----------------------------------------------------------------------------- */
@@ -225,6 +239,6 @@ int nbd_listen_tcp(struct nbd *nbd, const char *text)
         return peer_fail(nbd->peer, rc, "cannot listen at %.60s: %s", text,
                          rc == -EADDRINUSE ? "the port is in use; stop its server or set option listen"
                          : strerror(-rc));
-    add(nbd, rc);
+    add(nbd, rc)->tcp = true;
     return 0;
 }

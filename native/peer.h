@@ -83,6 +83,8 @@ int loop_add(struct loop *loop, const char *type, const char *role,
              const struct option *options, uint32_t option_count, struct peer **peer);
 /* Runs until loop_stop(), then drains for drain_ms at most. Releases nothing. */
 int loop_run(struct loop *loop, uint32_t drain_ms);
+/* One turn over its peers, for who runs a loop step by step instead (a simulation). 1: something moved. */
+int loop_turn(struct loop *loop);
 /* From any thread. */
 void loop_stop(struct loop *loop);
 void loop_free(struct loop *loop);

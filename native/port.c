@@ -412,7 +412,6 @@ static void requeue_held_of(struct port *port, const struct xport *sender)
         if (load_relaxed(&req->state) != XREQ_HELD || req->owner != port->number)
             continue;
         count(&port->shared->recovered, 1);
-        req->repeats++;
         port_requeue(port, req);
     }
 }

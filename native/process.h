@@ -11,7 +11,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Start time of a process in clock ticks after boot; 0: there is none, or it is a zombie. */
+/* Start time of a process in clock ticks after boot; 0: there is none, or all its threads have
+ * ended. */
 uint64_t process_start_time(int pid);
 
 #define PROCESS_PID_BITS 22          /* the kernel's limit on pids */

@@ -81,6 +81,7 @@ class Mapper(Peer):
         self.missed: dict[tuple[int, int], float] = {}  # (port, incarnation) -> when it was found dead
         self.name_lists: OrderedDict[int, bytes] = OrderedDict()
         self.incarnations = self.blocker_lives()
+        self.keeping = asyncio.Lock()               # by who takes the locks again
         self.closed_early: set[tuple[int, int]] = set()     # (handle, port) whose CLOSE may be repeated
         self.recovered = asyncio.Event()
         self.port.serve(self.handle)                # what waits in the inbox waits for `recovered`
@@ -155,15 +156,18 @@ class Mapper(Peer):
             return False
         owner = f"host {socket.gethostname()}, pid {os.getpid()}, home {self.home}, " \
                 f"since {time.strftime('%Y-%m-%d %H:%M:%S')}"
-        number, other = await self.store.acquire(volume.id, self.token, owner)
-        if not number:
-            raise fail(errno.EBUSY, f"volume '{volume.header.name}' is locked by another: {other}")
-        volume.lock_number = number
+        async with volume.locking:
+            number, other = await self.store.acquire(volume.id, self.token, owner)
+            if not number:
+                raise fail(errno.EBUSY, f"volume '{volume.header.name}' is locked by another: {other}")
+            volume.lock_number = number
         return True
 
     async def drop_lock(self, volume: Volume) -> None:
         """Gives the lock back, unless an operator holds it by hand."""
-        if not volume.held_by_hand and volume.lock_number:
+        async with volume.locking:
+            if volume.held_by_hand or not volume.lock_number:
+                return
             volume.lock_number = 0
             try:
                 await self.store.release(volume.id, self.token)
@@ -379,7 +383,7 @@ class Mapper(Peer):
             arguments = msgpack.unpackb(request.payload)
             verb = arguments.pop("verb")
             work = VERBS[verb]
-            arguments["repeated"] = request.c.repeats > 0   # by an earlier life of this mapper, perhaps completely
+            arguments["request"] = request
         except Exception:
             self.refuse(request, errno.EOPNOTSUPP, f"the mapper has no verb '{verb}'; it has {', '.join(VERBS)}"
                         if verb else "a control request must be a msgpack map with a verb")
@@ -410,25 +414,37 @@ class Mapper(Peer):
         return [ports[number].incarnation for number in range(lib.XSEG_STATIC_PORTS)]
 
     async def keep_locks(self) -> None:
-        """Takes the locks of open volumes again when a peer was restarted: they die with the blocker."""
-        lives = self.blocker_lives()
-        if lives == self.incarnations:
+        """Takes the locks of open volumes again when a peer was restarted: they die with the blocker. Who
+        comes while that goes on waits for it; after a failure the next tries again."""
+        if self.blocker_lives() == self.incarnations and not self.keeping.locked():
             return
-        self.incarnations = lives
-        await gather_bounded(self.keep_lock, [v for v in self.handles.values() if v.lock_number])
+        async with self.keeping:
+            lives = self.blocker_lives()
+            if lives != self.incarnations:
+                await gather_bounded(self.keep_lock, [v for v in self.handles.values() if v.lock_number])
+                self.incarnations = lives
 
     async def keep_lock(self, volume: Volume) -> None:
-        """Takes one lock again. If another has had it meanwhile, the volume takes no more commits."""
+        """Takes one lock again, unless the volume is being closed and has given it back."""
+        async with volume.locking:
+            if volume.lock_number and volume.shared is not None:
+                await self.take_again(volume)
+
+    async def take_again(self, volume: Volume) -> None:
+        """If another has had the lock meanwhile, the volume takes no more commits."""
         number, other = await self.store.acquire(volume.id, self.token, f"host {socket.gethostname()}, "
                                                  f"pid {os.getpid()}, home {self.home}")
         if number == volume.lock_number:
             return
         if not number:
             volume.broken = fail(errno.ENOLCK, f"volume '{volume.header.name}' was taken over by: {other}")
-        elif (await read_header(self.store, volume.id)).generation != volume.header.generation:
-            volume.broken = fail(errno.ENOLCK, f"volume '{volume.header.name}' was changed by another node")
+        else:
+            async with volume.writing_header:   # by this node
+                if (await read_header(self.store, volume.id)).generation != volume.header.generation:
+                    volume.broken = fail(errno.ENOLCK, f"volume '{volume.header.name}' was changed by another node")
         volume.lock_number = number
-        volume.shared.lock_number = number
+        if volume.shared is not None:
+            volume.shared.lock_number = number
         if volume.broken:
             self.log.error("%s: it takes no more commits", volume.broken)
 

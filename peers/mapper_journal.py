@@ -11,7 +11,9 @@ record, and from there into the object with the next number (of the epoch that t
 was one), until there is none. So a new object is begun without touching the header.
 
 Only the last record of a life can be torn by a power cut: each is durable before the next is sent. So
-what is not intact but has an intact later record behind it is damage, and is refused (EBADMSG).
+what is not intact but has an intact later record behind it is damage, and is refused (EBADMSG). So is a
+record of one sector (SECTOR bytes) that is not intact, as no cut tears a sector, and a sector that is not
+zeros but begins no record, where one should begin.
 """
 import errno
 import mmap
@@ -29,6 +31,8 @@ JOURNAL_CAPACITY = JOURNAL_LIMIT + (1 << 20)    # of one object: the limit and o
 STRETCHES_LIMIT = 8                 # stretches a header lists before they are folded into pages
 STRETCHES_MAX = 32                  # ... at which snapshots and openings wait for that
 CHAIN_MAX = 64                      # objects followed after an open end
+SECTOR = 512                        # bytes that a power cut leaves as they were or as they became
+MAGIC = b"ARCR"                     # of a record
 
 
 @dataclass(slots=True, eq=False)
@@ -103,6 +107,16 @@ def lost_records(stretch: Stretch, start: int, length: int) -> bool:
     return False
 
 
+def spoiled(stretch: Stretch, start: int, length: int) -> bool:
+    """True if no power cut can have left the sector where a scan ended as it is."""
+    sector = bytes(memoryview(stretch.data)[start:min(start + SECTOR, length)])
+    if not any(sector):
+        return False
+    if sector[:4] != MAGIC or len(sector) < lib.RECORD_HEADER:
+        return True
+    return lib.RECORD_HEADER + int.from_bytes(sector[44:48], "little") <= SECTOR
+
+
 async def load_closed(store: MapStore, name: str, listed: list) -> Stretch:
     """A stretch whose end is known, from the cache if it is there. EBADMSG."""
     stretch = Stretch(*listed[:3])
@@ -138,7 +152,8 @@ async def load_open(store: MapStore, header: Header, listed: list) -> list[Stret
             break
         result = scan(stretch, length)
         stretch.end = result.end
-        if (result.records and result.first_seq != seq + 1) or lost_records(stretch, result.end, length):
+        if (result.records and result.first_seq != seq + 1) or lost_records(stretch, result.end, length) \
+                or spoiled(stretch, result.end, length):
             reason = ffi.string(result.reason).decode() or "records before it are missing"
             raise damaged(header.name, stretch, reason, result.end)
         if not result.records:

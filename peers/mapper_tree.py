@@ -215,12 +215,13 @@ async def tree_pages(store: MapStore, view: View, ref: Ref, level: int, index: i
 
 
 async def all_leaves(store: MapStore, view: View, start: int = 0, damage: Any = None,
-                     index: Index | None = None) -> AsyncIterator[int]:
-    """Numbers of the leaves that the tree has or the journal touches, from `start` on, ascending."""
+                     index: Index | None = None, enter: Any = None) -> AsyncIterator[int]:
+    """Numbers of the leaves that the tree has or the journal touches, from `start` on, ascending. Of the
+    tree's, not those under pages that `enter(ref)` says no to."""
     journal = [leaf for leaf in (index or await index_of(view)).leaves if leaf >= start]
     place = 0
     if view.root:
-        async for _ref, level, leaf in tree_pages(store, view, view.root, view.level, 0, start, damage=damage):
+        async for _ref, level, leaf in tree_pages(store, view, view.root, view.level, 0, start, enter, damage):
             if level:
                 continue
             while place < len(journal) and journal[place] < leaf:

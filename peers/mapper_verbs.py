@@ -4,8 +4,8 @@
 A verb is a coroutine (mapper, arguments, room) -> msgpack-able map; room is the bytes its answer may
 have. Failures are raised as errors with a sentence. `name` is the volume meant; sizes are in bytes. A
 `token` (a random 64-bit number) makes create, clone, snapshot, rename and remove repeatable: the same request
-sent again, because the mapper was killed before it answered, finds its own work instead of EEXIST. A
-removal that was begun in an earlier life of the mapper (`repeated`) and finds nothing has been completed.
+sent again, because the mapper was killed before it answered, finds its own work instead of EEXIST. A remove
+notes in its request's `arg` that it is about to give back the name: what has that name afterwards is another's.
 
     verb      arguments                                     answer
     create    name, size, [block_size], [token]             id, name
@@ -64,6 +64,7 @@ ENTRY_ROOM = 400                    # bytes of a mapinfo entry at most
 NAME_BYTES = 40                     # of an object's name in a LIST
 CHECK_CACHE = 4 << 20               # bytes of pages kept for one portion of a check
 WALK_TRIES = 4                      # of a portion of a walk that a checkpoint overtakes
+REMOVED = 1 << 63                   # in a remove's slot, with a count: a mapper that is killed now has but to answer
 AUTO_NAME_BYTES = 220               # of the volume's name that a snapshot made for cloning keeps
 
 Arguments = dict[str, Any]
@@ -452,31 +453,34 @@ async def remove(m: "Mapper", a: Arguments, room: int) -> dict:
     """Frees the name at once, then gives back the space that only this volume had. EBUSY: it is open.
 
     With force, one whose header is damaged is removed as well; its space is left to the collector."""
-    name, token = a["name"], a.get("token", 0)
+    name, token, slot = a["name"], a.get("token", 0), a["request"].c
     async with m.names.locked([name]):
         try:
             _generation, volume_id = await m.names.target(name)
             header = await read_header(m.store, volume_id)
         except NotFound:
-            if a["repeated"]:
-                return {"objects": 0}
+            if slot.arg & REMOVED:
+                return {"objects": slot.arg & ~REMOVED}
             header = await m.names.lookup(name)
         except Damaged:
             if not a.get("force"):
                 await m.names.lookup(name)
             return await remove_damaged(m, name)
         if header.kind != "removed" or header.name != name or not token or header.token != token:
+            if slot.arg & REMOVED:          # somebody else's, made since
+                return {"objects": slot.arg & ~REMOVED}
             header = await m.names.lookup(name)
     async with m.using(header.id) as volume:
         await volume_may_go(m, volume, name)
         async with m.locked(volume):
             count = await remove_space(m, volume, name, token)
+    slot.arg = REMOVED | max(count, slot.arg & ~REMOVED)
     async with m.names.locked([name]):
         await m.names.release(name, header.id)
     with suppress(Busy):                # another node tries to open what is gone
         await m.store.delete(named(LOCK, header.id))
     await m.store.delete(named(HEADER, header.id))
-    return {"objects": count}
+    return {"objects": slot.arg & ~REMOVED}
 
 
 async def volume_may_go(m: "Mapper", volume: Volume, name: str) -> None:

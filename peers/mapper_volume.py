@@ -7,7 +7,8 @@ What may happen at the same time
 a time. Loads and commits of vlmc do not take it, since a control operation may itself wait for vlmc,
 and vlmc for them. `appending` is held while a record is appended or a new journal object is begun;
 `writing_header` while the header is replaced; `folding` by the one checkpoint there can be. They are
-taken in the order control, folding, appending, writing_header.
+taken in the order control, folding, appending, writing_header. `locking` is held while the volume's lock on
+the store is taken or given back; `writing_header` may be taken under it.
 
 A checkpoint works on a View of closed stretches; records go on being appended to the next object
 meanwhile, and vlmc notices nothing. What the new tree has replaced is removed only if no snapshot can
@@ -52,6 +53,7 @@ class Volume:
         self.folding = asyncio.Lock()
         self.appending = asyncio.Lock()
         self.writing_header = asyncio.Lock()
+        self.locking = asyncio.Lock()       # by who takes or gives back its lock
         self.header: Header | None = None   # as last read or written
         self.stretches: list[Stretch] = []  # closed
         self.current: Stretch | None = None  # appended to; only of one open for writing

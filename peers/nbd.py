@@ -18,7 +18,8 @@ honoured up to 1 MiB, and answered with EOVERFLOW beyond. A write longer than 32
 with EINVAL, one of more than 64 MiB ends its connection, as does anything that is no NBD.
 
 It listens at the unix socket `socket`, and at the TCP address `listen` if there is one, for up
-to `connections` clients. `spin_us` makes its process look for work that long before it sleeps.
+to `connections` clients. The supervisor keeps these sockets while the peer is restarted: who
+connects meanwhile waits, and is not refused. `spin_us` makes its process look for work that long before it sleeps.
 
 A connection may have 128 commands and about 32 MiB of data under way; then nothing more is read
 from it until some are answered. One that does not finish the handshake within `handshake_s` is
@@ -40,6 +41,7 @@ class Nbd(Peer):
     type = "nbd"
     native = "nbd"
     targets = ("vlmc", "mapper")
+    listens = {"socket": "unix", "listen": "tcp"}
     options = {
         "socket": Option("run/nbd.sock", "path", "unix socket to listen at, 107 bytes at most, of mode 0660; "
                                                  "that of a dead server is replaced"),

@@ -56,8 +56,8 @@ def toml(value: Any) -> str:
     return json.dumps(value)
 
 
-def processes_of(home: str) -> list[int]:
-    """Pids of the pipeline processes of an instance."""
+def processes_of(home: str, module: bytes = b"tools.host") -> list[int]:
+    """Pids of the pipeline processes of an instance, or of what else runs this module for it."""
     found = []
     for path in glob.glob("/proc/[0-9]*/cmdline"):
         try:
@@ -65,16 +65,20 @@ def processes_of(home: str) -> list[int]:
                 words = file.read().split(b"\0")
         except OSError:
             continue
-        if b"tools.host" in words and home.encode() in words:
+        if module in words and home.encode() in words:
             found.append(int(path.split("/")[2]))
     return found
 
 
 class Instance:
-    """An instance of the pipeline in a folder of its own."""
+    """An instance of the pipeline in a folder of its own.
 
-    def __init__(self, home: str, config: str = "") -> None:
+    It has no supervisor unless the test wants one, so that what a test kills stays dead until restart().
+    """
+
+    def __init__(self, home: str, config: str = "", supervised: bool = False) -> None:
         self.home = home
+        self.supervised = supervised
         self.env = {"ARCHIPELAGO_HOME": home}
         self.killed: set[str] = set()           # processes a test killed and did not start again
         self._client: Client | None = None
@@ -101,7 +105,7 @@ class Instance:
         return f"nbd+unix:///{name}?socket={self.home}/run/nbd.sock"
 
     def start(self) -> None:
-        self.archipelago("start")
+        self.archipelago("start", *([] if self.supervised else ["--unsupervised"]))
 
     def stop(self) -> None:
         self.disconnect()
@@ -174,7 +178,7 @@ class Instance:
             self.check_health()
         finally:
             self.stop()
-            left = processes_of(self.home)
+            left = processes_of(self.home) + processes_of(self.home, b"tools.supervisor")
             for pid in left:
                 os.kill(pid, signal.SIGKILL)
         assert not left, f"processes are left over: {left}"

@@ -60,7 +60,7 @@ def test_layouts_cut_the_pipeline_into_processes(instance, layout):
 
 def test_a_second_start_says_that_it_runs_already(host):
     instance = host(PAIR)
-    assert "already running: front+back" in refused(instance, "start")
+    assert "already running: front+back" in refused(instance, "start", "--unsupervised")
 
 
 def test_two_instances_run_side_by_side(host, home, tmp_path_factory):
@@ -329,7 +329,9 @@ def test_a_route_turns_an_edge_to_another_peer(host):
     ("[segment]\ncolour = 1", "there is no key colour; there are: static_slots"),
     ("[segment]\nframes = 0", "frames = 0 must be from 1 to"),
     ("[segment]\nbuffers = [1, 2]", "must be a list of three numbers"),
-    ("colour = 1", "there is no key colour; there are: layout, segment, peers, routes"),
+    ("colour = 1", "there is no key colour; there are: layout, segment, peers, routes, supervisor"),
+    ("[supervisor]\ndeaths = 0", "deaths = 0 must be from 1 to"),
+    ("[supervisor]\ncolour = 1", "there is no key colour; there are: deaths"),
     ("peers = 5", "peers must be a table"),
     ("layout = ", "Invalid value"),
 ])

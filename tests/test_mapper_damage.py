@@ -115,12 +115,14 @@ def test_a_torn_last_record_is_forgotten(node, ask, request):
     name = request.node.name
     ask("create", name=name, size=GIB, block_size=BLOCK)
     opened = node.client.open(name)
-    for block in (1, 2):
+    opened.write(BLOCK, b"data")
+    opened.flush()
+    for block in range(2, 40):          # a record of several sectors
         opened.write(block * BLOCK, b"data")
-        opened.flush()
+    opened.flush()
     node.kill("vlmc")
     [journal] = of_volume(node, node.client.control, name, lib.XOBJ_JOURNAL)
-    spoil(node, journal, 512 + 70)
+    spoil(node, journal, 1024, bytes(512))
     node.kill("mapper")
     node.stop()
     node.killed.clear()
@@ -129,3 +131,23 @@ def test_a_torn_last_record_is_forgotten(node, ask, request):
         assert opened.read(BLOCK, 4) == b"data" and opened.read(2 * BLOCK, 4) == bytes(4)
         opened.write(2 * BLOCK, b"anew")
     assert node.client.control("check", name=name)["problems"] == []
+
+
+def test_a_last_record_that_no_power_cut_can_have_torn_is_refused(node, ask, request):
+    """It lies in one sector: this is damage, and what it says was flushed."""
+    name = request.node.name
+    ask("create", name=name, size=GIB, block_size=BLOCK)
+    opened = node.client.open(name)
+    opened.write(BLOCK, b"data")
+    opened.flush()
+    node.kill("vlmc")
+    [journal] = of_volume(node, node.client.control, name, lib.XOBJ_JOURNAL)
+    spoil(node, journal, 70)
+    node.kill("mapper")
+    node.stop()
+    node.killed.clear()
+    node.start()
+    with pytest.raises(Damaged):
+        node.client.open(name)
+    assert "journal" in node.client.control("check", name=name)["problems"][0]
+    node.client.control("remove", name=name, force=True)

@@ -197,6 +197,19 @@ def test_a_cancelled_call_gives_its_slot_back(segment):
     assert served(segment, script)
 
 
+def test_requests_that_come_before_a_role_is_served_wait(segment):
+    async def script(client, number, peer):
+        peer.port.handler = None
+        waiting = asyncio.ensure_future(client.call(number, lib.XOP_READ, size=3, room=4096))
+        for _ in range(20):
+            await asyncio.sleep(0.005)
+        assert not waiting.done()
+        peer.port.serve(peer.handle)
+        return (await waiting).data
+
+    assert served(segment, script) == b"rrr"
+
+
 def test_requests_that_come_while_a_port_drains_wait_for_its_next_owner(segment):
     async def script(client, number, peer):
         peer.port.pause()

@@ -28,12 +28,22 @@ All of it is optional; without the file the instance is this:
     [routes]                    # who plays a role for whom, where it is not the role's own peer:
                                 # "vlmc>blockerb" = "delay"
 
+    [supervisor]
+    deaths = 8                  # a process that dies so often ...
+    window_s = 60               # ... within so many seconds is not restarted any more
+    back_off_ms = 5000          # longest wait before a restart; the first comes at once
+
 A role other than these five needs a type. In an explicit layout each role that has a table must
 appear, and the five do not exist unless they appear. Every error names the file and the key.
+
+What `archipelago route` changes in a running pipeline is kept in run/pipeline.json until the
+pipeline is stopped, so that processes which are restarted know it: filters, each in a process of
+its own, and edges that were turned.
 """
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
 import tomllib
@@ -47,6 +57,9 @@ if TYPE_CHECKING:
     from xseg.peer import Peer
 
 FILE = "archipelago.toml"
+CHANGES = os.path.join("run", "pipeline.json")
+SUPERVISOR = {"deaths": 8, "window_s": 60, "back_off_ms": 5000}
+SUPERVISOR_MAX = 1000000
 DEFAULT_PEERS: dict[str, dict[str, Any]] = {
     "nbd": {"type": "nbd"},
     "vlmc": {"type": "vlmc"},
@@ -55,6 +68,7 @@ DEFAULT_PEERS: dict[str, dict[str, Any]] = {
     "blockerm": {"type": "blocker-file", "path": "map"},
 }
 COLOCATED = [["nbd", "vlmc", "blockerb"], ["mapper", "blockerm"]]
+KEYS = ("layout", "segment", "peers", "routes", "supervisor")
 LAYOUTS = ("colocated", "separate")
 ROLE = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 PROCESS_NAME_MAX = 31
@@ -117,6 +131,8 @@ class Config:
     processes: dict[str, list[str]]         # name of a process -> its roles
     routes: dict[str, str] = field(default_factory=dict)    # "from>to" -> role
     segment: dict[str, Any] = field(default_factory=dict)
+    supervisor: dict[str, int] = field(default_factory=dict)
+    written_routes: dict[str, str] = field(default_factory=dict)    # `routes` without what `archipelago route` did
 
     def process_of(self, role: str) -> str:
         """The process that hosts a role. Invalid: no such role; the error lists them."""
@@ -149,6 +165,14 @@ class _Reader:
             raise self.fail(str(failure)) from None
         except OSError as failure:
             raise self.fail(os.strerror(failure.errno or 0)) from None
+
+    def supervisor(self, raw: dict[str, Any]) -> dict[str, int]:
+        for key, value in raw.items():
+            if key not in SUPERVISOR:
+                raise self.fail(f"[supervisor]: there is no key {key}; there are: {', '.join(SUPERVISOR)}")
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= SUPERVISOR_MAX:
+                raise self.fail(f"[supervisor]: {key} = {value!r} must be from 1 to {SUPERVISOR_MAX}")
+        return {**SUPERVISOR, **raw}
 
     def table(self, raw: dict[str, Any], key: str) -> dict[str, Any]:
         value = raw.get(key, {})
@@ -268,8 +292,9 @@ class _Reader:
     def read(self) -> Config:
         raw = self.load()
         for key in raw:
-            if key not in ("layout", "segment", "peers", "routes"):
-                raise self.fail(f"there is no key {key}; there are: layout, segment, peers, routes")
+            if key not in KEYS:
+                raise self.fail(f"there is no key {key}; there are: {', '.join(KEYS)}")
+        changes = read_changes(self.home)
         tables = self.table(raw, "peers")
         for name, table in tables.items():
             if not isinstance(table, dict):
@@ -279,14 +304,36 @@ class _Reader:
         names += [name for name in tables if name not in names]
         made = {name: self.role(name, tables.get(name, {})) for name in names}
         self.place(groups, kind, made)
+        filters = [name for name in changes["filters"] if name not in made]
+        made |= {name: self.role(name, changes["filters"][name]) for name in filters}
+        groups = [*groups, *([name] for name in filters)]
         processes = {process_name(group): group for group in groups}
         for process, group in processes.items():
             for role in group:
                 made[role].process = process
         roles = {role: made[role] for group in groups for role in group}
         self.check_targets(roles)
-        return Config(self.home, kind, roles, processes, self.routes(self.table(raw, "routes"), roles),
-                      self.segment(self.table(raw, "segment")))
+        written = self.table(raw, "routes")
+        routes = {**written, **changes["routes"]}
+        return Config(self.home, kind, roles, processes, self.routes(routes, roles),
+                      self.segment(self.table(raw, "segment")), self.supervisor(self.table(raw, "supervisor")), written)
+
+
+def read_changes(home: str) -> dict[str, dict[str, Any]]:
+    """What `archipelago route` changed: {"filters": {role: {"type": ..., options}}, "routes": {edge: role}}."""
+    try:
+        with open(os.path.join(home, CHANGES), encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        return {"filters": {}, "routes": {}}
+
+
+def write_changes(home: str, changes: dict[str, dict[str, Any]]) -> None:
+    """Replaces what read_changes() gives; a kill leaves the old or the new."""
+    path = os.path.join(home, CHANGES)
+    with open(path + ".new", "w", encoding="utf-8") as file:
+        json.dump(changes, file, indent=1)
+    os.replace(path + ".new", path)
 
 
 def process_name(roles: list[str]) -> str:

@@ -10,6 +10,7 @@ when a peer cannot start (the last line of the log says why) or the loop ended b
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import resource
@@ -21,11 +22,18 @@ from typing import Any
 
 from tools import config
 from xseg._native import ffi, lib
-from xseg.errors import XsegError, check
+from xseg.errors import NotRunning, XsegError, check
 from xseg.segment import Segment
 
 DRAIN_S = 8.0
+KNOWN_S = 5.0                   # after which whoever started this process must have written its pid file
 log = logging.getLogger("host")
+
+
+def inherited_sockets(role: str) -> list[tuple[str, str]]:
+    """What the supervisor hands on in ARCHIPELAGO_SOCKETS, "ROLE.OPTION=FD ...": (option, fd) of this role."""
+    words = (word.partition("=") for word in os.environ.get("ARCHIPELAGO_SOCKETS", "").split())
+    return [(name.removeprefix(role + "."), fd) for name, _, fd in words if name.startswith(role + ".")]
 
 
 class NativeLoop:
@@ -53,6 +61,7 @@ class NativeLoop:
         targets = [c_text(target) for target in role.targets]
         options = [(c_text(name), c_text(role.cls.options[name].native(value)))
                    for name, value in role.options.items() if value is not None]
+        options += [(c_text(name + "_fd"), c_text(fd)) for name, fd in inherited_sockets(role.name)]
         peer = ffi.new("struct peer **")
         rc = lib.loop_add(self.c, role.native.encode(), role.name.encode(), targets, len(targets),
                           options, len(options), peer)
@@ -152,6 +161,18 @@ def serve(segment: Segment, cfg: config.Config, process: str) -> int:
     return 1 if failed else 0
 
 
+def wait_until_known(home: str, process: str) -> None:
+    """Returns when run/PROCESS.pid names this process. Whoever was to write it may have been killed before:
+    then nobody knows of this process, and it must not be there when another is started. NotRunning."""
+    path, end = os.path.join(home, "run", process + ".pid"), time.monotonic() + KNOWN_S
+    while time.monotonic() < end:
+        with contextlib.suppress(FileNotFoundError), open(path, encoding="ascii") as file:
+            if file.read().split()[:1] == [str(os.getpid())]:
+                return
+        time.sleep(0.01)
+    raise NotRunning(f"{path} does not name this process: whoever started it has died")
+
+
 def raise_limits() -> None:
     """As many open files as the system lets us have."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -168,6 +189,7 @@ def main() -> int:
                         datefmt="%Y-%m-%d %H:%M:%S")
     raise_limits()
     try:
+        wait_until_known(args.home, args.process)
         cfg = config.read(args.home)
         segment = Segment.of_home(args.home)
         return serve(segment, cfg, args.process)

@@ -112,7 +112,7 @@ class AsyncPort:
         self._waiters: deque[asyncio.Future] = deque()
         self._batch = ffi.new("uint32_t[]", BATCH)
         self._paused = False
-        self._kept: list[Any] = []                      # requests that came while paused
+        self._kept: list[Any] = []                      # requests that came while paused, or before serve()
         hub.ports.append(self)
         hub.turn_soon()
 
@@ -139,6 +139,9 @@ class AsyncPort:
     def serve(self, handler: Handler) -> None:
         """Has `handler` called, as a task, for each request that comes. It must answer it once."""
         self.handler = handler
+        kept, self._kept = self._kept, []
+        for c in kept:
+            self._request_came(c)
         self.hub.turn_soon()
 
     def pause(self) -> None:
@@ -164,8 +167,8 @@ class AsyncPort:
         return count == BATCH
 
     def _request_came(self, c: Any) -> None:
-        if self._paused:
-            self._kept.append(c)
+        if self._paused or (self.handler is None and self.number < lib.XSEG_STATIC_PORTS):
+            self._kept.append(c)        # a role's: it will be served, by this owner or the next
             return
         request = Request(self.c, c)
         if self.handler is None:

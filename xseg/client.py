@@ -76,13 +76,11 @@ class Client:
     def call(self, role: str, op: int, *, timeout: float = TIMEOUT_S, check: bool = True, **fields: Any) -> Reply:
         """One request to the peer that plays `role`; see Port.call().
 
-        NotRunning: no process serves the role, and none began to within DEAD_PEER_TIMEOUT_S.
+        NotRunning: no process has served the role for DEAD_PEER_TIMEOUT_S.
         """
         port = self.segment.port_of(role)
-        alive = self.segment.alive(port)
         try:
-            return self.port.call(port, op, timeout=timeout if alive else min(timeout, DEAD_PEER_TIMEOUT_S),
-                                  check=check, **fields)
+            return self.port.call(port, op, timeout=timeout, patience=DEAD_PEER_TIMEOUT_S, check=check, **fields)
         except TimedOut:
             if self.segment.alive(port):
                 raise

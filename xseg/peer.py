@@ -103,6 +103,8 @@ class Peer:
     type: ClassVar[str] = ""
     native: ClassVar[str | None] = None
     targets: ClassVar[tuple[str, ...]] = ()
+    listens: ClassVar[dict[str, str]] = {}      # options that name sockets, "unix" or "tcp", which the supervisor
+                                                # holds: the native half gets NAME_fd, a descriptor that listens
     options: dict[str, Any] = {}        # of the class: an Option each; of an object: their values
     ops: ClassVar[dict[int, Operation]] = {}
 

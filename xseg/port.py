@@ -7,6 +7,7 @@ slot and buffer come back by themselves when the answer does.
 """
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -124,30 +125,38 @@ class Port:
                 lib.port_wait(self.c, POLL_MS, 0)
                 self._came += self._drain()
 
-    def _await(self, request: Request, end: float) -> bool:
-        """Waits for the answer to `request`; False: it did not come until `end`."""
+    def _await(self, request: Request, end: float, patience: float) -> bool:
+        """Waits for the answer to `request`; False: it did not come until `end`, or nobody has served the port
+        it was sent to for `patience` seconds."""
+        nobody_since = None
         while True:
             for came in self._drain():
                 if came.c == request.c:
                     return True
                 self._came.append(came)
-            left = end - time.monotonic()
-            if left <= 0:
+            now = time.monotonic()
+            if now >= end:
                 return False
-            lib.port_wait(self.c, min(POLL_MS, int(left * 1000) + 1), 0)
+            if lib.port_wait(self.c, min(POLL_MS, int((end - now) * 1000) + 1), 0) == 0:
+                continue
+            nobody_since = None if self.segment.alive(request.c.dst) else nobody_since or now
+            if nobody_since and now - nobody_since > patience:
+                return False
 
-    def call(self, dst: int, op: int, *, timeout: float = TIMEOUT_S, check: bool = True, **fields: Any) -> Reply:
+    def call(self, dst: int, op: int, *, timeout: float = TIMEOUT_S, patience: float = math.inf, check: bool = True,
+             **fields: Any) -> Reply:
         """Sends one request and waits for the answer.
 
         Fields are those of request.Call: volume, offset, size, flags, arg, object, data, room.
-        Raises the answer's error unless `check` is false. TimedOut: no answer in `timeout` seconds.
+        Raises the answer's error unless `check` is false. TimedOut: no answer in `timeout` seconds, or
+        no process served `dst` for `patience` seconds.
         """
         call = Call(op, **fields)
         end = time.monotonic() + timeout
         request = self._obtain(call.buffer_size(), end)
         call.put(self.c, request.c)
         self.send(dst, [request])
-        if not self._await(request, end):
+        if not self._await(request, end, patience):
             self._abandoned.add(request.c.index)
             role = ffi.string(self.segment.c.ports[dst].role).decode()
             raise TimedOut(f"{role or f'port {dst}'} did not answer {OPS.get(op, op)} within {timeout:g} s")

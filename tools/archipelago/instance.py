@@ -4,6 +4,10 @@
 A process is known by run/PROCESS.pid, "PID START\\n", where START is its start time in clock
 ticks after boot, so that a pid that was used again is not taken for it. Whoever starts or stops
 processes holds run/lock meanwhile.
+
+Processes are started and stopped by the supervisor (tools/supervisor.py) where there is one: it is
+asked over run/supervisor.sock, one JSON object a line and an answer. What it knows of deaths is in
+run/supervisor.json.
 """
 from __future__ import annotations
 
@@ -14,7 +18,10 @@ import functools
 import glob
 import json
 import os
+import select
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -31,16 +38,26 @@ KILL_TIMEOUT_S = 5.0
 POLL_S = 0.005
 LOG_LINES = 15                  # of a process that died, shown to the operator
 LOCK_TIMEOUT_S = 60.0
+ASK_TIMEOUT_S = 120.0           # of a supervisor: it may have to stop and start many processes
 
 
 def start_time(pid: int) -> int:
-    """Start time of a process in clock ticks after boot; 0: there is none, or it is a zombie."""
+    """Start time of a process in clock ticks after boot; 0: there is none, or all its threads have ended."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
             fields = file.read().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    return 0 if fields[0] in "ZX" else int(fields[19])
+    ended = fields[0] == "X" or (fields[0] == "Z" and int(fields[17]) <= 1)
+    return 0 if ended else int(fields[19])
+
+
+def wait_for_end(pid: int) -> None:
+    """Returns when a process has ended, or KILL_TIMEOUT_S have passed."""
+    with contextlib.suppress(ProcessLookupError):
+        pidfd = os.pidfd_open(pid)
+        select.select([pidfd], [], [], KILL_TIMEOUT_S)
+        os.close(pidfd)
 
 
 class Instance:
@@ -108,17 +125,23 @@ class Instance:
         """Running processes of this instance that the configuration no longer knows."""
         return [name for name in self.known() if name not in self.config.processes and self.pid_of(name)]
 
-    def launch(self, process: str) -> None:
-        """Starts a process, detached, its output in log/PROCESS.log. Waits for nothing."""
+    def launch(self, process: str, sockets: dict[str, int] | None = None) -> subprocess.Popen:
+        """Starts a process, detached, its output in log/PROCESS.log. Waits for nothing.
+
+        `sockets`: "ROLE.OPTION" -> a descriptor that listens, for the process to inherit.
+        """
+        inherited = " ".join(f"{name}={fd}" for name, fd in (sockets or {}).items())
         with open(self.path("log", process + ".log"), "ab") as log:
             child = subprocess.Popen(
                 [sys.executable, "-P", "-m", "tools.host", "--home", self.home, "--process", process],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/")
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/",
+                pass_fds=tuple((sockets or {}).values()), env={**os.environ, "ARCHIPELAGO_SOCKETS": inherited})
         self._children[process] = child
         temporary = self.path("run", process + ".pid.new")
         with open(temporary, "w", encoding="ascii") as file:
             file.write(f"{child.pid} {start_time(child.pid)}\n")
         os.replace(temporary, self.path("run", process + ".pid"))
+        return child
 
     def log_tail(self, process: str) -> str:
         with open(self.path("log", process + ".log"), encoding="utf-8", errors="replace") as file:
@@ -132,7 +155,7 @@ class Instance:
             for process in sorted(waiting):
                 if all(self._ready(segment, role) for role in self.config.processes[process]):
                     waiting.discard(process)
-                elif self._children[process].poll() is not None:
+                elif process not in self._children or self._children[process].poll() is not None:
                     raise XsegError(errno.ESRCH, f"the process {process} did not start; the end of "
                                     f"{self.path('log', process + '.log')}:\n{self.log_tail(process)}".rstrip())
             if waiting and time.monotonic() > end:
@@ -168,7 +191,65 @@ class Instance:
             time.sleep(POLL_S)
         return True
 
+    # --- the supervisor
+
+    def supervisor_socket(self) -> socket.socket | None:
+        """A connection to the supervisor; None: there is none. The path may be longer than sockets allow."""
+        folder = os.open(self.path("run"), os.O_RDONLY | os.O_DIRECTORY)
+        made = socket.socket(socket.AF_UNIX)
+        try:
+            made.settimeout(ASK_TIMEOUT_S)
+            made.connect(f"/proc/self/fd/{folder}/supervisor.sock")
+            return made
+        except (FileNotFoundError, ConnectionError):
+            made.close()
+            return None
+        finally:
+            os.close(folder)
+
+    def supervised(self) -> bool:
+        try:
+            made = self.supervisor_socket()
+        except FileNotFoundError:
+            return False
+        if made:
+            made.close()
+        return made is not None
+
+    def ask_supervisor(self, verb: str, processes: list[str]) -> list[str]:
+        """Has the supervisor do something; the lines it has to say. Its failure is raised here."""
+        made = self.supervisor_socket()
+        if made is None:
+            raise XsegError(errno.ESRCH, "the supervisor has ended meanwhile: try again")
+        with made, made.makefile("rwb") as stream:
+            stream.write(json.dumps({"verb": verb, "processes": processes}).encode() + b"\n")
+            stream.flush()
+            line = stream.readline()
+            if verb == "quit":
+                wait_for_end(struct.unpack("3i", made.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0])
+        answer = json.loads(line) if line else {"errno": errno.ESRCH, "error": "the supervisor ended meanwhile; see "
+                                                f"{self.path('log', 'supervisor.log')}"}
+        if "error" in answer:
+            raise XsegError(answer["errno"], answer["error"])
+        return answer["said"]
+
+    def deaths(self) -> dict[str, dict[str, Any]]:
+        """What the supervisor noted: process -> state, deaths, restarts, last_death."""
+        try:
+            with open(self.path("run", "supervisor.json"), encoding="utf-8") as file:
+                return json.load(file)["processes"]
+        except (FileNotFoundError, ValueError, KeyError):
+            return {}
+
     # --- the segment
+
+    def prepare(self, processes: list[str]) -> Segment:
+        """The segment, made if it is not there; the roles of these processes are not ready in it."""
+        segment = self.open_or_create()
+        for process in processes:
+            for role in self.config.processes[process]:
+                segment.c.ports[segment.port_of(role)].ready = 0
+        return segment
 
     def open_or_create(self) -> Segment:
         """The segment, made if it is not there. One of another version that nobody uses is replaced."""
@@ -197,8 +278,10 @@ class Instance:
 
     def remove_segment(self) -> None:
         Segment.unlink(self.segment_name)
-        for path in glob.glob(self.path("run", "bell.*")):
-            os.unlink(path)
+        for path in [*glob.glob(self.path("run", "bell.*")), self.path("run", "supervisor.json"),
+                     self.path("run", "supervisor.sock"), self.path(config.CHANGES)]:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
 
     # --- mapped volumes
 

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Restarts the process that hosts ROLE, or all of them. The segment stays.
+"""Restarts the process that hosts ROLE, or all, one after the other. The segment stays.
 
-Requests wait in the segment meanwhile: guests see a pause, no error. A process that had died is
-started. Also takes in a changed archipelago.toml, as far as the processes restarted go.
+Requests wait in the segment meanwhile: guests see a pause, no error; those of the NBD server must
+connect again. A process that had died, or was given up, is started. Takes in changed programs, as
+long as they are of the same segment version, and a changed archipelago.toml, as far as the processes
+restarted go; where the layout has changed, all are stopped before any is started.
 """
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from tools.archipelago.stop import take_down
 from xseg.errors import NotRunning
 from xseg.segment import Segment
 
-HELP = "restart the process of one role, or all; guests see a pause"
+HELP = "restart the process of one role, or all, one by one; guests see a pause"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +30,9 @@ def run(args: argparse.Namespace) -> int:
     with instance.locked():
         order = instance.config.stop_order()
         wanted = [instance.config.process_of(args.role)] if args.role else order
-        take_down(instance, [*wanted, *instance.strangers()])
-        bring_up(instance, wanted)
+        strangers = instance.strangers()
+        for step in [wanted] if strangers else [[process] for process in wanted]:
+            take_down(instance, [*step, *strangers])
+            bring_up(instance, step)
     print(f"restarted {', '.join(wanted)}")
     return 0

@@ -1,8 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shows each peer: role, type, process, port, pid, state, requests in flight, served, errors.
+"""Shows each peer: role, type, process, port, pid, state, requests in flight, served, errors, and how
+often its process was restarted after a death, how many requests it took over then, and how the last died.
 
-States: running; starting: its process runs, the peer is not ready; dead: its process ended
-without being told to; stopped. Exit status 0 when all run, 3 when some do not.
+States: running; starting: its process runs, the peer is not ready; frozen: a signal has stopped its
+process; dead: its process ended without being told to; failed: it died too often, and what is asked of
+it is answered with EHOSTDOWN until `archipelago restart`; stopped. Exit status 0 when all run, 3 when
+some do not.
+
+Below: whether a supervisor is there, and clients that others may suffer from: which hold nearly all the
+requests or buffers they may, or are frozen, or died and have requests under way.
 """
 from __future__ import annotations
 
@@ -11,13 +17,15 @@ from typing import Any
 
 from tools import cli
 from tools.archipelago.instance import Instance
+from tools.xsegtool import look
 from xseg._native import ffi, lib
 from xseg.errors import NotRunning
 from xseg.segment import Segment
 
 HELP = "show each peer and its state"
 NOT_ALL_RUN = 3
-COLUMNS = ("role", "type", "process", "port", "pid", "state", "in_flight", "served", "errors")
+COLUMNS = ("role", "type", "process", "port", "pid", "state", "in_flight", "served", "errors", "restarts", "recovered",
+           "last_death")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,16 +38,20 @@ def peers(instance: Instance, segment: Segment | None) -> list[dict[str, Any]]:
     held = ffi.new("uint32_t[]", lib.XSEG_PORTS)
     if segment:
         lib.export_in_flight(segment.c, held)
-    return [_peer(instance, segment, name, held) for name in instance.config.roles]
+    deaths = instance.deaths()
+    return [_peer(instance, segment, name, held, deaths) for name in instance.config.roles]
 
 
-def _peer(instance: Instance, segment: Segment | None, name: str, held: Any) -> dict[str, Any]:
+def _peer(instance: Instance, segment: Segment | None, name: str, held: Any, deaths: dict) -> dict[str, Any]:
     role = instance.config.roles[name]
     pid = instance.pid_of(role.process)
     shown = {"role": name, "type": role.type, "process": role.process, "port": None, "pid": pid or None,
-             "state": "stopped", "in_flight": 0, "served": 0, "errors": 0}
+             "state": "stopped", "in_flight": 0, "served": 0, "errors": 0, "restarts": 0,
+             "recovered": 0, "last_death": None}
+    if noted := deaths.get(role.process):
+        shown |= {"restarts": noted["restarts"], "last_death": noted["last_death"] or None}
     if not pid and instance.pid_file_exists(role.process):
-        shown["state"] = "dead"
+        shown["state"] = "failed" if noted and noted["state"] == "failed" else "dead"
     if not segment:
         return shown
     try:
@@ -49,7 +61,18 @@ def _peer(instance: Instance, segment: Segment | None, name: str, held: Any) -> 
     port = segment.c.ports[number]
     if pid:
         shown["state"] = "running" if port.ready and segment.alive(number) else "starting"
-    return shown | {"port": number, "in_flight": held[number], "served": port.served, "errors": port.errors}
+        if look.is_frozen(pid):
+            shown["state"] = "frozen"
+    return shown | {"port": number, "in_flight": held[number], "served": port.served, "errors": port.errors,
+                    "recovered": port.recovered}
+
+
+def notes(instance: Instance, segment: Segment | None) -> list[str]:
+    """Sentences about what an operator should know."""
+    if not segment:
+        return []
+    said = [] if instance.supervised() else ["no supervisor: what dies stays dead; `archipelago start` makes one"]
+    return said + look.culprits(segment)
 
 
 def picture(instance: Instance, segment: Segment | None) -> str:
@@ -85,10 +108,13 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         cli.print_json({"home": args.home, "segment": instance.segment_name if segment else None,
                         "layout": instance.config.layout, "peers": shown,
-                        "mapped": [entry.get("name") for entry in instance.mapped()]})
+                        "mapped": [entry.get("name") for entry in instance.mapped()],
+                        "notes": notes(instance, segment)})
     elif args.picture:
         print(picture(instance, segment))
     else:
         cli.print_table([[peer[key] if peer[key] is not None else "-" for key in COLUMNS] for peer in shown],
                         [key.replace("_", " ") for key in COLUMNS])
+        for line in notes(instance, segment):
+            print(line)
     return 0 if all(peer["state"] == "running" for peer in shown) else NOT_ALL_RUN

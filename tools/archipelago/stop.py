@@ -22,7 +22,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def take_down(instance: Instance, processes: list[str]) -> None:
-    """Stops these processes one after the other."""
+    """Stops these processes one after the other. The supervisor does not start them again."""
+    if instance.supervised():
+        for line in instance.ask_supervisor("stop", processes):
+            print(line)
+        return
     for process in processes:
         if not instance.terminate(process):
             print(f"{process} did not end in time and was killed")
@@ -49,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
             instance.refuse_while_mapped(args.force)
         take_down(instance, wanted)
         if not args.role:
+            if instance.supervised():
+                instance.ask_supervisor("quit", [])
             instance.remove_segment()
     print(f"stopped {', '.join(running)}" if running else f"not running (home {args.home})")
     return 0

@@ -11,6 +11,7 @@ from xseg.segment import KINDS, OPS, STATES, Segment, text
 COUNTERS = ("received", "served", "errors", "sent", "bytes_read", "bytes_written", "rings", "wakes", "no_request",
             "no_buffer", "recovered", "dropped")
 LATENCY_KINDS = ("read", "write", "other")
+NEARLY_ALL = 0.9                # a share of what a port may have, from which on it is worth a word
 BATCH = 4096                    # request slots looked at in one go
 
 
@@ -52,6 +53,39 @@ def in_flight(segment: Segment) -> list[int]:
     held = ffi.new("uint32_t[]", lib.XSEG_PORTS)
     lib.export_in_flight(segment.c, held)
     return list(held)
+
+
+def is_frozen(pid: int) -> bool:
+    """True if a signal or a debugger has stopped the process."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] in "Tt"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def culprits(segment: Segment) -> list[str]:
+    """Who others may suffer from: a sentence for each client that is frozen, dead with requests under way, or
+    has taken NEARLY_ALL of the requests or buffers it may, and for each peer that is frozen or has so many."""
+    return [f"{port_name(segment, number)} (pid {port.pid}) {why}"
+            for number, port in ports(segment) if (why := _complaint(segment, number, port))]
+
+
+def _complaint(segment: Segment, number: int, port: Any) -> str:
+    taken = sum(segment.c.reqs[slot].state != lib.XREQ_FREE for slot in range(port.first, port.first + port.count))
+    said = []
+    if port.tag and not segment.alive(number):
+        if taken:
+            said.append(f"is dead, with {taken} requests under way")
+    elif is_frozen(port.pid):
+        said.append(f"is frozen by a signal and holds {in_flight(segment)[number]} requests of others")
+    if taken >= NEARLY_ALL * port.count:
+        said.append(f"has taken {taken} of the {port.count} requests it may")
+    for i in range(lib.XSEG_CLASSES):
+        if port.buffers_max[i] and port.buffers_held[i] >= NEARLY_ALL * port.buffers_max[i]:
+            said.append(f"has {port.buffers_held[i]} of the {port.buffers_max[i]} buffers of "
+                        f"{lib.xbuffer_size(i) >> 10} KiB it may")
+    return " and ".join(said)
 
 
 def busy(segment: Segment) -> Iterator[Any]:

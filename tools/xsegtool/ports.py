@@ -41,7 +41,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         cli.print_json({"ports": shown})
         return 0
-    columns = ["port", "role", "pid", "in_flight", "received", "served", "errors", "sent", "p50_us", "p99_us"]
+    columns = ["port", "role", "pid", "in_flight", "received", "served", "errors", "sent", "recovered", "p50_us",
+               "p99_us"]
     if args.all:
         columns += [name for name in (*look.COUNTERS, "incarnation", "buffers") if name not in columns]
     cli.print_table([[row[key] if row[key] is not None else "-" for key in columns] for row in shown],

@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The supervisor: what it does when peers, clients or itself die, and what operators ask of it."""
+import errno
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from support import BIN, Instance, config_of, processes_of, run, wait_until
+
+from xseg._native import lib
+from xseg.client import Client
+from xseg.segment import Segment, name_for
+
+pytest_plugins = ["kill_fixtures"]
+
+PAIR = [("front", "delay", {"target": "back"}), ("back", "memory", {})]
+APART = [["front"], ["back"]]
+SLOW = [("front", "delay", {"target": "back", "ms": 60000}), ("back", "memory", {})]
+IMPATIENT = "[supervisor]\ndeaths = 3\nwindow_s = 60\nback_off_ms = 100\n"
+
+
+def supervisor_of(instance):
+    (pid,) = processes_of(instance.home, b"tools.supervisor")
+    return pid
+
+
+def kill(instance, role):
+    """kill -9 of a role's process; returns when its successor is ready."""
+    before = instance.pid(role)
+    os.kill(before, signal.SIGKILL)
+    wait_until(lambda: (peer := instance.status()[role])["state"] == "running" and peer["pid"] != before,
+               f"{role} runs again")
+
+
+# --- deaths
+
+
+def test_a_peer_that_dies_is_started_again_and_status_says_so(supervised):
+    instance = supervised(config_of(PAIR, APART))
+    kill(instance, "back")
+    shown = instance.status()
+    assert shown["back"]["restarts"] == 1 and shown["back"]["last_death"].startswith("SIGKILL, 20")
+    assert shown["front"]["restarts"] == 0 and shown["front"]["last_death"] is None
+    assert instance.call("front", lib.XOP_PING).error == 0
+
+
+def test_what_a_dead_peer_held_is_done_by_its_successor(supervised):
+    instance = supervised(config_of(SLOW, APART))
+    client = instance.client
+    request = client.port.get()
+    client.port.send(client.segment.port_of("front"), [request])
+    wait_until(lambda: request.c.state == lib.XREQ_HELD and request.c.owner != client.port.number, "front has it")
+    path = os.path.join(instance.home, "archipelago.toml")
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text.replace("ms = 60000", "ms = 0"))
+    kill(instance, "front")
+    assert len(client.port.receive(10)) == 1
+    assert instance.status()["front"]["recovered"] == 1
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def give_up(instance, role):
+    """Kills a role's process until it is not started again."""
+    for _ in range(3):
+        pid = wait_until(lambda: instance.pid(role), f"{role} runs")
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda pid=pid: instance.pid(role) != pid, "it is dead")
+    wait_until(lambda: instance.status()[role]["state"] == "failed", f"{role} is given up")
+
+
+def test_a_peer_that_keeps_dying_is_given_up_and_its_requests_fail(supervised):
+    instance = supervised(config_of(PAIR, APART) + IMPATIENT, patient=False)
+    give_up(instance, "back")
+    for _ in range(2):
+        assert instance.call("front", lib.XOP_PING, check=False).error == errno.EHOSTDOWN
+    assert "given up after 3 deaths" in instance.logs()
+    done = instance.archipelago("status", check=False)
+    assert done.returncode == 3 and "failed" in done.stdout
+
+
+def test_requests_that_wait_for_a_peer_fail_when_it_is_given_up(supervised):
+    instance = supervised(config_of(SLOW, APART) + IMPATIENT, patient=False)
+    client = instance.client
+    request = client.port.get()
+    client.port.send(client.segment.port_of("front"), [request])
+    wait_until(lambda: request.c.state == lib.XREQ_HELD and request.c.owner != client.port.number, "front has it")
+    give_up(instance, "front")
+    (came,) = client.port.receive(10)
+    assert came.c.error == -errno.EHOSTDOWN
+
+
+def test_restart_brings_a_peer_back_that_was_given_up(supervised):
+    instance = supervised(config_of(PAIR, APART) + IMPATIENT, patient=False)
+    give_up(instance, "back")
+    instance.archipelago("restart", "back")
+    assert instance.call("front", lib.XOP_PING).error == 0
+    kill(instance, "back")
+
+
+# --- clients
+
+
+def test_what_a_dead_client_held_comes_home_and_its_port_is_free(supervised):
+    instance = supervised(config_of([("front", "delay", {"target": "back", "ms": 1500}), ("back", "memory", {})]))
+    program = """if True:
+        import sys, time
+        from xseg.client import Client
+        client = Client(sys.argv[1], "doomed")
+        requests = [client.port.get(4096) for _ in range(20)]
+        client.port.send(client.segment.port_of("front"), requests[:10])
+        print(client.port.number, flush=True)
+        time.sleep(60)
+    """
+    child = subprocess.Popen([sys.executable, "-c", program, instance.home], stdout=subprocess.PIPE, text=True)
+    number = int(child.stdout.readline())
+    port = instance.client.segment.c.ports[number]
+    assert port.buffers_held[0] >= 20
+    child.kill()
+    child.wait()
+    child.stdout.close()
+    wait_until(lambda: port.tag == 0, "its port is free")
+    assert port.buffers_held[0] == 0 and port.dropped == 10
+    assert all(instance.client.segment.c.reqs[port.first + i].state == lib.XREQ_FREE for i in range(port.count))
+    with open(os.path.join(instance.home, "run", "supervisor.json"), encoding="utf-8") as file:
+        assert json.load(file)["clients_swept"] == 1
+
+
+# --- its own death
+
+
+def test_peers_go_on_without_it_and_start_adopts_them(supervised):
+    instance = supervised(config_of(PAIR, APART))
+    before = {role: instance.pid(role) for role in ("front", "back")}
+    os.kill(supervisor_of(instance), signal.SIGKILL)
+    wait_until(lambda: not processes_of(instance.home, b"tools.supervisor"), "it is dead")
+    assert instance.call("front", lib.XOP_PING).error == 0
+    assert "no supervisor" in instance.archipelago("status").stdout
+    instance.start()
+    assert {role: instance.pid(role) for role in ("front", "back")} == before
+    kill(instance, "back")
+    assert instance.call("front", lib.XOP_PING).error == 0
+
+
+def test_its_successor_has_the_listening_sockets(supervised):
+    instance = supervised('layout = "separate"')
+    path = os.path.join(instance.home, "run", "nbd.sock")
+    inode = os.stat(path).st_ino
+    os.kill(supervisor_of(instance), signal.SIGKILL)
+    wait_until(lambda: not processes_of(instance.home, b"tools.supervisor"), "it is dead")
+    instance.start()
+    os.kill(instance.pid("nbd"), signal.SIGKILL)
+    with socket.socket(socket.AF_UNIX) as made:
+        made.settimeout(20)
+        made.connect(path)
+        assert made.recv(8) == b"NBDMAGIC"
+    assert os.stat(path).st_ino == inode
+
+
+def test_a_process_that_nobody_knows_of_ends(supervised):
+    """Whoever started it was killed before the pid file was written."""
+    instance = supervised(config_of(PAIR, APART))
+    stray = subprocess.run([sys.executable, "-m", "tools.host", "--home", instance.home, "--process", "back"],
+                           capture_output=True, text=True, timeout=60)
+    assert stray.returncode == 1 and "does not name this process" in stray.stderr
+
+
+def test_a_socket_that_the_file_moves_is_moved(supervised):
+    instance = supervised('layout = "separate"\n[peers.nbd]\nsocket = "run/a.sock"')
+    path = os.path.join(instance.home, "archipelago.toml")
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text.replace("a.sock", "b.sock"))
+    instance.archipelago("restart", "nbd")
+    left = os.listdir(os.path.join(instance.home, "run"))
+    assert "b.sock" in left and "a.sock" not in left
+
+
+def test_start_starts_what_died_while_there_was_none(supervised):
+    instance = supervised(config_of(PAIR, APART))
+    front = instance.pid("front")
+    os.kill(supervisor_of(instance), signal.SIGKILL)
+    os.kill(instance.pid("back"), signal.SIGKILL)
+    wait_until(lambda: instance.status()["back"]["state"] == "dead", "back is dead")
+    instance.start()
+    assert instance.pid("front") == front
+    assert instance.call("front", lib.XOP_PING).error == 0
+
+
+# --- operators
+
+
+def test_what_an_operator_stops_stays_stopped(supervised):
+    instance = supervised(config_of(PAIR, APART))
+    instance.archipelago("stop", "back")
+    time.sleep(0.5)
+    assert instance.status()["back"]["state"] == "stopped"
+    instance.archipelago("start", "back")
+    assert instance.call("front", lib.XOP_PING).error == 0
+
+
+def test_a_second_start_is_refused_and_stop_leaves_nothing(supervised):
+    instance = supervised(config_of(PAIR, APART))
+    done = instance.archipelago("start", check=False)
+    assert done.returncode == 1 and "already running: front, back" in done.stderr
+    instance.stop()
+    assert processes_of(instance.home) + processes_of(instance.home, b"tools.supervisor") == []
+    assert not Segment.exists(name_for(instance.home))
+    assert sorted(os.listdir(os.path.join(instance.home, "run"))) == ["lock", "mapped"]
+
+
+def test_a_peer_that_cannot_start_is_shown_and_nothing_is_left(home):
+    instance = Instance(home, config_of([("a", "memory", {}), ("b", "blocker-file", {"path": "/proc/nowhere"})],
+                                        [["a"], ["b"]]), supervised=True)
+    done = instance.archipelago("start", check=False)
+    assert done.returncode == 1 and "b (blocker-file) cannot start" in done.stderr and "Traceback" not in done.stderr
+    assert processes_of(home) + processes_of(home, b"tools.supervisor") == []
+    assert not Segment.exists(name_for(home))
+
+
+def test_restart_goes_one_by_one_under_load(supervised):
+    """No request fails, and a changed program is taken in: each process is a new one."""
+    instance = supervised('layout = "separate"')
+    instance.client.control("create", name="v", size=1 << 30)
+    before = {role: instance.pid(role) for role in ("vlmc", "mapper", "blockerb", "blockerm")}
+    with Client(instance.home) as client, client.open("v") as volume:
+        restart = subprocess.Popen([os.path.join(BIN, "archipelago"), "--home", instance.home, "restart"],
+                                   stdout=subprocess.PIPE, text=True)
+        steps = 0
+        while restart.poll() is None:
+            volume.write(steps * 65536, steps.to_bytes(8, "little"))
+            if steps % 10 == 0:
+                volume.flush()
+            steps += 1
+        assert restart.returncode == 0, restart.communicate()
+        restart.stdout.close()
+        assert steps > 10
+        assert all(volume.read(step * 65536, 8) == step.to_bytes(8, "little") for step in range(steps))
+    assert not set(before.values()) & {peer["pid"] for peer in instance.status().values()}
+
+
+# --- for systemd
+
+
+@pytest.fixture
+def notified(home):
+    """`archipelago start --foreground` with a NOTIFY_SOCKET: (its process, the socket)."""
+    instance = Instance(home, config_of(PAIR, APART))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as inbox:
+        inbox.bind(os.path.join(home, "notify"))
+        inbox.settimeout(20)
+        child = subprocess.Popen([os.path.join(BIN, "archipelago"), "start", "--foreground"], stderr=subprocess.PIPE,
+                                 env={**os.environ, **instance.env, "NOTIFY_SOCKET": os.path.join(home, "notify"),
+                                      "WATCHDOG_USEC": "400000"})
+        yield instance, child, inbox
+        child.kill()
+        child.wait()
+        child.stderr.close()
+        instance.stop()
+
+
+def words_until(inbox, word):
+    """Everything said up to a word."""
+    said = []
+    while word not in said:
+        said += inbox.recv(4096).decode().split("\n")
+    return said
+
+
+def test_foreground_speaks_to_systemd_and_ends_by_sigterm(notified):
+    instance, child, inbox = notified
+    words_until(inbox, "READY=1")
+    assert {peer["state"] for peer in instance.status().values()} == {"running"}
+    words_until(inbox, "WATCHDOG=1")
+    pid = instance.pid("back")
+    os.kill(pid, signal.SIGKILL)
+    words_until(inbox, "STATUS=back is waiting")
+    words_until(inbox, "STATUS=2 processes run")
+    child.send_signal(signal.SIGTERM)
+    words_until(inbox, "STOPPING=1")
+    assert child.wait(20) == 0
+    assert processes_of(instance.home) == []
+    assert not Segment.exists(name_for(instance.home))
+
+
+def test_the_unit_file_names_what_there_is():
+    path = os.path.join(os.path.dirname(os.path.dirname(BIN)), "tools", "systemd", "archipelago@.service")
+    with open(path, encoding="utf-8") as file:
+        unit = file.read()
+    assert "start --foreground" in unit and "Type=notify" in unit and "KillMode=process" in unit
+    assert run("archipelago", "start", "--help").stdout.count("--foreground") >= 2
