@@ -28,7 +28,8 @@ FUZZERS := $(patsubst native/%.c,%,$(wildcard native/fuzz_*.c))
 # Run under the sanitizers: what drives native code and little else, as tools that a test starts run
 # under them too. tests/test_segment_kill.py counts instructions and cannot.
 ASAN_TESTS ?= tests/test_segment.py tests/test_peer.py tests/test_filters.py tests/test_blocker_contract.py \
-	tests/test_nbd_protocol.py tests/test_nbd_wire.py tests/test_mapper_tree.py tests/volumes/test_walks.py
+	tests/test_nbd_protocol.py tests/test_nbd_wire.py tests/test_mapper_tree.py tests/volumes/test_walks.py \
+	tests/volumes/test_overlaps.py tests/volumes/test_faults.py
 ASAN := ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" PYTHONPATH=$(CURDIR)/build-asan
 
