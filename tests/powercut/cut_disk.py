@@ -26,12 +26,17 @@ KEEP = (0.0, 0.1, 0.5, 0.9, 1.0)        # how likely it is, at a cut, that somet
 
 
 class Change:
-    """Sectors as one write left them. `durable`: they survive; `acked`: their writer has been told."""
+    """Sectors as one write left them, and the object's size. `durable`: they survive; `acked`: their writer
+    has been told."""
 
-    __slots__ = ("first", "data", "end", "durable", "acked")
+    __slots__ = ("first", "data", "size", "durable", "acked")
 
-    def __init__(self, first: int, data: bytes, end: int, durable: bool) -> None:
-        self.first, self.data, self.end, self.durable, self.acked = first, data, end, durable, False
+    def __init__(self, first: int, data: bytes, size: int, durable: bool) -> None:
+        self.first, self.data, self.size, self.durable, self.acked = first, data, size, durable, False
+
+    def reach(self, sectors: int) -> int:
+        """Bytes the object has if so many of its sectors survive and nothing behind them."""
+        return min(self.size, (self.first + sectors) * SECTOR)
 
 
 class Stored:
@@ -57,7 +62,7 @@ class Stored:
         first, last = offset // SECTOR, -(-end // SECTOR)
         if grow:
             self.size = max(self.size, end)
-        change = Change(first, bytes(self.now[first * SECTOR:last * SECTOR]), end if grow else 0, durable)
+        change = Change(first, bytes(self.now[first * SECTOR:last * SECTOR]), self.size, durable)
         self.there |= durable
         self.changes.append(change)
         self.settle()
@@ -69,7 +74,7 @@ class Stored:
         while done < len(self.changes) and self.changes[done].durable:
             change = self.changes[done]
             lay(self.kept, change.first, change.data)
-            self.kept_size = max(self.kept_size, change.end)
+            self.kept_size = max(self.kept_size, change.reach(len(change.data) // SECTOR))
             done += 1
         del self.changes[:done]
 
@@ -77,16 +82,14 @@ class Stored:
         """What is left of it. None: nothing."""
         keep, there = dice.choice(KEEP), self.there
         image, size = bytearray(self.kept), self.kept_size
-        sizes = [change.end for change in self.changes]
+        sizes = [change.size for change in self.changes]
         for change in self.changes:
             kept = dice.choice((keep, keep, 0.0, 1.0))
             for at in range(0, len(change.data), SECTOR):
                 if change.durable or dice.random() < kept:
                     lay(image, change.first + at // SECTOR, change.data[at:at + SECTOR])
-                    size = max(size, min(change.end, change.first * SECTOR + at + SECTOR))
+                    size = max(size, change.reach(at // SECTOR + 1))
                     there = True
-            if change.durable:
-                size = max(size, change.end)
         if dice.random() < keep:
             there, size = True, max([size, *(end for end in sizes if dice.random() < keep)])
         if not there:

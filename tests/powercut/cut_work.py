@@ -371,17 +371,21 @@ class History:
         with self.chosen() as image:
             if image is None or image.renaming or image.named:
                 return
-            name, to = image.name, self.fresh()
+            async with image.opening:       # which needs its name
+                await self.rename_one(image)
 
-            def settle(names: set[str]) -> None:
-                assert (name in names) + (to in names) == 1, f"{name} was being renamed to {to}: both or none is there"
-                if to in names:
-                    self.add(to, self.images.pop(name))
+    async def rename_one(self, image: Image) -> None:
+        name, to = image.name, self.fresh()
 
-            image.renaming = True
-            await self.unsure_of(settle, "rename", name=name, to=to)
-            self.add(to, self.images.pop(name))
-            image.renaming = False
+        def settle(names: set[str]) -> None:
+            assert (name in names) + (to in names) == 1, f"{name} was being renamed to {to}: both or none is there"
+            if to in names:
+                self.add(to, self.images.pop(name))
+
+        image.renaming = True
+        await self.unsure_of(settle, "rename", name=name, to=to)
+        self.add(to, self.images.pop(name))
+        image.renaming = False
 
     async def remove(self, named: str | None = None) -> None:
         with self.chosen(alone=True, named=named) as image:
