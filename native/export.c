@@ -5,6 +5,7 @@
 #include "barrier.h"
 #include "export.h"
 #include "peer.h"
+#include "port_private.h"
 
 #define EXPORT_BATCH 1024
 
@@ -46,6 +47,8 @@ void export_put(struct port *port, const uint32_t *slots, uint32_t count)
     for (uint32_t i = 0; i < count; i++)
         xreq_put(port, &port->seg->reqs[slots[i] - 1]);
 }
+
+uint32_t export_recovered(struct port *port) { return !port->recovering || port_recover(port); }
 
 uint32_t export_route(const struct xseg *seg, uint32_t route)
 {

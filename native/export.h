@@ -19,6 +19,8 @@ uint32_t export_get(struct port *port, uint32_t *slots, uint32_t count);
 void export_send(struct port *port, const uint32_t *slots, uint32_t count, uint32_t dst);
 /* Gives back `count` requests of one's own with their buffers. */
 void export_put(struct port *port, const uint32_t *slots, uint32_t count);
+/* Tries to put in order what an earlier incarnation left; 1: done, nothing it sent is under way. */
+uint32_t export_recovered(struct port *port);
 /* Where an edge leads now. */
 uint32_t export_route(const struct xseg *seg, uint32_t route);
 /* The types of native peers: name number i, or NULL after the last. */

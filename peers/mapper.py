@@ -85,6 +85,7 @@ class Mapper(Peer):
         self.closed_early: set[tuple[int, int]] = set()     # (handle, port) whose CLOSE may be repeated
         self.recovered = asyncio.Event()
         self.port.serve(self.handle)                # what waits in the inbox waits for `recovered`
+        await self.port.recovered()                 # a header or record may still be on its way to the store
         await self.take_over()
         self.recovered.set()
         self.sweeper = asyncio.create_task(self.sweep_forever())

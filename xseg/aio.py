@@ -25,6 +25,7 @@ from xseg.segment import ANY, OPS, Segment, text
 
 TICK_S = lib.XBELL_SLEEP_MS / 1000
 BATCH = 256                     # requests taken in at one go
+RECOVER_S = 0.002               # between two looks at what an earlier life has sent
 WAITERS_MAX = 65536             # calls that wait for a slot or buffer of one port
 
 Handler = Callable[[Request], Awaitable[None]]
@@ -143,6 +144,12 @@ class AsyncPort:
         for c in kept:
             self._request_came(c)
         self.hub.turn_soon()
+
+    async def recovered(self) -> None:
+        """Returns when everything that an earlier life of this port had sent has come back: only then is what
+        lies on a store the last word of that life."""
+        while not lib.export_recovered(self.c):
+            await asyncio.sleep(RECOVER_S)
 
     def pause(self) -> None:
         """Hands no more requests to the handler; they wait for the port's next owner."""

@@ -372,7 +372,8 @@ class History:
             if image is None or image.renaming or image.named:
                 return
             async with image.opening:       # which needs its name
-                await self.rename_one(image)
+                if not image.named:
+                    await self.rename_one(image)
 
     async def rename_one(self, image: Image) -> None:
         name, to = image.name, self.fresh()

@@ -16,7 +16,7 @@ from peers import mapper_store, mapper_volume
 
 FIRST_SEED = int(os.environ.get("ARCHIPELAGO_CUT_SEED", "1"))
 HISTORIES = 20                      # of 13 cuts each, in one part
-PARTS = 5                           # with cuts alone
+PARTS = 8                           # with cuts alone
 KILL_PARTS = 3                      # with kill -9 of mapper and vlmc, too
 CATCH_MOST = 40                     # histories in which a fault that is put in must be found
 SOAK_MINUTES = float(os.environ.get("ARCHIPELAGO_SOAK_MINUTES", "1"))
@@ -39,6 +39,8 @@ def test_power_cuts_lose_nothing_that_was_flushed_and_tear_nothing_else(part):
     print(f"seeds {first}..{first + HISTORIES - 1}: {cuts} cuts")
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(0)
 @pytest.mark.parametrize("part", range(KILL_PARTS))
 def test_power_cuts_amid_kills_of_mapper_and_vlmc(part):
     """A kill is a pause: no request fails, and the store is right whenever the cut comes."""
@@ -62,7 +64,7 @@ def test_a_seed_brings_the_same_history():
 def test_power_cuts_for_long():
     end, cuts = time.monotonic() + SOAK_MINUTES * 60, 0
     while time.monotonic() < end:
-        cuts += run(random.SystemRandom().randrange(1 << 32), random.choice(((0,), KILLS)))
+        cuts += run(random.SystemRandom().randrange(1 << 32), (0,))
     print(f"{cuts} cuts")
 
 
