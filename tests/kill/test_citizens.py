@@ -8,6 +8,8 @@ import sys
 import pytest
 from support import wait_until
 
+pytest_plugins = ["kill_fixtures"]
+
 PROGRAMS = {
     # takes all the requests and buffers it may, and never gives them back
     "hoards": """
@@ -56,7 +58,6 @@ import os, sys, time
 from xseg.client import Client
 from xseg.request import Call
 
-pytest_plugins = ["kill_fixtures"]
 client = Client(sys.argv[1], "culprit")
 """
 
