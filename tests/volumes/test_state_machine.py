@@ -183,6 +183,6 @@ def test_volumes_are_what_byte_arrays_are(shared_instance):
     Volumes.instance = shared_instance
     random = bool(os.environ.get("ARCHIPELAGO_RANDOM"))
     run_state_machine_as_test(Volumes, settings=settings(
-        max_examples=int(os.environ.get("ARCHIPELAGO_EXAMPLES", "25")), stateful_step_count=50, deadline=None,
+        max_examples=int(os.environ.get("ARCHIPELAGO_EXAMPLES", "35")), stateful_step_count=50, deadline=None,
         derandomize=not random, database=None, print_blob=True,
         suppress_health_check=list(HealthCheck), phases=(Phase.generate, Phase.shrink)))
