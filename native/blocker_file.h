@@ -306,6 +306,8 @@ void bf_io_request(struct bf *bf, struct xreq *req);
 void bf_io_start(struct bf *bf, struct xreq *req, struct object *object);
 /* The object could not be opened. */
 void bf_io_missing(struct bf *bf, struct xreq *req, int error);
+/* Any thread. Writes all of `size` bytes, in steps that keep the page cache's folios small. */
+int bf_write_all(int fd, const uint8_t *data, uint64_t size, uint64_t offset);
 
 /* --- blocker_file_sync.c: SYNC ------------------------------------------------------ */
 

@@ -26,21 +26,6 @@ static int open_object(struct bf *bf, const struct xobj *object)
     return fd < 0 ? -errno : fd;
 }
 
-static int write_piece(int fd, const uint8_t *data, uint64_t size, uint64_t offset)
-{
-    while (size) {
-        ssize_t n = pwrite(fd, data, size, (off_t)offset);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n < 0 ? -errno : -EIO;
-        data += n;
-        size -= (uint64_t)n;
-        offset += (uint64_t)n;
-    }
-    return 0;
-}
-
 /* Stores what is not zeros of `size` bytes. */
 static int write_sparse(int fd, const uint8_t *data, uint64_t size, uint64_t offset)
 {
@@ -49,7 +34,7 @@ static int write_sparse(int fd, const uint8_t *data, uint64_t size, uint64_t off
     for (uint64_t at = 0; rc == 0 && at < size; at += CONTENT_PIECE) {
         uint64_t n = size - at < CONTENT_PIECE ? size - at : CONTENT_PIECE;
         if (!content_is_zero(data + at, n))
-            rc = write_piece(fd, data + at, n, offset + at);
+            rc = bf_write_all(fd, data + at, n, offset + at);
     }
     return rc;
 }

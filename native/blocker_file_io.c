@@ -183,7 +183,7 @@ static void write_direct(struct bf *bf, struct xreq *req)
 }
 
 /* All of it or an error: a write cut short by a full disk fails when it is tried again. */
-static int write_all(int fd, const uint8_t *data, uint64_t size, uint64_t offset)
+int bf_write_all(int fd, const uint8_t *data, uint64_t size, uint64_t offset)
 {
     while (size) {
         ssize_t n = pwrite(fd, data, size < WRITE_STEP ? size : WRITE_STEP, (off_t)offset);
@@ -210,7 +210,7 @@ static bool write_try(struct bf *bf, struct xreq *req)
     }
     if (object->direct_writes)
         return false;
-    finish(bf, req, write_all(object->fd, data_at(bf, req), req->size, req->offset));
+    finish(bf, req, bf_write_all(object->fd, data_at(bf, req), req->size, req->offset));
     return true;
 }
 
@@ -250,7 +250,7 @@ static int zeroes_run(struct bf *bf, struct work *work)
     if (!(req->flags & XREQ_NO_HOLE) && end > (uint64_t)st.st_size)
         end = (uint64_t)st.st_size;
     for (; rc == 0 && offset < end; offset += ZERO_STEP)
-        rc = write_all(fd, zeros, end - offset < ZERO_STEP ? end - offset : ZERO_STEP, offset);
+        rc = bf_write_all(fd, zeros, end - offset < ZERO_STEP ? end - offset : ZERO_STEP, offset);
     return rc;
 }
 
