@@ -4,6 +4,7 @@
 ARCHIPELAGO_TEST_LAYOUTS (a list with commas) chooses the layouts that tests of whole pipelines
 run on; "colocated,separate" if it is not set.
 """
+import faulthandler
 import os
 import shutil
 import tempfile
@@ -14,11 +15,13 @@ from support import Instance, config_of
 from xseg.segment import Segment, name_for
 
 LAYOUTS = os.environ.get("ARCHIPELAGO_TEST_LAYOUTS", "colocated,separate").split(",")
+STUCK = 2                           # of its timeout, until a test is stuck
 SMALL_SEGMENT = {"static_slots": 256, "dynamic_slots": 128, "buffers": [512, 64, 24], "frames": 64,
                  "stacks": [256, 256, 64]}
 
 
 def pytest_configure(config):
+    config.stderr = os.dup(2)
     config.addinivalue_line("markers", "config(text): archipelago.toml of the test's instance, less its layout")
     config.addinivalue_line("markers", "layout(name): run only on this layout of the pipeline")
 
@@ -44,6 +47,17 @@ def pytest_collection_modifyitems(config, items):
         soak = [item for item in items if item.get_closest_marker("soak")]
         config.hook.pytest_deselected(items=soak)
         items[:] = [item for item in items if item not in soak]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Ends a run that not even the timeout of a test ends, as the test is stuck in native code; it says where."""
+    limit = float(item.config.getini("timeout"))
+    if "ARCHIPELAGO_SOAK_MINUTES" not in os.environ:
+        faulthandler.dump_traceback_later(STUCK * limit, exit=True, file=item.config.stderr)
+    result = yield
+    faulthandler.cancel_dump_traceback_later()
+    return result
 
 
 @pytest.hookimpl(wrapper=True)

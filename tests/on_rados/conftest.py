@@ -47,7 +47,8 @@ def rados(cluster):
     if DIST_PACKAGES not in sys.path:
         sys.path.append(DIST_PACKAGES)
     module = pytest.importorskip("rados", reason="the binding for this Python is missing (python3-rados)")
-    with module.Rados(conffile=cluster.conf) as client:
+    limits = {"client_mount_timeout": "60", "rados_mon_op_timeout": "60", "rados_osd_op_timeout": "60"}
+    with module.Rados(conffile=cluster.conf, conf=limits) as client:
         yield client
 
 

@@ -6,6 +6,7 @@ import signal
 import tempfile
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 from loops import peers
@@ -17,6 +18,8 @@ from xseg.request import Call, Object
 
 MIB = 1 << 20
 DEADLINE_S = 4
+PLACES = 16
+PATIENCE_S = 100.0                  # for anything that is to happen at all
 FULL_S = 60                         # until the cluster knows that it is full, or not any more
 
 
@@ -44,86 +47,110 @@ class Load(threading.Thread):
     """Writes numbered 4 KiB pages to 16 objects, one after the other each, until stopped."""
 
     def __init__(self, b):
-        super().__init__()
-        self.b, self.stopping, self.errors, self.written = b, False, [], {}
+        super().__init__(daemon=True)
+        self.b, self.stopping, self.errors, self.written, self.number = b, False, [], {}, 0
         self.longest_s = 0.0
 
     def run(self):
-        port, number = Port(self.b.segment), 0
+        port = Port(self.b.segment)
         while not self.stopping:
             began = time.monotonic()
-            number += 1
-            place = number % 16
+            number = self.number + 1
             text = b"%08d" % number * 512
-            reply = port.call(self.b.number, lib.XOP_WRITE, object=data(place), data=text, check=False)
+            reply = port.call(self.b.number, lib.XOP_WRITE, object=data(number % PLACES), data=text, check=False,
+                              timeout=PATIENCE_S)
             self.longest_s = max(self.longest_s, time.monotonic() - began)
             if reply.error:
                 self.errors.append(reply.error)
             else:
-                self.written[place] = text
+                self.written[number % PLACES] = text
+            self.number = number
         port.close()
 
-    def finish(self):
-        """Every page says what was written to it last."""
+    def more(self, writes=2 * PLACES):
+        """Waits until so many more are done."""
+        wanted, end = self.number + writes, time.monotonic() + PATIENCE_S
+        while self.number < wanted and self.is_alive() and time.monotonic() < end:
+            time.sleep(0.05)
+        assert self.number >= wanted, f"after {PATIENCE_S} s {wanted - self.number} writes were still to come"
+
+    def check(self):
+        """No write failed, and every page says what was written to it last."""
         self.stopping = True
-        self.join()
+        self.join(PATIENCE_S)
+        assert not self.is_alive()
+        assert self.errors == []
+        assert len(self.written) == PLACES
         for place, text in self.written.items():
             assert self.b.read(data(place)) == text
-        return self.errors
 
 
+@contextmanager
 def loaded(b):
+    """A Load at work. It has ended afterwards, whatever happened."""
     load = Load(b)
     load.start()
-    time.sleep(0.5)
-    return load
+    try:
+        load.more()
+        yield load
+        load.more()
+        load.check()
+    finally:
+        load.stopping = True
+        load.join(PATIENCE_S)
+
+
+@contextmanager
+def stopped_osd(cluster):
+    """It hangs, but for a while."""
+    cluster.kill("osd.0", signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        cluster.kill("osd.0", signal.SIGCONT)
+
+
+def write_at_last(b, object, text):
+    """Writes to a cluster that may just be coming back."""
+    end = time.monotonic() + PATIENCE_S
+    while b.call(lib.XOP_WRITE, object, data=text, check=False).error:
+        assert time.monotonic() < end
+    assert b.read(object, 0, len(text)) == text
 
 
 def test_an_osd_killed_and_revived_under_load(cluster, served):
-    load = loaded(served())
-    for _ in range(2):
-        cluster.osd_kill(0)
-        time.sleep(1)
-        cluster.osd_start(0)
-    time.sleep(1)
-    written = len(load.written)
-    assert load.finish() == []
-    assert written == 16
+    with loaded(served()) as load:
+        for _ in range(2):
+            cluster.osd_kill(0)
+            time.sleep(1)
+            cluster.osd_start(0)
+            load.more()
 
 
 @pytest.mark.slow
 def test_the_whole_cluster_down_for_twenty_seconds(cluster, served):
-    load = loaded(served())
-    cluster.down()
-    time.sleep(20)
-    cluster.start()
-    time.sleep(2)
-    assert load.finish() == []
+    with loaded(served()) as load:
+        cluster.down()
+        time.sleep(20)
+        cluster.start()
     assert load.longest_s > 20
 
 
 def test_an_osd_that_hangs_is_waited_for(cluster, served):
-    load = loaded(served())
-    cluster.kill("osd.0", signal.SIGSTOP)
-    time.sleep(3)
-    cluster.kill("osd.0", signal.SIGCONT)
-    time.sleep(1)
-    assert load.finish() == []
+    with loaded(served()) as load:
+        with stopped_osd(cluster):
+            time.sleep(3)
     assert load.longest_s > 2
 
 
 def test_a_deadline_ends_what_would_wait_for_ever(cluster, served):
     b = served(op_timeout_s=DEADLINE_S)
-    b.write(data(1), b"before")
-    cluster.kill("osd.0", signal.SIGSTOP)
-    try:
+    write_at_last(b, data(1), b"before")
+    with stopped_osd(cluster):
         b.fails(errno.ETIMEDOUT, lib.XOP_WRITE, data(1), data=b"during")
         b.fails(errno.ETIMEDOUT, lib.XOP_READ, data(1), size=6, room=6)
         b.fails(errno.ETIMEDOUT, lib.XOP_LIST, (lib.XOBJ_DATA,), room=4096)
-    finally:
-        cluster.kill("osd.0", signal.SIGCONT)
-    b.write(data(1), b"after_")
-    assert b.read(data(1), 0, 6) == b"after_"
+    write_at_last(b, data(1), b"after_")
 
 
 def fill(b):
@@ -155,10 +182,7 @@ def test_a_full_cluster_is_enospc_and_no_wait(cluster, served):
     finally:
         for ratio, value in (("full", "0.96"), ("backfillfull", "0.95"), ("nearfull", "0.94")):
             cluster.ceph("osd", f"set-{ratio}-ratio", value)
-    end = time.monotonic() + FULL_S
-    while b.call(lib.XOP_WRITE, data(0), data=b"x", check=False).error and time.monotonic() < end:
-        time.sleep(0.1)
-    assert b.read(data(0), 0, 1) == b"x"
+    write_at_last(b, data(0), b"x")
 
 
 @pytest.mark.slow
