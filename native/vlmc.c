@@ -373,8 +373,11 @@ static bool retry_starved(struct vlmc *v)
 static bool vlmc_flush(struct peer *peer)
 {
     struct vlmc *v = peer->state;
-    bool moved = retry_starved(v);
+    bool moved;
 
+    if (peer->port->recovering)
+        return false;               /* a record of the last life may be on its way: see vlmc.h */
+    moved = retry_starved(v);
     moved |= settle_doubt(v);
     v->turn++;
     if (v->commits_wanted) {

@@ -25,7 +25,9 @@
  *   - a validity bit is set when the write of the chunk has completed;
  *   - an entry's dirty bit is set before the entry or its bitmap changes.
  * So readers never see an object that may not be there, and a restarted vlmc that finds the
- * frames in the segment commits a superset of what changed.
+ * frames in the segment commits a superset of what changed. It begins no commit before all that
+ * its last life had sent has come back: a record of that life may still become durable, and
+ * would take the number (commit_seq + 1) of the new one, which the mapper would then skip.
  *
  * Busy blocks
  * -----------

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""kill -9 of mapper and vlmc between any two turns: each request is done once, and what was flushed survives a cut."""
+import asyncio
+import copy
+import random
+from collections import Counter
+from functools import partial
+
+import pytest
+from cut_disk import Disk
+from cut_node import Node, TurnLoop
+from cut_work import BLOCK
+
+from xseg._native import lib
+
+TURNS_MOST = 4000                   # of a life, before it is given up
+SIZE = 16 * BLOCK
+JOURNAL_LIMIT = 4096
+
+
+class Store:
+    """Two disks, and lives of nodes on them."""
+
+    def __init__(self, seed=1):
+        self.dice = random.Random(seed)
+        self.data, self.maps = Disk(self.dice), Disk(self.dice)
+
+    def live(self, work):
+        """One life: await work(node), then the power fails. What it returns."""
+        loop = TurnLoop()
+        found = []
+
+        async def life():
+            node = Node(self.data, self.maps, self.dice, JOURNAL_LIMIT)
+
+            async def all_of_it():
+                await node.start()
+                found.append(await work(node))
+
+            node.cut_in(turns=TURNS_MOST)
+            assert await node.live(all_of_it()), f"not done within {TURNS_MOST} turns"
+            self.data.cut()
+            self.maps.cut()
+
+        try:
+            loop.run_until_complete(life())
+        finally:
+            loop.close()
+        return found[0]
+
+
+async def turns(node, count):
+    until = node.hub.loop.turns + count
+    while node.hub.loop.turns < until:
+        await asyncio.sleep(0)
+
+
+async def write(node, handle, block, data):
+    await node.call(lib.XOP_WRITE, volume=handle, offset=block * BLOCK, data=data)
+
+
+async def read(node, name, block):
+    handle = await node.open(name)
+    data = (await node.call(lib.XOP_READ, volume=handle, offset=block * BLOCK, size=4, room=4)).data
+    await node.close_volume(handle)
+    return data
+
+
+async def good(node, *names):
+    for name in names:
+        assert (await node.control("check", name=name))["problems"] == []
+
+
+@pytest.mark.parametrize("later", [0, 1, 5, 20])
+@pytest.mark.parametrize("after", range(1, 14))
+def test_flushes_around_the_deaths_of_mapper_and_vlmc_are_kept(after, later):
+    """vlmc's next life numbers its records when the last one of its last life is known to be there, or not."""
+    store = Store(after)
+
+    async def work(node):
+        await node.control("create", name="v", size=SIZE, block_size=BLOCK)
+        handle = await node.open("v")
+        await write(node, handle, 1, b"one.")
+        first = asyncio.ensure_future(node.call(lib.XOP_FLUSH, volume=handle))
+        await turns(node, after)
+        await write(node, handle, 2, b"two.")
+        await node.kill_mapper()
+        await turns(node, later)
+        node.kill_vlmc()
+        await write(node, handle, 3, b"thre")
+        await node.call(lib.XOP_FLUSH, volume=handle)
+        await first
+
+    async def look(node):
+        assert [await read(node, "v", block) for block in (1, 2, 3)] == [b"one.", b"two.", b"thre"]
+        await good(node, "v")
+
+    store.live(work)
+    store.live(look)
+
+
+async def remove(node, after=None):
+    """With the mapper killed so many turns after it was asked. What is left then is right."""
+    task = asyncio.ensure_future(node.control("remove", name="v", token=7))
+    if after is not None:
+        await turns(node, after)
+        await node.kill_mapper()
+    await task
+    assert await node.names() == {"s"}
+    assert [await read(node, "s", block) for block in (0, 1, 2)] == [b"old.", b"old.", bytes(4)]
+    await good(node, "s")
+
+
+async def make(node):
+    """A volume and its snapshot, which share pages and objects."""
+    await node.control("create", name="v", size=SIZE, block_size=BLOCK)
+    handle = await node.open("v")
+    for block in range(JOURNAL_LIMIT // 512 + 1, -1, -1):
+        await write(node, handle, block % 2, b"old.")
+        await node.control("snapshot", name="v", snapshot=f"s{block}" if block else "s")
+    for block in range(JOURNAL_LIMIT // 512 + 1, 0, -1):
+        await node.control("remove", name=f"s{block}")
+    for block in (1, 2):
+        await write(node, handle, block, b"new.")
+    await node.call(lib.XOP_FLUSH, volume=handle)
+    await node.close_volume(handle)
+
+
+def kinds(store):
+    """How many objects there are of each kind. The header of what is gone may stay: it is left to the collector."""
+    return Counter(name.kind for disk in (store.data, store.maps) for name in disk.objects
+                   if name.kind != lib.XOBJ_HEADER)
+
+
+@pytest.mark.parametrize("after", range(4, 90, 2))
+def test_a_remove_whose_mapper_dies_takes_all_that_only_the_volume_has_and_nothing_else(after):
+    store = Store(after)
+    store.live(make)
+    undisturbed = copy.deepcopy(store)
+    undisturbed.live(remove)
+    store.live(partial(remove, after=after))
+    assert kinds(store) == kinds(undisturbed)
