@@ -43,7 +43,7 @@ from peers.mapper_header import (
     check_size,
     id_text,
 )
-from peers.mapper_journal import STRETCHES_LIMIT
+from peers.mapper_journal import STRETCHES_LIMIT, Stretch
 from peers.mapper_store import HEADER, LOCK, MapStore, gather_bounded, named
 from peers.mapper_tree import View, own, page_name, tree_pages
 from peers.mapper_volume import Volume, read_header
@@ -65,6 +65,7 @@ NAME_BYTES = 40                     # of an object's name in a LIST
 CHECK_CACHE = 4 << 20               # bytes of pages kept for one portion of a check
 WALK_TRIES = 4                      # of a portion of a walk that a checkpoint overtakes
 REMOVED = 1 << 63                   # in a remove's slot, with a count: a mapper that is killed now has but to answer
+NO_EPOCH = 1 << 32                  # later than any: a volume that is writable since then has nothing of its own
 AUTO_NAME_BYTES = 220               # of the volume's name that a snapshot made for cloning keeps
 
 Arguments = dict[str, Any]
@@ -500,8 +501,12 @@ async def remove_space(m: "Mapper", volume: Volume, name: str, token: int) -> in
     try:
         await volume.load()
     except Damaged as failure:
-        damage(failure)
-        volume.stretches = []
+        if volume.header.kind == "removed":     # an earlier attempt got as far as the journals, which go last
+            volume.stretches = [Stretch(*listed[:3]) for listed in volume.header.journals]
+            volume.writable_since = volume.header.writable_since
+        else:                                   # nobody knows what the journal's marks have shared
+            damage(failure)
+            volume.stretches, volume.writable_since = [], NO_EPOCH
     if volume.header.kind != "removed":
         await volume.write_header(kind="removed", token=token)
     view, since, count = volume.view(), volume.writable_since, 0
