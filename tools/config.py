@@ -31,7 +31,9 @@ All of it is optional; without the file the instance is this:
     [supervisor]
     deaths = 8                  # a process that dies so often ...
     window_s = 60               # ... within so many seconds is not restarted any more
-    back_off_ms = 5000          # longest wait before a restart; the first comes at once
+    back_off_ms = 5000          # longest wait before a restart; it grows while deaths come quickly
+    start_s = 30                # a process that is not ready after so many seconds is killed, and has died
+    spares = 1                  # a process stands by for each, to take its place at once; 0: none, to save memory
 
 A role other than these five needs a type. In an explicit layout each role that has a table must
 appear, and the five do not exist unless they appear. Every error names the file and the key.
@@ -42,6 +44,7 @@ its own, and edges that were turned.
 """
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
@@ -58,8 +61,9 @@ if TYPE_CHECKING:
 
 FILE = "archipelago.toml"
 CHANGES = os.path.join("run", "pipeline.json")
-SUPERVISOR = {"deaths": 8, "window_s": 60, "back_off_ms": 5000}
-SUPERVISOR_MAX = 1000000
+SUPERVISOR = {"deaths": 8, "window_s": 60, "back_off_ms": 5000, "start_s": 30, "spares": 1}
+SUPERVISOR_BOUNDS = {"spares": (0, 1)}
+SUPERVISOR_USUAL = (1, 1000000)         # bounds of the others
 DEFAULT_PEERS: dict[str, dict[str, Any]] = {
     "nbd": {"type": "nbd"},
     "vlmc": {"type": "vlmc"},
@@ -89,6 +93,7 @@ def peer_modules() -> dict[str, str]:
     return types
 
 
+@functools.cache
 def peer_class(peer_type: str) -> type[Peer]:
     """The class of a peer type. Invalid: there is none; the error lists those there are."""
     modules = peer_modules()
@@ -170,8 +175,9 @@ class _Reader:
         for key, value in raw.items():
             if key not in SUPERVISOR:
                 raise self.fail(f"[supervisor]: there is no key {key}; there are: {', '.join(SUPERVISOR)}")
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= SUPERVISOR_MAX:
-                raise self.fail(f"[supervisor]: {key} = {value!r} must be from 1 to {SUPERVISOR_MAX}")
+            low, high = SUPERVISOR_BOUNDS.get(key, SUPERVISOR_USUAL)
+            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+                raise self.fail(f"[supervisor]: {key} = {value!r} must be from {low} to {high}")
         return {**SUPERVISOR, **raw}
 
     def table(self, raw: dict[str, Any], key: str) -> dict[str, Any]:

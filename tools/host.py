@@ -6,6 +6,9 @@ one C loop on a thread of its own, those served by Python in an asyncio loop on 
 `archipelago` starts and stops it. SIGTERM: finishes what is under way, for DRAIN_S at most;
 what is left over stays in the segment for the next process of this name. Exit status 0 then, 1
 when a peer cannot start (the last line of the log says why) or the loop ended by itself.
+
+With --gate FD it stands by (tools/spares.py): it loads all the code it will need, and begins when a byte comes
+from that pipe. If the pipe ends instead, whoever held the other side has died, or needs it no more, and so it ends.
 """
 from __future__ import annotations
 
@@ -173,6 +176,19 @@ def wait_until_known(home: str, process: str) -> None:
     raise NotRunning(f"{path} does not name this process: whoever started it has died")
 
 
+def pass_gate(home: str, process: str, gate: int) -> bool:
+    """Stands by. False: it is not needed any more."""
+    with contextlib.suppress(OSError, KeyError):        # a faulty file: by the time it is needed it may be mended
+        cfg = config.read(home)                         # loads what the peers are made of
+        if not all(cfg.roles[role].native for role in cfg.processes[process]):
+            import uvloop                               # noqa: F401
+
+            import xseg.aio                             # noqa: F401
+    needed = bool(os.read(gate, 1))
+    os.close(gate)
+    return needed
+
+
 def raise_limits() -> None:
     """As many open files as the system lets us have."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -183,11 +199,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tools.host", description="One process of a pipeline.")
     parser.add_argument("--home", required=True, help="home of the instance")
     parser.add_argument("--process", required=True, help="name of the process in the layout")
+    parser.add_argument("--gate", type=int, metavar="FD", help="stand by until a byte comes from this pipe")
     args = parser.parse_args()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO,
                         format="%(asctime)s.%(msecs)03d %(name)s %(levelname)s %(message)s",
                         datefmt="%Y-%m-%d %H:%M:%S")
     raise_limits()
+    if args.gate is not None and not pass_gate(args.home, args.process, args.gate):
+        return 0
     try:
         wait_until_known(args.home, args.process)
         cfg = config.read(args.home)

@@ -5,10 +5,13 @@
 pidfd of each, so it hears of a death at once. What a dead peer held is recovered by its successor
 when it binds the port (native/layout.h); all the supervisor has to do is to start it.
 
-* **Deaths.** A process that died without being told to is started again: the first time at once, then
-  after 0.1, 0.2, 0.4 s ... `back_off_ms` at most. After `deaths` within `window_s` it is given up: a
-  stand-in takes its roles' ports and answers what waits there and what comes with EHOSTDOWN, until an
-  operator starts or restarts the process.
+* **Deaths.** A process that died without being told to is started again at once; if it lives for less than
+  QUICK_S, again and again, then after 0.1, 0.2, 0.4 s ... `back_off_ms` at most. After `deaths` within
+  `window_s`, or so many in a row without becoming ready, it is given up: a stand-in takes its roles' ports
+  and answers what waits there and what comes with EHOSTDOWN, until an operator starts or restarts the process.
+* **Starts.** One that is not ready after `start_s` is killed, and has died. One that waits for the answer of
+  another peer meanwhile is not to blame, and goes on waiting.
+* **Spares.** A spare stands by for each process (tools/spares.py) and is the next one when it dies.
 * **Clients** have ports, too, and nobody starts them again. When one has died, the sweep binds its port
   in its place, lets what it had under way come home, gives its buffers back, and frees the port. What
   volumes it had open is the mapper's to close (peers/mapper.py).
@@ -42,6 +45,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tools.archipelago.instance import Instance, start_time
+from tools.spares import Spares
 from xseg._native import lib
 from xseg.aio import AsyncPort, Hub
 from xseg.errors import Busy
@@ -49,6 +53,8 @@ from xseg.request import Request
 from xseg.segment import Segment, text
 
 FIRST_WAIT_S = 0.1
+QUICK_S = 1.0                   # a process that lives for less dies quickly
+SPARE_AFTER_S = 0.05            # from a start, so that this one has the machine for itself
 SWEEP_S = 0.5
 BACKLOG = 128
 SOCKET_MODE = 0o660
@@ -66,7 +72,11 @@ class Watched:
     pid: int = 0
     pidfd: int = -1
     child: subprocess.Popen | None = None   # None: adopted
+    since: float = 0.0                      # when it was launched or adopted, monotonic
+    late: asyncio.TimerHandle | None = None     # when it must be ready
+    killed_late: bool = False
     recent: deque[float] = field(default_factory=deque)     # deaths within the window, monotonic
+    quick: int = 0                          # deaths in a row that came quickly
     deaths: int = 0
     restarts: int = 0
     last_death: str = ""
@@ -139,6 +149,7 @@ class Supervisor:
         self.processes: dict[str, Watched] = {}
         self.sockets: dict[str, tuple[str, socket.socket]] = {}     # "ROLE.OPTION" -> its address, the socket
         self.sweeping: dict[int, AsyncPort] = {}
+        self.spares = Spares()
         self.swept = 0
         self.operating = asyncio.Lock()
         self.ended = asyncio.Event()
@@ -201,6 +212,7 @@ class Supervisor:
 
     def close(self) -> None:
         self.server.close()
+        self.spares.close()
         for name in list(self.sockets):
             self._close_socket(name)
         self.hub.close()
@@ -240,9 +252,43 @@ class Supervisor:
         self.instance = again
 
     def _watch(self, watched: Watched, pid: int, child: subprocess.Popen | None) -> None:
-        watched.pid, watched.child = pid, child
+        watched.pid, watched.child, watched.since = pid, child, time.monotonic()
         watched.pidfd = os.pidfd_open(pid)
+        watched.late = self.loop.call_later(self.instance.config.supervisor["start_s"], self._late, watched)
         self.loop.add_reader(watched.pidfd, self._died, watched)
+        if self.instance.config.supervisor["spares"]:
+            self.loop.call_later(SPARE_AFTER_S, self._stand_by, watched, pid)
+
+    def _stand_by(self, watched: Watched, pid: int) -> None:
+        """Has a spare made, if that process is still the one."""
+        if watched.pid != pid or watched.pidfd < 0 or watched.state == "stopped":
+            return
+        try:
+            self.spares.prepare(self.instance, watched.name, self._sockets_of(watched.name))
+        except OSError as failure:
+            log.warning("no spare for %s: %s", watched.name, failure)
+
+    def _late(self, watched: Watched) -> None:
+        """Its start has taken `start_s`."""
+        start_s = self.instance.config.supervisor["start_s"]
+        if watched.state != "running" or self.instance.is_ready(self.segment, watched.name):
+            return                          # one that an operator starts is waited for elsewhere
+        if self._waits_for_others(watched):
+            watched.late = self.loop.call_later(start_s, self._late, watched)
+            return
+        log.error("%s (pid %d) is not ready after %d s and is killed", watched.name, watched.pid, start_s)
+        watched.killed_late = True
+        signal.pidfd_send_signal(watched.pidfd, signal.SIGKILL)
+
+    def _waits_for_others(self, watched: Watched) -> bool:
+        """True if another peer has a request of one of its roles, and not against the pipeline's direction."""
+        for role in self.instance.config.processes[watched.name]:
+            number = self.segment.port_of(role)
+            first, count = self.segment.c.ports[number].first, self.segment.c.ports[number].count
+            if any(c.state != lib.XREQ_FREE and c.owner != number and not c.flags & lib.XREQ_ASIDE
+                   for c in self.segment.c.reqs[first:first + count]):
+                return True
+        return False
 
     def _adopt(self, process: str) -> None:
         """A process that somebody else has started."""
@@ -262,7 +308,8 @@ class Supervisor:
         sockets = self._sockets_of(watched.name)
         for role in self.instance.config.processes[watched.name]:
             self.segment.c.ports[self.segment.port_of(role)].ready = 0
-        child = self.instance.launch(watched.name, sockets)
+        child = (self.spares.take(self.instance, watched.name, sockets)
+                 or self.instance.launch(watched.name, sockets))
         self._watch(watched, child.pid, child)
 
     def _sockets_of(self, process: str) -> dict[str, int]:
@@ -289,28 +336,46 @@ class Supervisor:
         self.loop.remove_reader(watched.pidfd)
         os.close(watched.pidfd)
         watched.pidfd = -1
+        watched.late.cancel()
         status = watched.child.wait() if watched.child else None
         for bell in range(lib.XSEG_BELLS):
             lib.bell_ring(self.segment.c, bell)
         if watched.state != "running":
             return                          # an operator's doing
-        how = "ended" if status is None else f"exit status {status}" if status >= 0 else signal.Signals(-status).name
-        now = time.monotonic()
-        watched.deaths += 1
-        watched.last_death = f"{how}, {time.strftime('%Y-%m-%d %H:%M:%S')}"
-        watched.recent.append(now)
+        self._count(watched, status)
         limits = self.instance.config.supervisor
-        while watched.recent[0] < now - limits["window_s"]:
-            watched.recent.popleft()
-        log.warning("%s (pid %d) died: %s", watched.name, watched.pid, how)
         if len(watched.recent) >= limits["deaths"]:
             self._give_up(watched)
             return
-        n = len(watched.recent)
-        wait_s = 0.0 if n == 1 else min(FIRST_WAIT_S * 2 ** min(n - 2, 30), limits["back_off_ms"] / 1000)
+        n = watched.quick
+        wait_s = 0.0 if n < 2 else min(FIRST_WAIT_S * 2 ** min(n - 2, 30), limits["back_off_ms"] / 1000)
         watched.state = "waiting"
-        watched.again = self.loop.call_later(wait_s, self._restart, watched)
         self.note()
+        if wait_s:
+            watched.again = self.loop.call_later(wait_s, self._restart, watched)
+        else:
+            self._restart(watched)
+
+    def _count(self, watched: Watched, status: int | None) -> None:
+        """Notes a death, and its exit status if that is known."""
+        how = "ended" if status is None else f"exit status {status}" if status >= 0 else signal.Signals(-status).name
+        if watched.killed_late:
+            how = f"not ready after {self.instance.config.supervisor['start_s']} s"
+        log.warning("%s (pid %d) died: %s", watched.name, watched.pid, how)
+        now, was_ready = time.monotonic(), self._was_ready(watched.name)
+        watched.killed_late = False
+        watched.deaths += 1
+        watched.last_death = f"{how}, {time.strftime('%Y-%m-%d %H:%M:%S')}"
+        watched.recent.append(now)
+        watched.quick = watched.quick + 1 if now - watched.since < QUICK_S or not was_ready else 1
+        window_s = self.instance.config.supervisor["window_s"]
+        while was_ready and watched.recent[0] < now - window_s:
+            watched.recent.popleft()
+
+    def _was_ready(self, process: str) -> bool:
+        """True if a process that is dead had become ready."""
+        roles = self.instance.config.processes.get(process, [])
+        return all(self.segment.c.ports[self.segment.port_of(role)].ready for role in roles)
 
     def _restart(self, watched: Watched) -> None:
         watched.again = None
@@ -330,6 +395,7 @@ class Supervisor:
     def _give_up(self, watched: Watched) -> None:
         """Its roles' requests are answered with an error from now on."""
         watched.state = "failed"
+        self.spares.drop(watched.name)
         log.error("%s is given up after %d deaths, the last by %s; see %s. `archipelago restart` tries again",
                   watched.name, watched.deaths, watched.last_death, self.instance.path("log", watched.name + ".log"))
         for role in self.instance.config.processes.get(watched.name, []):
@@ -349,6 +415,7 @@ class Supervisor:
             watched = self.processes.setdefault(process, Watched(process))
             self._calm(watched)
             if watched.pidfd < 0:
+                self.spares.drop(process)   # an operator may have changed the program
                 watched.state = "starting"
                 made.append(watched)
         self.instance.declare(self.segment)     # ports and edges for what the file says now
@@ -374,6 +441,7 @@ class Supervisor:
             port.close()
         watched.stand_ins.clear()
         watched.recent.clear()
+        watched.quick = 0
         if watched.state in ("waiting", "failed"):
             watched.state = "stopped"
 
@@ -382,6 +450,7 @@ class Supervisor:
         said = []
         for process in processes:
             watched = self.processes.get(process)
+            self.spares.drop(process)
             if watched:
                 self._calm(watched)
                 watched.state = "stopped"

@@ -11,7 +11,7 @@ from support import Instance
 
 from xseg.segment import Segment, name_for
 
-PATIENT = "[supervisor]\ndeaths = 100000\nback_off_ms = 100\n"       # goes on however often it is killed
+PATIENT = "[supervisor]\ndeaths = 100000\nback_off_ms = 1\n"         # goes on however often it is killed, at once
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from support import Instance, wait_until
@@ -16,6 +17,8 @@ SIZE = 48 << 20
 BLOCK = 1 << 18
 FIO_GRACE_S = 120.0             # that fio may take beyond its run time, to verify
 READY_S = 60.0
+GAP_S = 0.3                     # between a recovery and the next kill, at most
+kills: Counter[str] = Counter() # of all tests of this session, by process; conftest.py shows them
 
 
 def fio(uri: str, seconds: float, seed: int) -> subprocess.Popen:
@@ -46,7 +49,7 @@ class Killer:
     def __init__(self, instance: Instance, seed: int) -> None:
         self.instance = instance
         self.dice = random.Random(seed)
-        self.kills = 0
+        self.kills: Counter[str] = Counter()        # by process
 
     def pid(self, process: str) -> int:
         try:
@@ -64,11 +67,17 @@ class Killer:
         if pid := self.pid(process):
             try:
                 os.kill(pid, signal.SIGKILL)
-                self.kills += 1
+                self.kills[process] += 1
             except ProcessLookupError:
                 pass                            # it is being started
 
-    def run(self, processes: list[str], goes_on: Callable[[], bool], gap_s: float = 0.3) -> None:
+    def report(self) -> int:
+        """Adds its kills to those of the session; how many they were."""
+        kills.update(self.kills)
+        print(f"{self.kills.total()} kills: {dict(self.kills)}")
+        return self.kills.total()
+
+    def run(self, processes: list[str], goes_on: Callable[[], bool]) -> None:
         """Kills one or more processes again and again; mostly after they have recovered, sometimes meanwhile."""
         everything = [role for process in processes for role in process.split("+")]
         while goes_on():
@@ -77,5 +86,5 @@ class Killer:
                 self.kill(process)
             if self.dice.random() < 0.75:
                 wait_until(lambda: self.ready(everything) or not goes_on(), f"{everything} have recovered", READY_S)
-            time.sleep(self.dice.random() * gap_s)
+            time.sleep(self.dice.choice((0, 0, self.dice.random() * GAP_S)))
         wait_until(lambda: self.ready(everything), f"{everything} have recovered", READY_S)

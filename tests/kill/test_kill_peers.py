@@ -56,12 +56,12 @@ def under_load(instance, processes, seconds, seed):
         snapshots.stop.set()
         snapshots.join()
         load.kill()
-    print(f"seed {seed}: {killer.kills} kills, {done}, {snapshots.taken} snapshots")
+    print(f"seed {seed}: {done}, {snapshots.taken} snapshots")
     assert snapshots.failure is None, snapshots.failure
     assert snapshots.taken > 0
     for name in (f"v-{seed}", f"v-{seed}-0", f"v-{seed}-{snapshots.taken - 1}"):
         assert ask("check", name=name)["problems"] == []
-    return killer.kills, done
+    return killer.report(), done
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES)
@@ -69,9 +69,9 @@ def test_fio_sees_a_pause_and_no_error(supervised, pipeline):
     config, processes = PIPELINES[pipeline]
     instance = supervised(config)
     kills, done = under_load(instance, processes, SECONDS, SEED)
-    assert kills > 5 and done["writes"] > 500 and done["reads"] > 500 and done["trims"] > 100
+    assert kills > 20 and done["writes"] > 500 and done["reads"] > 500 and done["trims"] > 100
     shown = instance.status().values()
-    assert sum(peer["restarts"] for peer in shown) > 5
+    assert sum(peer["restarts"] for peer in shown) > 20
     assert sum(peer["recovered"] for peer in shown) > 0
 
 
@@ -87,6 +87,7 @@ def test_every_peer_at_once_again_and_again(supervised):
             killer.kill(process)
         assert load.poll() is None
     finish_fio(load)
+    killer.report()
 
 
 @pytest.mark.soak

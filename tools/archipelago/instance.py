@@ -29,16 +29,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from tools import config
-from xseg.errors import Busy, Exists, WrongVersion, XsegError
+from xseg.errors import Busy, Exists, Invalid, WrongVersion, XsegError
 from xseg.segment import Segment, name_for
 
-START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
 KILL_TIMEOUT_S = 5.0
 POLL_S = 0.005
 LOG_LINES = 15                  # of a process that died, shown to the operator
 LOCK_TIMEOUT_S = 60.0
-ASK_TIMEOUT_S = 120.0           # of a supervisor: it may have to stop and start many processes
+ASK_TIMEOUT_S = 120.0           # of a supervisor beyond start_s: it may have to stop and start many processes
 
 
 def start_time(pid: int) -> int:
@@ -126,22 +125,32 @@ class Instance:
         return [name for name in self.known() if name not in self.config.processes and self.pid_of(name)]
 
     def launch(self, process: str, sockets: dict[str, int] | None = None) -> subprocess.Popen:
-        """Starts a process, detached, its output in log/PROCESS.log. Waits for nothing.
+        """Starts a process; see spawn(). Waits for nothing."""
+        child = self.spawn(process, sockets or {})
+        self.admit(process, child)
+        return child
 
-        `sockets`: "ROLE.OPTION" -> a descriptor that listens, for the process to inherit.
+    def spawn(self, process: str, sockets: dict[str, int], gate: int | None = None) -> subprocess.Popen:
+        """Starts a program that can become a process once it is admitted, detached, its output in log/PROCESS.log.
+
+        `sockets`: "ROLE.OPTION" -> a descriptor that listens, for it to inherit. `gate`: see tools/host.py.
         """
-        inherited = " ".join(f"{name}={fd}" for name, fd in (sockets or {}).items())
+        inherited = " ".join(f"{name}={fd}" for name, fd in sockets.items())
+        gates = [] if gate is None else [gate]
         with open(self.path("log", process + ".log"), "ab") as log:
-            child = subprocess.Popen(
-                [sys.executable, "-P", "-m", "tools.host", "--home", self.home, "--process", process],
+            return subprocess.Popen(
+                [sys.executable, "-P", "-m", "tools.host", "--home", self.home, "--process", process,
+                 *(word for gate in gates for word in ("--gate", str(gate)))],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/",
-                pass_fds=tuple((sockets or {}).values()), env={**os.environ, "ARCHIPELAGO_SOCKETS": inherited})
+                pass_fds=(*sockets.values(), *gates), env={**os.environ, "ARCHIPELAGO_SOCKETS": inherited})
+
+    def admit(self, process: str, child: subprocess.Popen) -> None:
+        """Makes a program that was spawned the process of that name: it waits for its pid file."""
         self._children[process] = child
         temporary = self.path("run", process + ".pid.new")
         with open(temporary, "w", encoding="ascii") as file:
             file.write(f"{child.pid} {start_time(child.pid)}\n")
         os.replace(temporary, self.path("run", process + ".pid"))
-        return child
 
     def log_tail(self, process: str) -> str:
         with open(self.path("log", process + ".log"), encoding="utf-8", errors="replace") as file:
@@ -149,25 +158,25 @@ class Instance:
 
     def wait_ready(self, segment: Segment, processes: list[str]) -> None:
         """Returns when every role of these processes is ready. An error shows the log of one that died."""
-        end = time.monotonic() + START_TIMEOUT_S
+        start_s = self.config.supervisor["start_s"]
+        end = time.monotonic() + start_s
         waiting = set(processes)
         while waiting:
             for process in sorted(waiting):
-                if all(self._ready(segment, role) for role in self.config.processes[process]):
+                if self.is_ready(segment, process):
                     waiting.discard(process)
                 elif process not in self._children or self._children[process].poll() is not None:
                     raise XsegError(errno.ESRCH, f"the process {process} did not start; the end of "
                                     f"{self.path('log', process + '.log')}:\n{self.log_tail(process)}".rstrip())
             if waiting and time.monotonic() > end:
                 late = ", ".join(sorted(waiting))
-                raise XsegError(errno.ETIMEDOUT, f"not ready after {START_TIMEOUT_S:g} s: {late}; "
-                                f"see {self.path('log')}")
+                raise XsegError(errno.ETIMEDOUT, f"not ready after {start_s} s: {late}; see {self.path('log')}")
             time.sleep(POLL_S)
 
-    @staticmethod
-    def _ready(segment: Segment, role: str) -> bool:
-        number = segment.port_of(role)
-        return bool(segment.c.ports[number].ready) and segment.alive(number)
+    def is_ready(self, segment: Segment, process: str) -> bool:
+        """True if every role of a process is ready, and lives."""
+        numbers = [segment.port_of(role) for role in self.config.processes[process]]
+        return all(segment.c.ports[number].ready and segment.alive(number) for number in numbers)
 
     def terminate(self, process: str) -> bool:
         """Ends a process: SIGTERM, then SIGKILL. False: it had to be killed."""
@@ -198,7 +207,7 @@ class Instance:
         folder = os.open(self.path("run"), os.O_RDONLY | os.O_DIRECTORY)
         made = socket.socket(socket.AF_UNIX)
         try:
-            made.settimeout(ASK_TIMEOUT_S)
+            made.settimeout(ASK_TIMEOUT_S + self._start_s())
             made.connect(f"/proc/self/fd/{folder}/supervisor.sock")
             return made
         except (FileNotFoundError, ConnectionError):
@@ -206,6 +215,12 @@ class Instance:
             return None
         finally:
             os.close(folder)
+
+    def _start_s(self) -> int:
+        try:
+            return self.config.supervisor["start_s"]
+        except Invalid:                     # `archipelago stop` works all the same
+            return config.SUPERVISOR["start_s"]
 
     def supervised(self) -> bool:
         try:
