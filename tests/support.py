@@ -40,12 +40,13 @@ def run(*command: str, check: bool = True, env: dict[str, str] | None = None, ti
     return done
 
 
-def wait_until(true: Callable[[], Any], what: str, seconds: float = WAIT_S) -> Any:
+def wait_until(true: Callable[[], Any], what: str, seconds: float = WAIT_S,
+               poll_s: float = 0.01) -> Any:
     """The first true value that `true` returns; an AssertionError that says `what` after `seconds`."""
     end = time.monotonic() + seconds
     while not (value := true()):
         assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
-        time.sleep(0.01)
+        time.sleep(poll_s)
     return value
 
 

@@ -79,7 +79,7 @@ def test_two_instances_run_side_by_side(host, home, tmp_path_factory):
 
 
 def test_two_starts_at_once_start_it_once(home):
-    instance = Instance(home, config_of(PAIR))
+    instance = Instance(home, config_of(PAIR) + "[supervisor]\nspares = 0\n")
     commands = [subprocess.Popen([os.path.join(os.path.dirname(os.sys.executable), "archipelago"), "--home", home,
                                   "start"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(3)]
     for command in commands:

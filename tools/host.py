@@ -181,9 +181,9 @@ def pass_gate(home: str, process: str, gate: int) -> bool:
     with contextlib.suppress(OSError, KeyError):        # a faulty file: by the time it is needed it may be mended
         cfg = config.read(home)                         # loads what the peers are made of
         if not all(cfg.roles[role].native for role in cfg.processes[process]):
-            import uvloop                               # noqa: F401
+            import uvloop  # noqa: F401
 
-            import xseg.aio                             # noqa: F401
+            import xseg.aio  # noqa: F401
     needed = bool(os.read(gate, 1))
     os.close(gate)
     return needed

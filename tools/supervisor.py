@@ -48,7 +48,7 @@ from tools.archipelago.instance import Instance, start_time
 from tools.spares import Spares
 from xseg._native import lib
 from xseg.aio import AsyncPort, Hub
-from xseg.errors import Busy
+from xseg.errors import Busy, XsegError
 from xseg.request import Request
 from xseg.segment import Segment, text
 
@@ -397,7 +397,8 @@ class Supervisor:
         watched.state = "failed"
         self.spares.drop(watched.name)
         log.error("%s is given up after %d deaths, the last by %s; see %s. `archipelago restart` tries again",
-                  watched.name, watched.deaths, watched.last_death, self.instance.path("log", watched.name + ".log"))
+                  watched.name, watched.deaths, watched.last_death or "nothing",
+                  self.instance.path("log", watched.name + ".log"))
         for role in self.instance.config.processes.get(watched.name, []):
             number = self.segment.port_of(role)
             self.segment.c.ports[number].ready = 0
@@ -431,6 +432,19 @@ class Supervisor:
             if watched.pidfd < 0:           # it has died since it became ready
                 watched.again = self.loop.call_later(0, self._restart, watched)
         return []
+
+    async def restart(self, processes: list[str]) -> list[str]:
+        """Stops processes and starts them again. When that fails all are given up: what waits for them must not
+        wait for ever."""
+        said = await self.stop(processes)
+        try:
+            return said + await self.start(processes)
+        except OSError as failure:
+            for process in processes:
+                self._give_up(self.processes[process])
+            roles = ", ".join(role for process in processes for role in self.instance.config.processes[process])
+            raise XsegError(failure.errno or errno.EIO, f"{failure}\nNow requests to {roles} are answered with an "
+                            "error (EHOSTDOWN): mend that, then `archipelago restart` again") from None
 
     def _calm(self, watched: Watched) -> None:
         """Ends waiting and standing in; forgets earlier deaths."""
@@ -482,7 +496,7 @@ class Supervisor:
                 said = await self.stop(processes)
             else:
                 self._renew()
-                said = await self.start(processes)
+                said = await (self.restart if verb == "restart" else self.start)(processes)
         except OSError as failure:
             return {"errno": failure.errno or errno.EIO, "error": str(failure)}
         finally:

@@ -7,9 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
+from load import Killer
 from support import BIN, Instance, config_of, processes_of, run, wait_until
 
 from xseg._native import lib
@@ -103,6 +105,74 @@ def test_restart_brings_a_peer_back_that_was_given_up(supervised):
     instance.archipelago("restart", "back")
     assert instance.call("front", lib.XOP_PING).error == 0
     kill(instance, "back")
+
+
+# --- starts
+
+
+def stop_next(instance, role, before):
+    """Has the next process of a role stand still (SIGSTOP) while it starts; its pid."""
+    killer = Killer(instance, 0)
+    pid = wait_until(lambda: (now := killer.pid(role)) != before and now, f"{role} is started", poll_s=0.001)
+    os.kill(pid, signal.SIGSTOP)
+    assert not killer.ready([role]), "it was too quick to be stopped"
+    return pid
+
+
+def hasten(instance, more=""):
+    """Gives starts 2 seconds from now on."""
+    with open(os.path.join(instance.home, "archipelago.toml"), "a", encoding="utf-8") as file:
+        file.write("\n[supervisor]\nstart_s = 2\n" + more)
+
+
+def test_a_peer_that_hangs_in_its_start_is_killed_and_started_again(supervised):
+    instance = supervised(config_of(PAIR, APART), patient=False)
+    hasten(instance, "spares = 0")
+    instance.archipelago("restart", "back")
+    pid = instance.pid("back")
+    os.kill(pid, signal.SIGKILL)
+    hung = stop_next(instance, "back", pid)
+    wait_until(lambda: instance.status()["back"]["pid"] not in (pid, hung), "it is started again")
+    assert instance.call("front", lib.XOP_PING).error == 0
+    shown = instance.status()["back"]
+    assert shown["restarts"] >= 2 and shown["last_death"].startswith("not ready after 2 s, 20")
+    assert f"back (pid {hung}) is not ready after 2 s and is killed" in instance.logs()
+
+
+def test_a_peer_that_hangs_in_every_start_is_given_up(supervised):
+    """However long its starts take: window_s is shorter."""
+    instance = supervised(config_of(PAIR, APART), patient=False)
+    hasten(instance, "spares = 0\ndeaths = 3\nwindow_s = 1")
+    instance.archipelago("restart", "back")
+    pid = instance.pid("back")
+    os.kill(pid, signal.SIGKILL)
+    for _ in range(2):
+        pid = stop_next(instance, "back", pid)
+    assert instance.call("front", lib.XOP_PING, check=False).error == errno.EHOSTDOWN
+    assert instance.status()["back"]["state"] == "failed"
+
+
+def test_a_peer_that_waits_for_another_in_its_start_is_not_killed(supervised):
+    instance = supervised('layout = "separate"', patient=False)
+    hasten(instance)
+    instance.client.control("create", name="v", size=1 << 20)
+    store, names = instance.pid("blockerm"), []
+
+    def ask():
+        with Client(instance.home) as client:
+            names.extend(client.names())
+
+    os.kill(store, signal.SIGSTOP)
+    thread = threading.Thread(target=ask)
+    thread.start()
+    wait_until(lambda: instance.status()["blockerm"]["in_flight"], "the mapper has asked the store")
+    os.kill(instance.pid("mapper"), signal.SIGKILL)
+    time.sleep(3)
+    assert instance.status()["mapper"]["restarts"] == 1 and instance.status()["mapper"]["state"] == "starting"
+    os.kill(store, signal.SIGCONT)
+    thread.join()
+    assert names == ["v"]
+    assert instance.status()["mapper"]["restarts"] == 1
 
 
 # --- clients
@@ -224,6 +294,25 @@ def test_a_peer_that_cannot_start_is_shown_and_nothing_is_left(home):
     assert done.returncode == 1 and "b (blocker-file) cannot start" in done.stderr and "Traceback" not in done.stderr
     assert processes_of(home) + processes_of(home, b"tools.supervisor") == []
     assert not Segment.exists(name_for(home))
+
+
+def test_a_restart_that_fails_says_why_and_requests_fail(supervised):
+    peers = [("front", "delay", {"target": "back"}), ("back", "blocker-file", {"path": "store"})]
+    instance = supervised(config_of(peers, APART))
+    path = os.path.join(instance.home, "archipelago.toml")
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text.replace('"store"', '"/proc/nowhere"'))
+    done = instance.archipelago("restart", "back", check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "back (blocker-file) cannot start" in done.stderr and "requests to back are answered with" in done.stderr
+    assert instance.call("front", lib.XOP_PING, check=False).error == errno.EHOSTDOWN
+    assert instance.status()["back"]["state"] == "failed"
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+    instance.archipelago("restart", "back")
+    assert instance.call("front", lib.XOP_PING).error == 0
 
 
 def test_restart_goes_one_by_one_under_load(supervised):

@@ -5,6 +5,9 @@ Requests wait in the segment meanwhile: guests see a pause, no error; those of t
 connect again. A process that had died, or was given up, is started. Takes in changed programs, as
 long as they are of the same segment version, and a changed archipelago.toml, as far as the processes
 restarted go; where the layout has changed, all are stopped before any is started.
+
+If a process does not come up, the command fails and says why, those that were to come later stay as they
+are, and what is asked of its roles is answered with EHOSTDOWN until a restart goes well.
 """
 from __future__ import annotations
 
@@ -23,6 +26,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("role", nargs="?", metavar="ROLE", help="restart only the process that hosts this role")
 
 
+def replace(instance: Instance, processes: list[str]) -> None:
+    """Stops these processes and starts them again."""
+    if instance.supervised():
+        for line in instance.ask_supervisor("restart", processes):
+            print(line)
+    else:
+        take_down(instance, processes)
+        bring_up(instance, processes)
+
+
 def run(args: argparse.Namespace) -> int:
     instance = Instance(args.home)
     if not Segment.exists(instance.segment_name):
@@ -32,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         wanted = [instance.config.process_of(args.role)] if args.role else order
         strangers = instance.strangers()
         for step in [wanted] if strangers else [[process] for process in wanted]:
-            take_down(instance, [*step, *strangers])
-            bring_up(instance, step)
+            take_down(instance, strangers)
+            replace(instance, step)
     print(f"restarted {', '.join(wanted)}")
     return 0

@@ -50,8 +50,10 @@ def _peer(instance: Instance, segment: Segment | None, name: str, held: Any, dea
              "recovered": 0, "last_death": None}
     if noted := deaths.get(role.process):
         shown |= {"restarts": noted["restarts"], "last_death": noted["last_death"] or None}
-    if not pid and instance.pid_file_exists(role.process):
-        shown["state"] = "failed" if noted and noted["state"] == "failed" else "dead"
+    if not pid and noted and noted["state"] == "failed":
+        shown["state"] = "failed"
+    elif not pid and instance.pid_file_exists(role.process):
+        shown["state"] = "dead"
     if not segment:
         return shown
     try:
