@@ -5,8 +5,9 @@
  * Buffered: a read takes what is in the page cache at once and leaves a miss to io_uring; a
  * write is a plain pwrite(), which measured several times cheaper than io_uring's worker.
  * Large writes go in steps of WRITE_STEP: the kernel makes page-cache folios as large as a write,
- * and each later 4 KiB write into one of 1 MiB costs 22 us of CPU instead of 3, while the steps
- * cost a large write little.
+ * and one of 1 MiB makes each later 4 KiB write into it cost up to twice the CPU, while the steps
+ * cost a large write little. From POOL_BYTES on a worker copies them, so that the loop meanwhile
+ * takes in what comes next.
  *
  * Direct: io_uring, if offset, size and address are all multiples of BF_ALIGN; what is not goes
  * through the page cache of the same file. The kernel keeps the two coherent, but for a buffered
@@ -25,7 +26,8 @@
 #include "blocker_file.h"
 
 #define READ_TRIES 4                /* partial answers from the page cache before io_uring */
-#define WRITE_STEP 32768
+#define WRITE_STEP 131072
+#define POOL_BYTES 262144
 #define ZERO_STEP 65536
 
 static uint8_t *data_at(struct bf *bf, struct xreq *req)
@@ -198,6 +200,30 @@ int bf_write_all(int fd, const uint8_t *data, uint64_t size, uint64_t offset)
     return 0;
 }
 
+static int write_run(struct bf *bf, struct work *work)
+{
+    struct xreq *req = work_request(work);
+
+    return bf_write_all(held(req)->object->fd, data_at(bf, req), req->size, req->offset);
+}
+
+static void write_run_done(struct bf *bf, struct work *work, int result)
+{
+    finish(bf, work_request(work), result);
+}
+
+/* Not for a store with direct I/O: none may begin while a worker writes. */
+static void write_buffered(struct bf *bf, struct xreq *req)
+{
+    if (req->size < POOL_BYTES || bf->direct) {
+        finish(bf, req, bf_write_all(held(req)->object->fd, data_at(bf, req), req->size, req->offset));
+        return;
+    }
+    held(req)->work.run = write_run;
+    held(req)->work.done = write_run_done;
+    bf_pool_add(bf, &held(req)->work, POOL_SLOW);
+}
+
 /* True if it had its turn: begun, or done. */
 static bool write_try(struct bf *bf, struct xreq *req)
 {
@@ -210,7 +236,7 @@ static bool write_try(struct bf *bf, struct xreq *req)
     }
     if (object->direct_writes)
         return false;
-    finish(bf, req, bf_write_all(object->fd, data_at(bf, req), req->size, req->offset));
+    write_buffered(bf, req);
     return true;
 }
 
