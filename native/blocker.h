@@ -29,7 +29,8 @@
  *   LIST          object.kind = namespace;             data: done objects (struct xobj each), arg =
  *                 arg = cursor, 0 first                cursor to go on, 0 = that was all. Objects
  *                 data_size >= 4096                    made or removed meanwhile may be missed or
- *                                                      listed; others appear exactly once
+ *                 size: objects wanted at most,        listed; others appear exactly once
+ *                 0: as many as there is room for
  *   REPLACE       size (64 KiB at most), data;         the object's whole content becomes data, in
  *                 CREATE: must not exist               one atomic, durable step. EEXIST (CREATE).
  *                 else arg = expected first 8 bytes    ESTALE: the first 8 bytes were not arg

@@ -126,7 +126,7 @@ static int list_folders(struct bf *bf, struct xreq *req, struct listing *list, u
 static int list_run(struct bf *bf, struct work *work)
 {
     struct xreq *req = work_request(work);
-    uint64_t limit = req->data_size / sizeof(struct xobj);
+    uint64_t limit = xreq_list_limit(req);
     struct listing list = { .cursor = req->arg, .capacity = 2 * (limit + 1) };
     int rc;
 

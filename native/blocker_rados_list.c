@@ -193,8 +193,7 @@ static int emit(struct listing *list, struct xreq *req, struct xobj *out)
 int br_list_run(struct br *br, struct br_op *op)
 {
     struct xreq *req = op->req;
-    struct listing list = { .br = br, .kind = req->object.kind,
-                            .limit = req->data_size / sizeof(struct xobj) };
+    struct listing list = { .br = br, .kind = req->object.kind, .limit = xreq_list_limit(req) };
     rados_ioctx_t io = br->io[list.kind];
     rados_cursor_t cursor;
     bool ended;

@@ -84,7 +84,8 @@ enum xop {
     XOP_FLUSH = 5, XOP_BLOCK_STATUS = 6, XOP_CACHE = 7,
     /* On a volume, mapper to vlmc. */
     XOP_VOL_SNAPSHOT = 8, XOP_VOL_CLOSE = 9, XOP_VOL_FREEZE = 10, XOP_VOL_THAW = 11,
-    /* On a volume, at the mapper. */
+    /* On a volume, at the mapper. CONTROL's answer (done bytes) lies at `offset` of its data, behind the
+     * `size` bytes that were sent. */
     XOP_OPEN = 12, XOP_CLOSE = 13, XOP_NAMES = 14, XOP_CONTROL = 15,
     XOP_MAP_LOAD = 16, XOP_MAP_COMMIT = 17,
     /* On an object, at a blocker. See blocker.h for the contract. */

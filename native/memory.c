@@ -204,7 +204,7 @@ static int serve_list(struct peer *peer, struct xreq *req)
 {
     struct memory_object *object = NULL;
     struct xobj *out = xreq_data(peer->seg, req);
-    uint64_t limit = req->data_size / sizeof(*out);
+    uint64_t limit = xreq_list_limit(req);
 
     if (req->object.kind == XOBJ_NONE || req->object.kind >= XOBJ_KINDS
         || !xreq_data_ok(peer->seg, req, 4096))

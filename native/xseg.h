@@ -184,6 +184,13 @@ static inline struct xvolume *xreq_volume(const struct xseg *seg, const struct x
 /* True if [data, data + length) lies in the segment: before a peer touches data of a
  * request that another sent. */
 bool xreq_data_ok(const struct xseg *seg, const struct xreq *req, uint64_t length);
+/* Of a LIST: how many objects its answer may have. */
+static inline uint64_t xreq_list_limit(const struct xreq *req)
+{
+    uint64_t room = req->data_size / sizeof(struct xobj);
+
+    return req->size && req->size < room ? req->size : room;
+}
 
 /* --- buffers -------------------------------------------------------------- */
 

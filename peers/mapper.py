@@ -9,7 +9,8 @@ Options: `cache` is how many bytes of map pages and closed journals are kept in 
 how many bytes of journal a volume may have before they are folded into pages.
 
 Endpoints send OPEN, CLOSE and NAMES; vlmc sends MAP_LOAD and MAP_COMMIT; tools send CONTROL, whose data
-is a msgpack map {"verb": ..., arguments}. The answer is a msgpack map; a failure is {"error": sentence}.
+is a msgpack map {"verb": ..., arguments}. The answer is a msgpack map; a failure is {"error": sentence}. It
+lies behind the arguments, so that a mapper that comes after one that died answering reads them again.
 The verbs are in mapper_verbs.py.
 
 A volume that is open has a place in the segment (struct xvolume), the lock of its id on the map store
@@ -25,7 +26,6 @@ import errno
 import os
 import socket
 import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -49,8 +49,9 @@ SWEEP_S = 1.0                       # between two looks at who still lives
 GRACE_S = 30.0                      # that a dead endpoint has to come back before its volumes are closed
 LOAD_TRIES = 4                      # of a MAP_LOAD that a checkpoint overtakes
 LOOKUP_TRIES = 4                    # of a name that is renamed meanwhile
-NAME_LISTS_MAX = 64                 # unfinished NAMES whose rest is remembered
 LIST_ROOM_MIN = 4096
+ANSWER_MIN = 1024                   # bytes of a control request that its arguments must leave
+SENTENCE_FRAME = 16                 # bytes of {"error": sentence} beside the sentence
 
 
 class Mapper(Peer):
@@ -79,7 +80,6 @@ class Mapper(Peer):
         self.handles: dict[int, Volume] = {}        # open ones, by handle
         self.token = self.segment.c.header.created_ns | 1
         self.missed: dict[tuple[int, int], float] = {}  # (port, incarnation) -> when it was found dead
-        self.name_lists: OrderedDict[int, bytes] = OrderedDict()
         self.incarnations = self.blocker_lives()
         self.keeping = asyncio.Lock()               # by who takes the locks again
         self.closed_early: set[tuple[int, int]] = set()     # (handle, port) whose CLOSE may be repeated
@@ -336,34 +336,16 @@ class Mapper(Peer):
     # --- names
 
     async def list_names(self, request: Request) -> None:
-        """NAMES: arg = cursor. Reply: names, each ended by NUL; arg = next cursor."""
-        room, cursor = len(request.data), request.c.arg
+        """NAMES: arg = cursor. Reply: names, each ended by NUL; arg = next cursor.
+
+        The cursor is the store's: nothing is remembered that a restart could forget."""
+        room = len(request.data)
         if room < LIST_ROOM_MIN:
             raise fail(errno.EINVAL, f"{room} bytes are too few for names: {LIST_ROOM_MIN} at least")
-        if cursor >> 63:
-            rest = self.name_lists.pop(cursor, None)
-            if rest is None:
-                raise fail(errno.ESTALE, "the list of names has been forgotten: begin again")
-            following = int.from_bytes(rest[:8], "little")
-            data = rest[8:]
-        else:
-            found, following = await self.store.list(HEADER, cursor)
-            headers = await gather_bounded(self.header_or_none, [name.volume for name in found])
-            data = b"".join(header.name.encode() + b"\0" for header in headers
-                            if header and header.kind != "removed")
-        if len(data) > room:
-            end = data.rindex(b"\0", 0, room) + 1
-            following = self.remember_names(following, data[end:])
-            data = data[:end]
-        request.reply(data=data, arg=following)
-
-    def remember_names(self, following: int, rest: bytes) -> int:
-        """Keeps the rest of a list; the cursor that brings it."""
-        cursor = 1 << 63 | self.ids.next() >> 1
-        self.name_lists[cursor] = following.to_bytes(8, "little") + rest
-        while len(self.name_lists) > NAME_LISTS_MAX:
-            self.name_lists.popitem(last=False)
-        return cursor
+        found, following = await self.store.list(HEADER, request.c.arg, most=room // (lib.XSEG_NAME_MAX + 1))
+        headers = await gather_bounded(self.header_or_none, [name.volume for name in found])
+        request.reply(data=b"".join(header.name.encode() + b"\0" for header in headers
+                                    if header and header.kind != "removed"), arg=following)
 
     async def header_or_none(self, volume_id: int) -> Any:
         """A header, or None where it is damaged or just removed."""
@@ -379,7 +361,7 @@ class Mapper(Peer):
 
     async def control(self, request: Request) -> None:
         """CONTROL: a verb of mapper_verbs.py."""
-        verb = ""
+        verb, room = "", len(request.data) - request.c.size
         try:
             arguments = msgpack.unpackb(request.payload)
             verb = arguments.pop("verb")
@@ -389,9 +371,12 @@ class Mapper(Peer):
             self.refuse(request, errno.EOPNOTSUPP, f"the mapper has no verb '{verb}'; it has {', '.join(VERBS)}"
                         if verb else "a control request must be a msgpack map with a verb")
             return
+        if room < ANSWER_MIN:
+            self.refuse(request, errno.EMSGSIZE, f"{verb}: beside its arguments there are {room} bytes for the answer")
+            return
         try:
-            result = msgpack.packb(await work(self, arguments, len(request.data)))
-            if len(result) > len(request.data):
+            result = msgpack.packb(await work(self, arguments, room))
+            if len(result) > room:
                 raise fail(errno.EMSGSIZE, f"the answer has {len(result)} bytes, more than the request has room for")
             request.reply(data=result)
         except (KeyError, TypeError) as failure:
@@ -402,10 +387,16 @@ class Mapper(Peer):
             if sentence == os.strerror(failure.errno or 0):
                 sentence = f"{verb} '{arguments.get('name', '')}': the store says: {sentence}"
             self.refuse(request, failure.errno or errno.EIO, sentence)
+        except Exception as failure:
+            self.log.exception("verb %s", verb)
+            self.refuse(request, errno.EIO, f"{verb} '{arguments.get('name', '')}': the mapper failed: "
+                                            f"{type(failure).__name__} {failure}; its log says where")
 
     def refuse(self, request: Request, code: int, sentence: str) -> None:
-        """Answers with an error and a sentence for people."""
-        request.reply(code, data=msgpack.packb({"error": sentence})[:len(request.data)])
+        """Answers with an error and a sentence for people, as far as there is room for one."""
+        room = max(0, len(request.data) - request.c.size - SENTENCE_FRAME)
+        words = sentence.encode()[:room].decode(errors="ignore")
+        request.reply(code, data=msgpack.packb({"error": words}) if room else b"")
 
     # --- keeping up with the living
 

@@ -137,9 +137,9 @@ class MapStore:
         """Removes many, AT_ONCE at a time. How many there were."""
         return sum(await gather_bounded(self.delete, names))
 
-    async def list(self, kind: int, cursor: int) -> tuple[list[Object], int]:
-        """Objects of a kind, and the cursor to go on with; 0: that was all."""
-        reply = await self.blockerm(lib.XOP_LIST, object=Object(kind), arg=cursor, room=LIST_ROOM)
+    async def list(self, kind: int, cursor: int, most: int = 0) -> tuple[list[Object], int]:
+        """Objects of a kind (`most`: how many at most), and the cursor to go on with; 0: that was all."""
+        reply = await self.blockerm(lib.XOP_LIST, object=Object(kind), arg=cursor, size=most, room=LIST_ROOM)
         return objects(reply.data), reply.arg
 
     async def acquire(self, volume: int, token: int, owner: str) -> tuple[int, str]:

@@ -11,6 +11,7 @@ from loops import peers, store
 
 from xseg._native import lib
 from xseg.request import Call, Object
+from xseg.request import objects as objects_of
 
 DATA = Object(lib.XOBJ_DATA, 42, 1, 7)
 OTHER = Object(lib.XOBJ_DATA, 42, 1, 8)
@@ -301,6 +302,19 @@ def test_list_goes_on_until_all_are_seen_once(b):
     b.batch([Call(lib.XOP_WRITE, object=o, data=b"x") for o in objects])
     b.write(DATA, b"of another kind")
     seen = list(b.names(lib.XOBJ_PAGE))
+    assert len(seen) == len(objects) and set(seen) == objects
+
+
+def test_list_brings_no_more_than_are_wanted(b):
+    objects = {Object(lib.XOBJ_PAGE, 1, 1, i) for i in range(50)}
+    b.batch([Call(lib.XOP_WRITE, object=o, data=b"x") for o in objects])
+    seen, cursor, most = [], 0, 7
+    for _ in range(len(objects)):
+        reply = b.call(lib.XOP_LIST, (lib.XOBJ_PAGE,), arg=cursor, size=most, room=4096)
+        assert reply.done <= most
+        seen += objects_of(reply.data)
+        if (cursor := reply.arg) == 0:
+            break
     assert len(seen) == len(objects) and set(seen) == objects
 
 

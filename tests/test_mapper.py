@@ -3,10 +3,12 @@
 import errno
 import os
 
+import msgpack
 import pytest
 
 from xseg._native import lib
 from xseg.errors import Exists, Invalid, NotFound, ReadOnly, Unsupported, XsegError
+from xseg.request import Call, take_reply
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -130,6 +132,27 @@ def test_an_unknown_operation_is_answered(node):
 def test_a_garbled_request_is_answered(node, data):
     reply = node.call("mapper", lib.XOP_CONTROL, data=data, room=4096, check=False)
     assert reply.error == errno.EOPNOTSUPP
+
+
+@pytest.mark.parametrize("verb, more", [("create", {"size": GIB, "token": 7}), ("info", {}), ("list", {}), ("fly", {})])
+def test_a_control_request_that_was_answered_can_be_served_again(node, name, verb, more):
+    """As by the successor of a mapper that died before its answer was delivered."""
+    port, data = node.client.port, msgpack.packb({"verb": verb, "name": name, **more})
+    request, answers = port.get(65536), []
+    Call(lib.XOP_CONTROL, data=data, room=65536).put(port.c, request.c)
+    for _ in range(2):
+        lib.xreq_send(port.c, request.c, node.client.segment.port_of("mapper"))
+        port.ring()
+        [request] = port.receive(30)
+        answers.append(take_reply(port.c, request.c, 65536))
+        assert request.payload == data
+    port.put(request)
+    assert answers[0].data and answers[0] == answers[1]
+
+
+def test_a_control_request_must_leave_room_for_an_answer(node, name):
+    data = msgpack.packb({"verb": "info", "name": "n" * 4000})
+    assert node.call("mapper", lib.XOP_CONTROL, data=data, room=4096, check=False).error == errno.EMSGSIZE
 
 
 def test_a_missing_argument_is_named(ask):
@@ -317,7 +340,6 @@ def test_names_wants_some_room(node):
 
 
 def test_a_list_comes_in_portions_that_fit(node, ask, name):
-    import msgpack
     ask("create", name=name, size=GIB)
     ask("clone", name=name, pattern=name + "-{}", count=300)
     cursor, found, portions = 0, [], 0

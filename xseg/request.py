@@ -56,7 +56,8 @@ def objects(data: bytes | memoryview) -> list[Object]:
 
 
 class Call(NamedTuple):
-    """What is asked of another port. `data` is copied in; `room` is bytes wanted for an answer."""
+    """What is asked of another port. `data` is copied in; `room` is bytes wanted for an answer, of which a CONTROL
+    has those behind its data."""
 
     op: int
     volume: int = 0
@@ -104,11 +105,11 @@ class Reply(NamedTuple):
 
 def take_reply(port: Any, c: Any, room: int) -> Reply:
     """Copies the answer out of a request that came back; the request is still the caller's."""
-    length = 0
+    length, start = 0, min(c.offset, c.data_size) if c.op == lib.XOP_CONTROL else 0
     if room:
         length = DIGEST_SIZE if c.op == lib.XOP_HASH else c.done * DONE_UNITS.get(c.op, 1)
-        length = min(length, room, c.data_size)
-    data = bytes(ffi.buffer(port.seg.base + c.data, length)) if length else b""
+        length = min(length, room, c.data_size - start)
+    data = bytes(ffi.buffer(port.seg.base + c.data + start, length)) if length else b""
     return Reply(-c.error, c.done, c.arg, c.flags, data)
 
 
@@ -162,12 +163,17 @@ class Request:
               data: bytes | None = None) -> None:
         """Answers it; error is 0 or an errno of either sign. `data` is copied in, and is then `done`.
 
+        That of a CONTROL goes behind what was sent with it, which stays as it is until the answer has been
+        delivered: should this process die before, its successor can serve the request once more.
         Rings nobody: the port does so at the end of its turn, or by ring().
         """
         if self.answered:
             raise RuntimeError(f"{self!r} was answered already")
         if data is not None:
             target = self.data
+            if self.c.op == lib.XOP_CONTROL:
+                self.c.offset = self.c.size
+                target = target[self.c.size:]
             if len(data) > len(target):
                 error, data = errno.ENOBUFS, b""
             target[:len(data)] = data

@@ -214,6 +214,7 @@ class DiskPeer:
 
     def list(self, request: Request, name: Object) -> tuple[int, Change | None]:
         room, cursor = len(request.data) // LIST_NAME_BYTES, request.c.arg
+        room = min(room, request.c.size or room)
         packed = sorted((xxhash.xxh3_64_intdigest(data), data) for data in
                         (found.pack() for found in self.disk.objects if found.kind == name.kind))
         found = [entry for entry in packed if entry[0] >= cursor]
