@@ -216,6 +216,9 @@ struct xroute {
 
 enum xvolume_state { XVOL_FREE = 0, XVOL_OPENING = 1, XVOL_OPEN = 2, XVOL_CLOSING = 3 };
 
+/* Data that a SYNC has yet to make durable: written since the last was sent; waiting for that one's answer. */
+enum xdirty { XDIRTY_WRITTEN = 1, XDIRTY_SYNCING = 2 };
+
 /* An open volume. The mapper writes it while OPENING and, of an open one, only
  * while vlmc has it frozen; vlmc writes the second part; everyone reads. */
 struct xvolume {
@@ -238,7 +241,7 @@ struct xvolume {
     /* vlmc's while open */
     uint32_t epoch;                 /* new objects carry it */
     uint32_t writable_since;        /* own objects of this epoch or later may be written */
-    uint32_t dirty;                 /* data was written since the last data sync */
+    uint32_t dirty;                 /* bits of enum xdirty */
     uint32_t frozen;
     uint64_t writes_in_flight;
     uint64_t reads;                 /* counters */

@@ -401,10 +401,13 @@ static void vlmc_stop(struct peer *peer)
     free(v);
 }
 
-/* Each volume that is open already goes on as the last life left it. */
+/* Each volume that is open already goes on as the last life left it. What came of a SYNC that was under way
+ * is not known, so it counts for nothing. */
 static void adopt_volumes(struct vlmc *v)
 {
     for (uint32_t slot = 0; slot < XSEG_VOLUMES; slot++) {
+        if (v->seg->volumes[slot].dirty)
+            store_relaxed(&v->seg->volumes[slot].dirty, (uint32_t)XDIRTY_WRITTEN);
         v->volumes[slot].generation = v->seg->volumes[slot].generation;
         v->volumes[slot].hold_all = v->seg->volumes[slot].frozen != 0;
         v->volumes[slot].epoch_durable = v->seg->volumes[slot].epoch;

@@ -116,7 +116,6 @@ struct volume {
     uint32_t dirty_frame_count;     /* in that list and in committing_frames */
     enum commit_state commit;
     bool commit_wanted;             /* start one as soon as possible */
-    bool commit_kept_data_dirty;
     struct queue flushing;          /* answered by the commit under way */
     struct queue flushes;           /* by the next one */
     uint32_t snapshot;              /* VOL_SNAPSHOT in the commit under way: slot + 1 */
@@ -167,6 +166,10 @@ static inline struct volume *volume_of(const struct vlmc *v, const struct xreq *
     return &v->volumes[req->volume - 1];
 }
 static inline uint64_t block_size(const struct xvolume *vol) { return 1ull << vol->block_shift; }
+static inline void data_written(struct xvolume *vol)
+{
+    store_relaxed(&vol->dirty, vol->dirty | XDIRTY_WRITTEN);
+}
 static inline bool is_own(const struct xvolume *vol, const struct xentry *entry)
 {
     return entry->volume == vol->id && entry->epoch >= vol->writable_since;

@@ -286,8 +286,6 @@ static void commit_end(struct vlmc *v, uint32_t slot, int error, const struct xr
     settle(v, slot, error != 0);
     free_records(v, volume, volume->record_sent);
     if (error) {
-        if (volume->commit_kept_data_dirty)
-            store_relaxed(&v->seg->volumes[slot].dirty, 1u);
         fail_starved(v, slot, error);
         fail_freezes(v, slot, error);
     } else {
@@ -336,16 +334,14 @@ static int commit_begin(struct vlmc *v, uint32_t slot, bool mark)
     if (rc)
         return rc;
     if (data_dirty) {
-        store_relaxed(&vol->dirty, 0u);
         rc = send_sync(v, slot);
         if (rc) {
-            store_relaxed(&vol->dirty, 1u);
             settle(v, slot, true);
             free_records(v, volume, 0);
             return rc;
         }
+        store_relaxed(&vol->dirty, (uint32_t)XDIRTY_SYNCING);
     }
-    volume->commit_kept_data_dirty = data_dirty;
     volume->flushing = volume->flushes;
     volume->flushes = (struct queue){ 0 };
     volume->commit = data_dirty ? COMMIT_SYNC : COMMIT_APPEND;
@@ -362,9 +358,13 @@ static void commit_go_on(struct vlmc *v, uint32_t slot)
 void commit_synced(struct vlmc *v, struct xreq *child)
 {
     uint32_t slot = child->client;
+    struct xvolume *vol = &v->seg->volumes[slot];
     int error = child->error;
 
     xreq_put(v->peer->port, child);
+    if (error)
+        data_written(vol);          /* as it was */
+    store_relaxed(&vol->dirty, vol->dirty & XDIRTY_WRITTEN);
     if (error)
         commit_end(v, slot, error, NULL);
     else

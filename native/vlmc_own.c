@@ -271,7 +271,7 @@ void merge_done(struct vlmc *v, struct xreq *child)
         child->sender[0] = CHILD_MERGE_WRITE;
         peer_send(v->peer, child, VLMC_BLOCKER);
     } else {
-        store_relaxed(&vol->dirty, 1u);
+        data_written(vol);
         for (uint64_t c = child->offset / XMAP_CHUNK; c < child->sender[2]; c++)
             stack_bitmap(stack, 0)[c / 8] |= (uint8_t)(1u << (c % 8));
         merge_go_on(v, child);
@@ -413,7 +413,7 @@ void fill_done(struct vlmc *v, struct xreq *child)
         error = error == -ENOENT ? -EIO : error;
     }
     if (error == 0) {
-        store_relaxed(&xvolume_of(v, req)->dirty, 1u);
+        data_written(xvolume_of(v, req));
         set_chunks(v, slot, block, child->offset / XMAP_CHUNK, 1);
     }
     busy_release(v, slot, block);   /* first: the volume may be closed once the request is done */

@@ -217,7 +217,7 @@ void write_done(struct vlmc *v, struct xreq *child)
     bool busy = child->sender[0] == CHILD_FIRST || child->sender[0] == CHILD_DROP;
 
     if (child->error == 0)
-        store_relaxed(&xvolume_of(v, req)->dirty, 1u);
+        data_written(xvolume_of(v, req));
     if (child->sender[0] == CHILD_NEW && !publish_new(v, req, child))
         return;
     if (child->sender[0] == CHILD_FIRST && child->error == 0)

@@ -2,6 +2,7 @@
 """kill -9 of mapper and vlmc between any two turns: each request is done once, and what was flushed survives a cut."""
 import asyncio
 import copy
+import errno
 import random
 from collections import Counter
 from functools import partial
@@ -94,6 +95,35 @@ def test_flushes_around_the_deaths_of_mapper_and_vlmc_are_kept(after, later):
     async def look(node):
         assert [await read(node, "v", block) for block in (1, 2, 3)] == [b"one.", b"two.", b"thre"]
         await good(node, "v")
+
+    store.live(work)
+    store.live(look)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_sync_that_fails_when_its_vlmc_is_dead_is_done_again(seed):
+    store = Store(seed)
+
+    async def work(node):
+        await node.control("create", name="v", size=SIZE, block_size=BLOCK)
+        handle, disk = await node.open("v"), node.disks[0]
+        await write(node, handle, 1, b"old.")
+        await node.call(lib.XOP_FLUSH, volume=handle)
+        await write(node, handle, 1, b"new.")
+        disk.turn = lambda: None        # the SYNC waits
+        flush = asyncio.ensure_future(node.call(lib.XOP_FLUSH, volume=handle))
+        while not disk.waiting:
+            await turns(node, 1)
+        node.kill_vlmc()
+        disk.sync = lambda covered: errno.EIO
+        del disk.turn
+        while disk.waiting or disk.done:
+            await turns(node, 1)
+        del disk.sync
+        await flush
+
+    async def look(node):
+        assert await read(node, "v", 1) == b"new."
 
     store.live(work)
     store.live(look)
