@@ -146,19 +146,6 @@ def test_stop_of_what_does_not_run_says_so(home):
     assert "not running" in done.stdout
 
 
-def test_stop_refuses_while_volumes_are_mapped(host):
-    instance = host(PAIR)
-    note = os.path.join(instance.home, "run", "mapped", "vm-1.json")
-    with open(note, "w", encoding="utf-8") as file:
-        json.dump({"name": "vm-1", "device": "/dev/nbd0"}, file)
-    said = refused(instance, "stop")
-    assert "vm-1 (/dev/nbd0)" in said and "--force" in said
-    assert instance.status()["front"]["state"] == "running"
-    instance.archipelago("stop", "--force")
-    assert processes_of(instance.home) == []
-    os.unlink(note)
-
-
 def test_stop_works_though_the_file_has_become_faulty(host):
     instance = host(PAIR, APART)
     path = os.path.join(instance.home, "archipelago.toml")

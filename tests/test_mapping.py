@@ -254,6 +254,25 @@ def test_stopping_is_refused_while_a_volume_is_mapped(instance, volume):
     assert all(peer["state"] == "running" for peer in instance.status().values())
 
 
+@pytest.mark.layout("separate")
+def test_the_endpoint_is_not_restarted_under_a_mapped_device(instance, volume):
+    device = vmap(instance, volume)
+    for words in (["restart", "nbd"], ["restart"]):
+        refused = instance.archipelago(*words, check=False)
+        assert refused.returncode == 1
+        assert f"{volume} ({device})" in refused.stderr and "--force" in refused.stderr
+    instance.archipelago("restart", "vlmc")
+    with open(device, "r+b") as file:
+        file.write(b"still there")
+        os.fsync(file.fileno())
+
+
+@pytest.mark.layout("separate")
+def test_a_mapping_that_is_dead_hinders_no_restart(instance, volume):
+    mapping.Entry("old", "0123", instance.home, False, "nbdfuse", "/dev/loop0", 1, 1, boot="another").save()
+    instance.archipelago("restart", "nbd")
+
+
 @one_layout
 def test_a_volume_can_be_unmapped_after_a_forced_stop(instance, volume):
     vmap(instance, volume)

@@ -145,6 +145,10 @@ class Config:
             raise Invalid(f"there is no role {role!r} in this pipeline; there are: {', '.join(self.roles)}")
         return self.roles[role].process
 
+    def serving(self, process: str) -> list[Role]:
+        """The roles of a process whose clients have connections to it."""
+        return [role for role in map(self.roles.get, self.processes[process]) if role.cls.listens]
+
     def stop_order(self) -> list[str]:
         """Processes, those first that others do not need to finish their work."""
         return sorted(self.processes, key=lambda name: not any(self.roles[r].targets for r in self.processes[name]))

@@ -26,11 +26,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tools import config
 from xseg.errors import Busy, Exists, Invalid, WrongVersion, XsegError
 from xseg.segment import Segment, name_for
+
+if TYPE_CHECKING:
+    from tools import mapping
 
 STOP_TIMEOUT_S = 10.0
 KILL_TIMEOUT_S = 5.0
@@ -300,17 +303,13 @@ class Instance:
 
     # --- mapped volumes
 
-    def mapped(self) -> list[dict[str, Any]]:
-        """What `vlmc map` noted: dicts with at least name and device."""
-        found = []
-        for path in sorted(glob.glob(self.path("run", "mapped", "*.json"))):
-            with contextlib.suppress(OSError, ValueError), open(path, encoding="utf-8") as file:
-                found.append(json.load(file))
-        return found
+    def mapped(self) -> list[mapping.Entry]:
+        """Volumes that are block devices now. What a dead mapping left behind does not count."""
+        from tools import mapping
+        return [entry for entry in mapping.entries(self.home) if entry.alive]
 
-    def refuse_while_mapped(self, force: bool) -> None:
-        """Busy: volumes are mapped and force is false."""
-        mapped = self.mapped()
-        if mapped and not force:
-            names = ", ".join(f"{entry.get('name')} ({entry.get('device')})" for entry in mapped)
-            raise Busy(f"volumes are mapped: {names}; unmap them by `vlmc unmap`, or use --force")
+    def refuse_while_mapped(self, consequence: str) -> None:
+        """Busy: volumes are mapped. `consequence` is what --force would do to them."""
+        if mapped := self.mapped():
+            names = ", ".join(f"{entry.name} ({entry.device})" for entry in mapped)
+            raise Busy(f"volumes are mapped: {names}; unmap them by `vlmc unmap`, or use --force: {consequence}")

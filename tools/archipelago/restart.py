@@ -6,6 +6,9 @@ connect again. A process that had died, or was given up, is started. Takes in ch
 long as they are of the same segment version, and a changed archipelago.toml, as far as the processes
 restarted go; where the layout has changed, all are stopped before any is started.
 
+Mapped devices (`vlmc map`) do not connect again: the NBD server's process is not restarted under them, unless
+--force. The others are: name their roles.
+
 If a process does not come up, the command fails and says why, those that were to come later stay as they
 are, and what is asked of its roles is answered with EHOSTDOWN until a restart goes well.
 """
@@ -24,6 +27,7 @@ HELP = "restart the process of one role, or all, one by one; guests see a pause"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("role", nargs="?", metavar="ROLE", help="restart only the process that hosts this role")
+    parser.add_argument("--force", action="store_true", help="though volumes are mapped")
 
 
 def replace(instance: Instance, processes: list[str]) -> None:
@@ -44,6 +48,11 @@ def run(args: argparse.Namespace) -> int:
         order = instance.config.stop_order()
         wanted = [instance.config.process_of(args.role)] if args.role else order
         strangers = instance.strangers()
+        serving = [role.name for name in wanted for role in instance.config.serving(name)]
+        if serving and not args.force:
+            instance.refuse_while_mapped(f"a restart of {', '.join(serving)} ends their connections, and who uses "
+                                         "them gets I/O errors. Other processes can be restarted one by one: "
+                                         "`archipelago restart ROLE`")
         for step in [wanted] if strangers else [[process] for process in wanted]:
             take_down(instance, strangers)
             replace(instance, step)

@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         cli.print_json({"home": args.home, "segment": instance.segment_name if segment else None,
                         "layout": instance.config.layout, "peers": shown,
-                        "mapped": [entry.get("name") for entry in instance.mapped()],
+                        "mapped": [entry.name for entry in instance.mapped()],
                         "notes": notes(instance, segment)})
     elif args.picture:
         print(picture(instance, segment))

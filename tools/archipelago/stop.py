@@ -49,8 +49,8 @@ def run(args: argparse.Namespace) -> int:
     with instance.locked():
         wanted = [instance.config.process_of(args.role)] if args.role else everything(instance)
         running = [process for process in wanted if instance.pid_of(process)]
-        if running:
-            instance.refuse_while_mapped(args.force)
+        if running and not args.force:
+            instance.refuse_while_mapped("their I/O then waits or fails")
         take_down(instance, wanted)
         if not args.role:
             if instance.supervised():
