@@ -214,6 +214,8 @@ struct xroute {
     uint64_t pad[7];
 };
 
+enum xvolume_kept { XVOL_BY_OPEN = 1, XVOL_BY_LOCK = 2 };
+
 enum xvolume_state { XVOL_FREE = 0, XVOL_OPENING = 1, XVOL_OPEN = 2, XVOL_CLOSING = 3 };
 
 /* Data that a SYNC has yet to make durable: written since the last was sent; waiting for that one's answer. */
@@ -231,10 +233,11 @@ struct xvolume {
     uint64_t opened_ns;             /* CLOCK_REALTIME */
     uint64_t lock_number;           /* of the lock the mapper holds; 0: none needed */
     uint64_t parent;                /* id of the snapshot it was cloned from, or 0 */
-    uint32_t administrative;        /* kept open by `vlmc open` */
+    uint32_t administrative;        /* kept open by `vlmc open`, `vlmc lock`: enum xvolume_kept */
     uint32_t closing;               /* the mapper has asked vlmc to close it */
     char name[256];
-    uint16_t opens[128];            /* how many times each port has it open */
+    uint16_t opens[128];            /* how many times each port has it open ... */
+    uint32_t opened_by[128];        /* ... in this incarnation of it */
     /* the mapper's: both change when a record has become durable, before its reply */
     uint64_t commit_seq;            /* number of the last journal record appended */
     uint64_t journal_offset;        /* where the next record goes */

@@ -120,7 +120,7 @@ class Mapper(Peer):
                 yield volume
         finally:
             volume.users -= 1
-            if not volume.users and not volume.handle and not volume.held_by_hand:
+            if not volume.users and not volume.handle:
                 self.volumes.pop(volume_id, None)
 
     @asynccontextmanager
@@ -165,9 +165,9 @@ class Mapper(Peer):
         return True
 
     async def drop_lock(self, volume: Volume) -> None:
-        """Gives the lock back, unless an operator holds it by hand."""
+        """Gives the lock back."""
         async with volume.locking:
-            if volume.held_by_hand or not volume.lock_number:
+            if not volume.lock_number:
                 return
             volume.lock_number = 0
             try:
@@ -243,8 +243,9 @@ class Mapper(Peer):
             role = text(self.segment.c.ports[port].role) or f"port {port}"
             counts[role] = counts.get(role, 0) + times
         who = [f"{role} ({times} times)" if times > 1 else role for role, times in counts.items()]
-        if volume.handle and volume.shared.administrative:
-            who.append("`vlmc open`")
+        if volume.handle:
+            by_hand = ((lib.XVOL_BY_OPEN, "`vlmc open`"), (lib.XVOL_BY_LOCK, "`vlmc lock`"))
+            who += [how for bit, how in by_hand if volume.shared.administrative & bit]
         return ", ".join(who)
 
     async def open(self, request: Request) -> None:
@@ -525,8 +526,7 @@ class Mapper(Peer):
         volume = Volume(self.store, shared.id)
         volume.shared, volume.handle, volume.lock_number = shared, handle, shared.lock_number
         self.volumes[volume.id] = self.handles[handle] = volume
-        ports = self.segment.c.ports
-        volume.holders = {(port, ports[port].incarnation): shared.opens[port]
+        volume.holders = {(port, shared.opened_by[port]): shared.opens[port]
                           for port in range(lib.XSEG_PORTS) if shared.opens[port]}
         volume.header = Header(id=volume.id, name=text(shared.name), kind="volume", size=shared.size,
                                block_shift=shared.block_shift)

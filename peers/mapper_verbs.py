@@ -286,7 +286,8 @@ def usage(m: "Mapper", volume: Volume) -> dict:
         ports[role] = ports.get(role, 0) + times
     counters = ("reads", "writes", "bytes_read", "bytes_written", "first_writes", "merges", "flushes",
                 "commits", "snapshots")
-    return {"handle": volume.handle, "by": ports, "administrative": bool(volume.shared.administrative),
+    return {"handle": volume.handle, "by": ports, "administrative": bool(volume.shared.administrative & lib.XVOL_BY_OPEN),
+            "locked": bool(volume.shared.administrative & lib.XVOL_BY_LOCK),
             "journal_bytes": sum(stretch.end for stretch in volume.view().stretches)} | {
         counter: getattr(volume.shared, counter) for counter in counters}
 
@@ -536,7 +537,7 @@ async def open_volume(m: "Mapper", a: Arguments, room: int) -> dict:
     """Opens a volume and keeps it open until `close`. EBUSY: locked by another."""
     async with m.by_name(a["name"]) as volume:
         await m.open_here(volume)
-        volume.shared.administrative = 1
+        volume.shared.administrative |= lib.XVOL_BY_OPEN
         return {"handle": volume.handle}
 
 
@@ -544,10 +545,10 @@ async def close_volume(m: "Mapper", a: Arguments, room: int) -> dict:
     """Undoes `open`. With force, closes it under whoever else has it open; if it is broken (its lock was
     lost, or its map is damaged), what was not committed is thrown away. EINVAL: not open."""
     async with m.by_name(a["name"]) as volume:
-        if not volume.handle or not (volume.shared.administrative or a.get("force")):
+        if not volume.handle or not (volume.shared.administrative & lib.XVOL_BY_OPEN or a.get("force")):
             who = f": it is open by {m.openers(volume)}" if volume.handle else ""
             raise fail(errno.EINVAL, f"volume '{a['name']}' was not opened by `vlmc open`{who}")
-        volume.shared.administrative = 0
+        volume.shared.administrative &= 0 if volume.broken else ~lib.XVOL_BY_OPEN & 0xffffffff
         if a.get("force"):
             volume.abandoned = volume.broken is not None
             for holder in list(volume.holders):
@@ -557,12 +558,13 @@ async def close_volume(m: "Mapper", a: Arguments, room: int) -> dict:
 
 
 async def lock(m: "Mapper", a: Arguments, room: int) -> dict:
-    """Takes the volume's lock by hand, so that no other node opens it. EBUSY."""
+    """Takes the volume's lock by hand, so that no other node opens it: it is kept open here, which is noted
+    in the segment, and so outlives this process and the blocker's. EBUSY."""
     async with m.by_name(a["name"]) as volume:
         if volume.header.readonly:
             raise fail(errno.EINVAL, f"'{a['name']}' is a snapshot: it needs no lock")
-        await m.take_lock(volume)
-        volume.held_by_hand = True
+        await m.open_here(volume)
+        volume.shared.administrative |= lib.XVOL_BY_LOCK
         return {"number": volume.lock_number}
 
 
@@ -570,10 +572,14 @@ async def unlock(m: "Mapper", a: Arguments, room: int) -> dict:
     """Gives the lock back; with force, breaks one whose owner is gone. EBUSY, EPERM, EINVAL: not locked."""
     name = a["name"]
     async with m.by_name(name) as volume:
+        if volume.handle and volume.shared.administrative == lib.XVOL_BY_LOCK and not volume.opens():
+            volume.shared.administrative = 0
+            await m.close_here(volume)
+            return {}
         if volume.handle and not volume.header.readonly:
             who = m.openers(volume) or "its last user"
             raise fail(errno.EBUSY, f"volume '{name}' is open by {who}: it is unlocked when it is closed")
-        volume.held_by_hand, volume.lock_number = False, 0
+        volume.lock_number = 0
         try:
             await m.store.release(volume.id, m.token, bool(a.get("force")))
         except NotFound:

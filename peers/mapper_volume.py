@@ -63,7 +63,6 @@ class Volume:
         self.shared: Any = None             # its struct xvolume while it is open
         self.handle = 0                     # its place there + 1
         self.lock_number = 0
-        self.held_by_hand = False           # `vlmc lock`: the lock outlives opening and closing
         self.holders: dict[tuple[int, int], int] = {}   # (port, incarnation) -> how many times open
         self.marked: View | None = None     # what the last snapshot mark committed
         self.broken: OSError | None = None  # why no commit can be taken any more
@@ -349,8 +348,13 @@ class Volume:
         self.holders.clear()
 
     def share_opens(self, port: int) -> None:
-        """Writes how many times a port has it open to where everyone can see it."""
-        self.shared.opens[port] = min(65535, sum(n for (p, _), n in self.holders.items() if p == port))
+        """Writes how many times a port has it open to where everyone can see it: its latest incarnation, as
+        an earlier one is dead, and what it had open is closed sooner or later."""
+        life = max((life for p, life in self.holders if p == port), default=0)
+        if self.shared.opened_by[port] != life:
+            self.shared.opens[port] = 0
+            self.shared.opened_by[port] = life
+        self.shared.opens[port] = min(65535, self.holders.get((port, life), 0))
 
 
 async def read_header(store: MapStore, volume: int) -> Header:

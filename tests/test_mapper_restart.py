@@ -6,7 +6,7 @@ import tempfile
 import threading
 
 import pytest
-from support import Instance
+from support import Instance, wait_until
 
 from xseg.client import Client
 from xseg.errors import Busy
@@ -51,6 +51,42 @@ def test_opens_and_names_survive(instance):
     ask("close", name="w")
     ask("remove", name="v")
     ask("remove", name="w")
+
+
+def test_a_lock_by_hand_survives(instance):
+    """Of the mapper, and of the blocker that had it."""
+    ask = instance.client.control
+    ask("create", name="v", size=GIB)
+    ask("lock", name="v")
+    for role in ("mapper", "blockerm"):
+        instance.kill(role)
+        instance.restart(role)
+        instance.client.open("v").close()
+        assert ask("info", name="v")["lock_number"] and ask("info", name="v")["open"]["locked"]
+        with pytest.raises(Busy, match="vlmc lock"):
+            ask("remove", name="v")
+    ask("unlock", name="v")
+    assert ask("info", name="v")["open"] is None and ask("info", name="v")["lock_number"] == 0
+    ask("remove", name="v")
+
+
+def test_opens_of_one_who_died_with_the_mapper_are_not_his_successors(instance):
+    """Who gets the dead one's port had nothing open."""
+    ask = instance.client.control
+    ask("create", name="v", size=GIB)
+    first = Client(instance.home)
+    number = first.port.number
+    volume = first.open("v")
+    instance.kill("mapper")
+    first.close()
+    with Client(instance.home) as second:
+        assert second.port.number == number
+        instance.restart("mapper")
+        wait_until(lambda: ask("info", name="v")["open"] is None, "the volume is closed")
+        with second.open("v"):
+            assert ask("info", name="v")["open"]["by"] == {"client": 1}
+    volume.handle = 0
+    ask("remove", name="v")
 
 
 def test_requests_sent_while_it_was_dead_are_served(instance):

@@ -28,6 +28,7 @@ def run(args: argparse.Namespace) -> int:
     if used:
         by = [f"{role} {times}" for role, times in used.pop("by").items()]
         by += ["vlmc open"] * used.pop("administrative")
+        by += ["vlmc lock"] * used.pop("locked")
         answer["open"] = f"yes, by {', '.join(by) or 'nobody'}"
         answer |= used
     for key, value in answer.items():

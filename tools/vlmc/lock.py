@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Takes the lock of a volume without opening it, so that no other node can open it.
+"""Takes the lock of a volume, so that no other node can open it.
 
-This node still can. The lock is held until `vlmc unlock`, or until this node's mapper or map blocker ends."""
+This node still can. The lock is held until `vlmc unlock` or `archipelago stop`; the volume counts as open here."""
 from __future__ import annotations
 
 import argparse
