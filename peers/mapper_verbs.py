@@ -286,8 +286,9 @@ def usage(m: "Mapper", volume: Volume) -> dict:
         ports[role] = ports.get(role, 0) + times
     counters = ("reads", "writes", "bytes_read", "bytes_written", "first_writes", "merges", "flushes",
                 "commits", "snapshots")
-    return {"handle": volume.handle, "by": ports, "administrative": bool(volume.shared.administrative & lib.XVOL_BY_OPEN),
-            "locked": bool(volume.shared.administrative & lib.XVOL_BY_LOCK),
+    by_hand = volume.shared.administrative
+    return {"handle": volume.handle, "by": ports, "administrative": bool(by_hand & lib.XVOL_BY_OPEN),
+            "locked": bool(by_hand & lib.XVOL_BY_LOCK),
             "journal_bytes": sum(stretch.end for stretch in volume.view().stretches)} | {
         counter: getattr(volume.shared, counter) for counter in counters}
 

@@ -21,6 +21,8 @@ when it binds the port (native/layout.h); all the supervisor has to do is to sta
 * **Its own death** harms nobody: processes go on, unwatched, until `archipelago start` makes a new
   supervisor, which finds them by their pid files and the start times therein, and takes their listening
   sockets over from them. A process whose pid file was not written any more ends by itself.
+* **Its own restart** (`archipelago restart --supervisor`, after an upgrade) is just that, only that it becomes
+  its successor by execve(): it stays the same process for systemd, and the parent of what it has started.
 
 Operators are served one at a time over run/supervisor.sock; see Instance.ask_supervisor(). What is known
 of deaths is in run/supervisor.json, for `archipelago status`.
@@ -82,6 +84,17 @@ class Watched:
     last_death: str = ""
     again: asyncio.TimerHandle | None = None
     stand_ins: list[AsyncPort] = field(default_factory=list)
+
+
+def exit_status(watched: Watched) -> int | None:
+    """Of a process that has ended; None: it was somebody else's child."""
+    if watched.child:
+        return watched.child.wait()
+    try:
+        pid, status = os.waitpid(watched.pid, os.WNOHANG)       # adopted, but perhaps ours: before execve()
+    except ChildProcessError:
+        return None
+    return os.waitstatus_to_exitcode(status) if pid else None
 
 
 class Notifier:
@@ -302,6 +315,9 @@ class Supervisor:
             role, _, option = name.partition(".")
             if role in self.instance.config.roles:
                 self.sockets[name] = (self.instance.config.roles[role].options.get(option), made)
+        noted = self.instance.deaths().get(process, {})
+        for what in ("deaths", "restarts", "last_death"):
+            setattr(watched, what, noted.get(what, getattr(watched, what)))
         log.info("%s (pid %d) runs already", process, pid)
 
     def _launch(self, watched: Watched) -> None:
@@ -337,7 +353,7 @@ class Supervisor:
         os.close(watched.pidfd)
         watched.pidfd = -1
         watched.late.cancel()
-        status = watched.child.wait() if watched.child else None
+        status = exit_status(watched)
         for bell in range(lib.XSEG_BELLS):
             lib.bell_ring(self.segment.c, bell)
         if watched.state != "running":
@@ -481,16 +497,39 @@ class Supervisor:
                 verb = asked["verb"]
                 async with self.operating:
                     answer = await self._serve(verb, asked["processes"])
-                writer.write(json.dumps(answer).encode() + b"\n")
-                await writer.drain()
+                    writer.write(json.dumps(answer).encode() + b"\n")
+                    await writer.drain()
+                    if verb == "renew" and "error" not in answer:
+                        self._become_successor()
         if verb == "quit":
             self.ended.set()                # the connection ends with this process
         else:
             writer.close()
 
+    def _refuse_unless_calm(self) -> None:
+        """Busy: the successor could not take over all, as it adopts only what runs."""
+        for name, watched in self.processes.items():
+            if watched.state not in ("running", "stopped"):
+                raise Busy(f"{name} is {watched.state}: `archipelago restart` it first, or try again")
+        if self.sweeping:
+            raise Busy("a client has died and is being finished for: try again")
+
+    def _become_successor(self) -> None:
+        """Goes on as a new supervisor, of the program as it is on disk now. Nothing in the segment is this
+        process's any more, as for others it would still be alive."""
+        log.info("goes on as a new one")
+        self.server.close()
+        self.spares.close()
+        self.hub.close()
+        self.segment.close()
+        os.execv(sys.executable, [sys.executable, "-P", "-m", "tools.supervisor", "--home", self.home])
+
     async def _serve(self, verb: str, processes: list[str]) -> dict[str, Any]:
         try:
             if verb == "quit":
+                return {"said": []}
+            if verb == "renew":
+                self._refuse_unless_calm()
                 return {"said": []}
             if verb == "stop":
                 said = await self.stop(processes)
@@ -569,12 +608,14 @@ def set_up_log() -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tools.supervisor", description="The supervisor of an instance.")
     parser.add_argument("--home", required=True, help="home of the instance")
-    parser.add_argument("--report", type=int, required=True, metavar="FD", help="where to say how the start went")
+    parser.add_argument("--report", type=int, metavar="FD", help="where to say how the start went")
     parser.add_argument("processes", nargs="*", help="processes to start; those that run are watched as well")
     args = parser.parse_args()
     set_up_log()
 
     def report(failure: OSError | None) -> None:
+        if args.report is None:
+            return
         answer = {"errno": failure.errno or errno.EIO, "error": str(failure)} if failure else {}
         os.write(args.report, json.dumps(answer).encode())
         os.close(args.report)

@@ -31,6 +31,11 @@ def supervisor_of(instance):
     return pid
 
 
+def used_bells(instance):
+    bells = instance.client.segment.c.bells
+    return sum(bells[number].tag != 0 for number in range(lib.XSEG_BELLS))
+
+
 def kill(instance, role):
     """kill -9 of a role's process; returns when its successor is ready."""
     before = instance.pid(role)
@@ -217,6 +222,36 @@ def test_peers_go_on_without_it_and_start_adopts_them(supervised):
     assert {role: instance.pid(role) for role in ("front", "back")} == before
     kill(instance, "back")
     assert instance.call("front", lib.XOP_PING).error == 0
+
+
+def test_it_is_replaced_while_peers_go_on(supervised):
+    instance = supervised('layout = "separate"')
+    kill(instance, "vlmc")
+    before, supervisor = {role: peer["pid"] for role, peer in instance.status().items()}, supervisor_of(instance)
+    bells = used_bells(instance)
+    instance.client.control("create", name="v", size=1 << 30)
+    with instance.client.open("v") as volume:
+        for _ in range(2):
+            assert instance.archipelago("restart", "--supervisor").stdout == "restarted the supervisor\n"
+            volume.write(0, b"x")
+            volume.flush()
+    assert supervisor_of(instance) == supervisor and used_bells(instance) == bells
+    shown = instance.status()
+    assert {role: peer["pid"] for role, peer in shown.items()} == before and shown["vlmc"]["restarts"] == 1
+    kill(instance, "vlmc")
+    assert instance.status()["vlmc"]["last_death"].startswith("SIGKILL")
+    path = os.path.join(instance.home, "run", "nbd.sock")
+    inode = os.stat(path).st_ino
+    kill(instance, "nbd")
+    assert os.stat(path).st_ino == inode and "export-size" in instance.run("nbdinfo", instance.nbd_uri("v")).stdout
+
+
+def test_it_is_not_replaced_while_a_peer_is_given_up(supervised):
+    instance = supervised(config_of(PAIR, APART) + IMPATIENT, patient=False)
+    give_up(instance, "back")
+    done = instance.archipelago("restart", "--supervisor", check=False)
+    assert done.returncode == 1 and "back is failed" in done.stderr
+    assert instance.call("front", lib.XOP_PING, check=False).error == errno.EHOSTDOWN
 
 
 def test_its_successor_has_the_listening_sockets(supervised):

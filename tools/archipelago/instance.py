@@ -243,6 +243,8 @@ class Instance:
             stream.write(json.dumps({"verb": verb, "processes": processes}).encode() + b"\n")
             stream.flush()
             line = stream.readline()
+            if verb == "renew":
+                stream.read()               # ends when the old program does
             if verb == "quit":
                 wait_for_end(struct.unpack("3i", made.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0])
         answer = json.loads(line) if line else {"errno": errno.ESRCH, "error": "the supervisor ended meanwhile; see "
