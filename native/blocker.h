@@ -12,6 +12,7 @@
  *                                                      zeros. ENOENT: no such object
  *   WRITE         offset, size, data                   creates the object if need be. done = size
  *                 FUA: durable with its folder entry   ENOSPC, EDQUOT, EIO
+ *                 CREATE: most likely it is not there
  *   WRITE_ZEROES  offset, size                         as WRITE of zeros; punches a hole unless
  *                 NO_HOLE: space is allocated          NO_HOLE. Creates the object
  *   DISCARD       offset, size                         those bytes read as zeros and hold no space

@@ -125,8 +125,17 @@ static void suit_small_io(int fd)
         return;                     /* not our file: then the time is noted */
 }
 
-/* Finds the object's file in the kernel's caches. EAGAIN: a worker must look. */
-static int open_inline(struct bf *bf, struct object *object)
+/* Opens a file of the object, whose descriptor becomes direct_fd if the store does direct I/O. */
+static int open_direct_inline(struct bf *bf, struct object *object, int folder, const char *name)
+{
+    if (bf->direct)
+        object->direct_fd = open_cached(folder, name, O_RDWR | O_DIRECT | O_CLOEXEC);
+    return bf->direct && object->direct_fd < 0 ? -EAGAIN : 0;
+}
+
+/* Finds the object's file in the kernel's caches, or makes it where it is said to be missing, which takes
+ * far less than to wake a worker. EAGAIN: a worker must look. */
+static int open_inline(struct bf *bf, struct object *object, bool make)
 {
     char path[BF_PATH];
     const char *name;
@@ -138,15 +147,14 @@ static int open_inline(struct bf *bf, struct object *object)
     folder = load_acquire(&bf->folder[index]);
     if (folder < 0)
         return -EAGAIN;
-    fd = open_cached(folder, name, O_RDWR | O_CLOEXEC);
+    fd = make ? openat(folder, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, BF_FILE_MODE)
+              : open_cached(folder, name, O_RDWR | O_CLOEXEC);
     if (fd < 0)
-        return fd == -ENOENT ? fd : -EAGAIN;
-    if (bf->direct) {
-        object->direct_fd = open_cached(folder, name, O_RDWR | O_DIRECT | O_CLOEXEC);
-        if (object->direct_fd < 0) {
-            close(fd);
-            return -EAGAIN;
-        }
+        return !make && fd == -ENOENT ? fd : -EAGAIN;
+    object->is_new = make;
+    if (open_direct_inline(bf, object, folder, name)) {
+        close(fd);
+        return -EAGAIN;
     }
     suit_small_io(fd);
     object->fd = fd;
@@ -246,9 +254,9 @@ static void open_done(struct bf *bf, struct work *work, int result)
         opened(bf, object);
 }
 
-static void open_object(struct bf *bf, struct object *object, bool create)
+static void open_object(struct bf *bf, struct object *object, bool create, bool make)
 {
-    int rc = open_inline(bf, object);
+    int rc = open_inline(bf, object, create && make);
 
     object->create = create;
     if (rc == 0) {
@@ -305,7 +313,7 @@ void bf_object_get(struct bf *bf, struct xreq *req, bool create)
         return;
     }
     queue_push(bf->peer, &object->waiting, req);
-    open_object(bf, object, create);
+    open_object(bf, object, create, req->flags & XREQ_CREATE);
 }
 
 void bf_object_hold(struct object *object)

@@ -101,7 +101,7 @@ enum xflag {
     XREQ_READONLY = 8,              /* OPEN: no writes will come */
     XREQ_SNAPSHOT_MARK = 16,        /* MAP_COMMIT: this record ends a snapshot */
     XREQ_MORE = 32,                 /* in a reply: ask again for the rest */
-    XREQ_CREATE = 64,               /* REPLACE: the object must not exist yet */
+    XREQ_CREATE = 64,               /* REPLACE: the object must not exist yet. WRITE: it hardly will */
     XREQ_ASIDE = 128                /* to a peer that serves it only with the sender's help: a
                                      * restarted sender must not wait for it to come back */
 };
