@@ -18,11 +18,12 @@ TEST_PACKAGES := qemu-utils libnbd-bin python3-libnbd nbdkit nbd-client fio fuse
 	$(CLUSTER_PACKAGES) python3-rados
 DEMO_PACKAGES := qemu-utils libnbd-bin mmdebstrap nbd-client fuse3 e2fsprogs fdisk
 BENCH_PACKAGES := qemu-utils qemu-system-common nbdkit fio
+RADOS_BENCH_PACKAGES := $(CLUSTER_PACKAGES) fio python3-rados python3-rbd
 FUZZ_PACKAGES := clang
 
 NATIVE := $(wildcard native/*.c native/*.h)
 LIBRARY := $(filter-out native/fuzz_%.c native/tool_%.c native/export.c,$(wildcard native/*.c))
-TOOL_LOAD_PARTS := $(addprefix native/,bell.c loop.c port.c request.c segment.c)
+TOOL_LOAD_PARTS := $(addprefix native/,bell.c loop.c port.c rados_api.c request.c segment.c)
 FUZZERS := $(patsubst native/%.c,%,$(wildcard native/fuzz_*.c))
 
 # Run under the sanitizers: what drives native code and little else, as tools that a test starts run

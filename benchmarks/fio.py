@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.machine import Meter
@@ -49,12 +50,21 @@ def _percentile(side: dict, percent: str) -> float:
     return side["clat_ns"].get("percentile", {}).get(percent, 0) / 1000
 
 
-def _run(command: list[str], seconds: float) -> dict:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + GRACE_S)
+def _run(command: list[str], seconds: float, env: Mapping[str, str] | None = None) -> dict:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + GRACE_S,
+                          env={**os.environ, **(env or {})})
     start = done.stdout.find("{")
     if done.returncode != 0 or start < 0:
         raise RuntimeError(f"{' '.join(command)}: exit status {done.returncode}\n{done.stdout}\n{done.stderr}")
     return json.loads(done.stdout[start:])["jobs"][0]
+
+
+def rates(job: Job, target: list[str], area: int, env: Mapping[str, str] | None = None,
+          more: Sequence[str] = ()) -> Sample:
+    """One run, `more` being further options of fio: requests, iops, mb_s, p50_us, p99_us."""
+    side = _run([*_command(job, target, area), *more], job.seconds, env)["write" if job.writes else "read"]
+    return {"requests": max(1, side["total_ios"]), "iops": side["iops"], "mb_s": side["bw_bytes"] / 1e6,
+            "p50_us": _percentile(side, "50.000000"), "p99_us": _percentile(side, "99.000000")}
 
 
 def measure(job: Job, target: list[str], area: int, servers: Iterable[int], ours: Iterable[int]) -> Sample:
@@ -75,6 +85,11 @@ def measure(job: Job, target: list[str], area: int, servers: Iterable[int], ours
 
 def on_nbd(uri: str) -> list[str]:
     return ["--ioengine=nbd", f"--uri={uri}"]
+
+
+def on_rbd(pool: str, image: str) -> list[str]:
+    """The image of a cluster that CEPH_CONF in `env` names."""
+    return ["--ioengine=rbd", "--clientname=admin", f"--pool={pool}", f"--rbdname={image}"]
 
 
 def on_file(path: str, direct: bool) -> list[str]:

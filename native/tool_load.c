@@ -19,6 +19,7 @@ static const char usage[] =
     "       tool_load role   --segment SEG --role ROLE LOAD\n"
     "       tool_load hop    [--hops N] [--separate] [--spin US] LOAD\n"
     "       tool_load pipe|socket LOAD\n"
+    "       tool_load rados  --conf CEPH.CONF --name POOL LOAD\n"
     "LOAD:  --op ping|read|write|write_zeroes|discard|flush  --size BYTES  --depth N\n"
     "       --seconds S and/or --requests N   --range BYTES (of the volume or all objects)\n"
     "       --sequential [--stride BYTES] [--run N --jump BYTES: after N, on at the next jump]\n"
@@ -32,7 +33,7 @@ static const struct { const char *name; uint16_t op; } ops[] = {
 };
 
 enum { SEGMENT = 1, NAME, ROLE, READONLY, SEPARATE, HOPS, SPIN, OP, SIZE, DEPTH, SECONDS, REQUESTS,
-       RANGE, SEQUENTIAL, STRIDE, RUN, JUMP, FLUSH_EVERY, SEED, WINDOWS };
+       RANGE, SEQUENTIAL, STRIDE, RUN, JUMP, FLUSH_EVERY, SEED, WINDOWS, CONF };
 
 static const struct option options[] = {
     { "segment", 1, 0, SEGMENT }, { "name", 1, 0, NAME }, { "role", 1, 0, ROLE },
@@ -40,7 +41,7 @@ static const struct option options[] = {
     { "spin", 1, 0, SPIN }, { "op", 1, 0, OP }, { "size", 1, 0, SIZE }, { "depth", 1, 0, DEPTH },
     { "seconds", 1, 0, SECONDS }, { "requests", 1, 0, REQUESTS }, { "range", 1, 0, RANGE },
     { "sequential", 0, 0, SEQUENTIAL }, { "stride", 1, 0, STRIDE }, { "run", 1, 0, RUN },
-    { "jump", 1, 0, JUMP },
+    { "jump", 1, 0, JUMP }, { "conf", 1, 0, CONF },
     { "flush-every", 1, 0, FLUSH_EVERY }, { "seed", 1, 0, SEED }, { "windows", 1, 0, WINDOWS },
     { 0, 0, 0, 0 },
 };
@@ -78,6 +79,7 @@ static void take_option(struct wish *wish, int which)
     case SEGMENT: wish->segment = optarg; break;
     case NAME: wish->name = optarg; break;
     case ROLE: wish->role = optarg; break;
+    case CONF: wish->conf = optarg; break;
     case READONLY: wish->readonly = true; break;
     case SEPARATE: wish->separate = true; break;
     case HOPS: wish->hops = (uint32_t)number(64); break;
@@ -102,19 +104,21 @@ static void take_option(struct wish *wish, int which)
 static void check_wish(struct wish *wish)
 {
     bool on_volume = strcmp(wish->mode, "volume") == 0, on_role = strcmp(wish->mode, "role") == 0;
-    bool data = wish->op == XOP_READ || wish->op == XOP_WRITE;
+    bool data = wish->op == XOP_READ || wish->op == XOP_WRITE, on_rados = strcmp(wish->mode, "rados") == 0;
 
     if ((on_volume || on_role) && !wish->segment)
         wrong("--segment is missing");
     if (on_volume ? !wish->name : on_role && !wish->role)
         wrong("--name or --role is missing");
-    if (!on_volume)
+    if (on_rados && (!wish->conf || !wish->name || !data))
+        wrong("--conf or --name is missing, or --op is neither read nor write");
+    if (!on_volume && !on_rados)
         wish->name = NULL;
     if (wish->depth == 0 || (data && (wish->size == 0 || wish->size > XSEG_IO_MAX)))
         wrong("--depth must be 1 at least, --size from 1 to 1048576");
     if (wish->seconds <= 0 && wish->requests == UINT64_MAX)
         wrong("--seconds or --requests is missing");
-    if (on_role && data && wish->range == 0)
+    if ((on_role || on_rados) && data && wish->range == 0)
         wrong("--range is missing");
     if (wish->stride == 0)
         wish->stride = wish->size;
@@ -184,6 +188,8 @@ int main(int argc, char **argv)
         rc = run_hop(&wish, &load, &cpu_ns);
     else if (strcmp(wish.mode, "pipe") == 0 || strcmp(wish.mode, "socket") == 0)
         rc = run_stream(&wish, &load, &cpu_ns);
+    else if (strcmp(wish.mode, "rados") == 0)
+        rc = run_rados(&wish, &load, &cpu_ns);
     else
         wrong("there is no such mode");
     if (rc) {

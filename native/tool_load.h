@@ -8,6 +8,7 @@
  *   tool_load_segment.c  load on an open volume, an object store, or any role of an instance
  *   tool_load_hop.c      the bare hop: peers that do nothing, in one process or in several
  *   tool_load_stream.c   the same question put to a pipe and to a unix socket
+ *   tool_load_rados.c    librados by itself, the limit of what is built on it
  */
 #ifndef ARCHIPELAGO_TOOL_LOAD_H
 #define ARCHIPELAGO_TOOL_LOAD_H
@@ -37,7 +38,7 @@ struct window {                         /* what happened in one stretch of time 
 /* What the command line asked for. */
 struct wish {
     const char *mode;
-    const char *segment, *name, *role;
+    const char *segment, *name, *role, *conf;
     uint16_t op;
     bool readonly, separate, sequential;
     uint32_t depth, hops, spin_us, flush_every, window_ms;
@@ -73,11 +74,21 @@ void load_reply(struct load *load, struct xreq *req);
 /* Nothing more to be sent, and all came back. */
 bool load_over(const struct load *load);
 
+/* The parts of these, for modes that do not use the segment. */
+bool load_wants_more(const struct load *load);
+/* Where the next request goes. */
+uint64_t load_offset(struct load *load);
+/* Makes every page of a write differ from what was written anywhere before. */
+void load_stamp(struct load *load, void *data, uint64_t offset);
+/* Counts a request of `op` that came back at `now`. */
+void load_note(struct load *load, uint16_t op, uint64_t now, uint64_t latency);
+
 /* Each runs its mode, fills *load, and sets *cpu_ns to the CPU time of this process and of
  * those it made. A negative errno; stderr says why. */
 int run_segment(const struct wish *wish, struct load *load, uint64_t *cpu_ns);
 int run_hop(const struct wish *wish, struct load *load, uint64_t *cpu_ns);
 int run_stream(const struct wish *wish, struct load *load, uint64_t *cpu_ns);
+int run_rados(const struct wish *wish, struct load *load, uint64_t *cpu_ns);
 
 /* CPU time of this process (RUSAGE_SELF) or of children that were waited for, ns. */
 uint64_t cpu_used_ns(int who);

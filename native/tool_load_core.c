@@ -62,7 +62,7 @@ uint64_t cpu_used_ns(int who)
          + (uint64_t)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1000u;
 }
 
-static void note(struct load *load, uint16_t op, uint64_t now, uint64_t latency)
+void load_note(struct load *load, uint16_t op, uint64_t now, uint64_t latency)
 {
     uint64_t gap = now - load->last_ns;
     uint64_t n;
@@ -98,14 +98,14 @@ int load_start(struct load *load, const struct wish *wish, struct port *port, ui
     return wish->window_ms && !load->windows ? -ENOMEM : 0;
 }
 
-static bool wants_more(const struct load *load)
+bool load_wants_more(const struct load *load)
 {
     return load->error == 0 && load->begun < load->wish->requests && load->last_ns < load->end_ns;
 }
 
 bool load_over(const struct load *load)
 {
-    return load->under_way == 0 && !wants_more(load);
+    return load->under_way == 0 && !load_wants_more(load);
 }
 
 static uint64_t run_offset(const struct wish *wish, uint64_t position, uint64_t step)
@@ -113,7 +113,7 @@ static uint64_t run_offset(const struct wish *wish, uint64_t position, uint64_t 
     return position / wish->run * wish->jump + position % wish->run * step;
 }
 
-static uint64_t next_offset(struct load *load)
+uint64_t load_offset(struct load *load)
 {
     const struct wish *wish = load->wish;
     uint64_t step = wish->sequential ? wish->stride : wish->size;
@@ -129,13 +129,10 @@ static uint64_t next_offset(struct load *load)
     return load->random % (places ? places : 1) * step;
 }
 
-/* Every page differs from what was written anywhere before. */
-static void stamp(struct load *load, struct xreq *req)
+void load_stamp(struct load *load, void *data, uint64_t offset)
 {
-    uint8_t *data = xreq_data(load->port->seg, req);
-
-    for (uint64_t at = 0; at + sizeof(uint64_t) <= req->size; at += PAGE)
-        *(uint64_t *)(data + at) = (req->offset + at) ^ (load->begun << 32) ^ load->random;
+    for (uint64_t at = 0; at + sizeof(uint64_t) <= load->wish->size; at += PAGE)
+        *(uint64_t *)((uint8_t *)data + at) = (offset + at) ^ (load->begun << 32) ^ load->random;
 }
 
 static bool prepare(struct load *load, struct xreq *req)
@@ -154,9 +151,9 @@ static bool prepare(struct load *load, struct xreq *req)
     if (carries && xbuf_get(load->port, req, wish->size) < 0)
         return false;
     req->size = wish->size;
-    req->offset = wish->op == XOP_PING ? 0 : next_offset(load);
+    req->offset = wish->op == XOP_PING ? 0 : load_offset(load);
     if (wish->op == XOP_WRITE)
-        stamp(load, req);
+        load_stamp(load, xreq_data(load->port->seg, req), req->offset);
     if (load->volume == 0 && wish->op != XOP_PING) {
         req->object = (struct xobj){ .kind = XOBJ_DATA, .epoch = 1, .volume = 1,
                                      .index = req->offset >> load->block_shift };
@@ -169,9 +166,9 @@ bool load_fill(struct load *load)
 {
     bool sent = false;
 
-    if (load->under_way < load->wish->depth && wants_more(load))
+    if (load->under_way < load->wish->depth && load_wants_more(load))
         load->last_ns = clock_ns();
-    while (load->under_way < load->wish->depth && wants_more(load)) {
+    while (load->under_way < load->wish->depth && load_wants_more(load)) {
         struct xreq *req = xreq_get(load->port);
 
         if (!req)
@@ -194,7 +191,7 @@ void load_reply(struct load *load, struct xreq *req)
 
     if (req->error && !load->error)
         load->error = req->error;
-    note(load, req->op, now, now > req->sender[0] ? now - req->sender[0] : 0);
+    load_note(load, req->op, now, now > req->sender[0] ? now - req->sender[0] : 0);
     load->done++;
     load->under_way--;
     xreq_put(load->port, req);
