@@ -98,6 +98,8 @@ static int start(struct peer *peer)
     pthread_mutex_init(&br->fenced_mutex, NULL);
     rc = start_parts(br);
     if (rc == 0)
+        br_timers(br, false);
+    if (rc == 0)
         br_log(br, "INFO", "pool %s, namespace '%s', %s at %s", br->pool_name, br->namespace, br->client,
                br->address);
     else
@@ -214,6 +216,7 @@ static bool flush(struct peer *peer)
         struct xreq *req = queue_pop(peer, &br->waiting);
         serve(br, req, br_op_get(br, req));
     }
+    br_deadline_look(br);
     br_locks_renew(br);
     br_look(br);
     return moved;
@@ -223,8 +226,9 @@ static uint64_t deadline(struct peer *peer)
 {
     const struct br *br = peer->state;
     uint64_t look = br->looking || br->fenced ? UINT64_MAX : br->look_ns, renewal = br_locks_deadline(br);
+    uint64_t next = look < renewal ? look : renewal, late = br_deadline_next(br);
 
-    return look < renewal ? look : renewal;
+    return next < late ? next : late;
 }
 
 static void drain(struct peer *peer) { ((struct br *)peer->state)->draining = true; }

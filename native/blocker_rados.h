@@ -33,12 +33,13 @@
  *
  * Trouble
  * -------
- * While the cluster is down, or a placement group has no OSD, operations wait in librados and go
- * on by themselves. After op_timeout_s they fail with ETIMEDOUT. An operation that timed out may
- * still be done later, but never after a later one on the same object by this client: RADOS keeps
- * their order. A full pool is ENOSPC or EDQUOT at once (FULL_TRY), never a wait. A pool that is
- * gone makes every operation fail with ENOENT, which is not what ENOENT means to our clients: then
- * it is ENODEV. A client that was blocklisted gets ESTALE for everything, for ever.
+ * While the cluster is down, or a placement group has no OSD, operations wait in librados and go on
+ * by themselves. After op_timeout_s they fail with ETIMEDOUT (blocker_rados_deadline.c). An
+ * operation that timed out may still be done later, but never after a later one on the same object
+ * by this client: RADOS keeps their order. A full pool is ENOSPC or EDQUOT at once (FULL_TRY), never
+ * a wait. A pool that is gone makes every operation fail with ENOENT, which is not what ENOENT means
+ * to our clients: then it is ENODEV. A client that was blocklisted gets ESTALE for everything, for
+ * ever.
  *
  * Instances, locks and fencing
  * ----------------------------
@@ -133,6 +134,13 @@ struct br_op {
     /* On the loop. NULL: answers the request with the result, at most 0. */
     void (*done)(struct br *br, struct br_op *op);
     int result;
+    /* in librados: */
+    rados_ioctx_t io;
+    rados_completion_t completion;
+    struct br_op *older, *newer;    /* by age, if it is `aging` */
+    uint64_t began_ns;
+    bool aging;
+    bool late;                      /* it was cancelled */
     uint64_t size;                  /* INFO */
     time_t changed;
     struct xobj lock;               /* a lease's renewal: whose, and of which generation */
@@ -145,7 +153,7 @@ struct br_pool {
     pthread_mutex_t mutex;          /* guards what follows, up to `threads` */
     pthread_cond_t wake;
     struct br_list quick, slow;     /* slow leaves one thread for the quick */
-    uint32_t slow_running;
+    uint32_t running, slow_running;
     bool stopping;
     pthread_t threads[BR_WORKERS_MAX];
     uint32_t thread_count;
@@ -183,6 +191,7 @@ struct br {
     struct br_op ops[BR_OPS];
     struct br_op *free;
     uint32_t under_way;
+    struct br_op *oldest, *newest;  /* in librados, and not too old */
     struct br_op *finished;         /* atomic: newest first */
     struct watch watch;             /* an eventfd: something is finished */
     struct queue waiting;           /* requests that found no free operation */
@@ -208,6 +217,8 @@ struct br {
 /* Connects with the options given and opens the pool. Sets peer->error. */
 int br_connect(struct br *br);
 void br_disconnect(struct br *br);
+/* Sets an option of librados. */
+int br_set_number(struct br *br, const char *option, uint64_t value);
 /* The RADOS namespace of a kind (0: of the nodes). */
 void br_namespace(const struct br *br, uint32_t kind, char name[BR_NAMESPACE_MAX + 16]);
 
@@ -218,10 +229,10 @@ void br_ops_stop(struct br *br);
 /* A free operation for a request, or NULL. */
 struct br_op *br_op_get(struct br *br, struct xreq *req);
 void br_op_put(struct br *br, struct br_op *op);
-/* A completion that finishes the operation. Its caller must release it after submitting. */
-rados_completion_t br_completion(struct br_op *op);
+/* Fills in `io`, that of a kind, and `completion`, which finishes the operation. */
+void br_prepare(struct br *br, struct br_op *op, uint32_t kind);
 /* What became of a submission: an error finishes the operation at once. */
-void br_submitted(struct br_op *op, rados_completion_t completion, int rc);
+void br_submitted(struct br *br, struct br_op *op, int rc);
 /* Puts the operation among the finished. Any thread. */
 void br_finish(struct br_op *op, int result);
 /* Takes what has finished. True if there was something. */
@@ -232,6 +243,16 @@ void br_reply(struct br *br, struct br_op *op, int result);
 int br_errno(struct br *br, int result);
 void br_log(struct br *br, const char *level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+
+/* --- blocker_rados_deadline.c. The loop, but br_timers() ------------------------------------ */
+
+void br_deadline_add(struct br *br, struct br_op *op);
+void br_deadline_remove(struct br *br, struct br_op *op);
+uint64_t br_deadline_next(const struct br *br);
+/* Cancels what is too old. */
+void br_deadline_look(struct br *br);
+/* Whether librados ends operations by itself. With the pool's mutex, or no worker. */
+void br_timers(struct br *br, bool on);
 
 /* --- blocker_rados_io.c: what is one operation -------------------------------------------- */
 

@@ -26,12 +26,10 @@ static void refuse(struct br *br, struct br_op *op, int error)
 static void operate(struct br *br, struct br_op *op, rados_write_op_t write)
 {
     char name[OBJECT_NAME_MAX];
-    rados_completion_t completion = br_completion(op);
 
     object_name_print(&op->req->object, name);
-    br_submitted(op, completion,
-                 rados.aio_write_op_operate(write, br->io[op->req->object.kind], completion, name, NULL,
-                                            RADOS_FULL_TRY));
+    br_prepare(br, op, op->req->object.kind);
+    br_submitted(br, op, rados.aio_write_op_operate(write, op->io, op->completion, name, NULL, RADOS_FULL_TRY));
     rados.release_write_op(write);
 }
 
@@ -52,18 +50,16 @@ static void read_done(struct br *br, struct br_op *op)
 static void stat_object(struct br *br, struct br_op *op)
 {
     char name[OBJECT_NAME_MAX];
-    rados_completion_t completion = br_completion(op);
 
     object_name_print(&op->req->object, name);
-    br_submitted(op, completion, rados.aio_stat(br->io[op->req->object.kind], name, completion, &op->size,
-                                                &op->changed));
+    br_prepare(br, op, op->req->object.kind);
+    br_submitted(br, op, rados.aio_stat(op->io, name, op->completion, &op->size, &op->changed));
 }
 
 static void read_object(struct br *br, struct br_op *op)
 {
     struct xreq *req = op->req;
     char name[OBJECT_NAME_MAX];
-    rados_completion_t completion;
 
     if (req->size == 0) {           /* to RADOS that means all of it */
         stat_object(br, op);
@@ -71,9 +67,9 @@ static void read_object(struct br *br, struct br_op *op)
     }
     op->done = read_done;
     object_name_print(&req->object, name);
-    completion = br_completion(op);
-    br_submitted(op, completion, rados.aio_read(br->io[req->object.kind], name, completion,
-                                                (char *)data_of(br, req), req->size, req->offset));
+    br_prepare(br, op, req->object.kind);
+    br_submitted(br, op, rados.aio_read(op->io, name, op->completion, (char *)data_of(br, req), req->size,
+                                        req->offset));
 }
 
 static void info_done(struct br *br, struct br_op *op)
@@ -110,7 +106,6 @@ static void write_object(struct br *br, struct br_op *op)
 {
     struct xreq *req = op->req;
     char name[OBJECT_NAME_MAX];
-    rados_completion_t completion;
 
     op->done = write_done;
     if (req->size == 0 || br->object_size) {
@@ -118,9 +113,9 @@ static void write_object(struct br *br, struct br_op *op)
         return;
     }
     object_name_print(&req->object, name);
-    completion = br_completion(op);
-    br_submitted(op, completion, rados.aio_write(br->io[req->object.kind], name, completion,
-                                                 (const char *)data_of(br, req), req->size, req->offset));
+    br_prepare(br, op, req->object.kind);
+    br_submitted(br, op, rados.aio_write(op->io, name, op->completion, (const char *)data_of(br, req), req->size,
+                                         req->offset));
 }
 
 /* The byte written last makes the object long enough. An empty write would do, too, but an OSD of
@@ -169,10 +164,10 @@ static void discard(struct br *br, struct br_op *op)
 static void delete(struct br *br, struct br_op *op)
 {
     char name[OBJECT_NAME_MAX];
-    rados_completion_t completion = br_completion(op);
 
     object_name_print(&op->req->object, name);
-    br_submitted(op, completion, rados.aio_remove(br->io[op->req->object.kind], name, completion));
+    br_prepare(br, op, op->req->object.kind);
+    br_submitted(br, op, rados.aio_remove(op->io, name, op->completion));
 }
 
 static void replace_done(struct br *br, struct br_op *op)

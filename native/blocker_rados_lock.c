@@ -249,16 +249,14 @@ static void renew(struct br *br, struct br_held *held, struct br_op *op)
 {
     rados_write_op_t write = br_text_swap(KIND, held->generation);
     char name[OBJECT_NAME_MAX];
-    rados_completion_t completion;
 
     held->renewing = true;
     op->done = renew_done;
     op->lock = held->name;
     object_name_print(&held->name, name);
     add_class_lock(write, held->token, br->lease_s);
-    completion = br_completion(op);
-    br_submitted(op, completion, rados.aio_write_op_operate(write, br->io[XOBJ_LOCK], completion, name, NULL,
-                                                            RADOS_FULL_TRY));
+    br_prepare(br, op, XOBJ_LOCK);
+    br_submitted(br, op, rados.aio_write_op_operate(write, op->io, op->completion, name, NULL, RADOS_FULL_TRY));
     rados.release_write_op(write);
 }
 

@@ -128,18 +128,16 @@ static void completed(rados_completion_t completion, void *arg)
     br_finish(arg, rados.aio_get_return_value(completion));
 }
 
-rados_completion_t br_completion(struct br_op *op)
+void br_prepare(struct br *br, struct br_op *op, uint32_t kind)
 {
-    rados_completion_t completion = NULL;
-
-    rados.aio_create_completion2(op, completed, &completion);
-    assert(completion);             /* librados aborts by itself when memory is out */
-    return completion;
+    op->io = br->io[kind];
+    rados.aio_create_completion2(op, completed, &op->completion);
+    assert(op->completion);         /* librados aborts by itself when memory is out */
 }
 
-void br_submitted(struct br_op *op, rados_completion_t completion, int rc)
+void br_submitted(struct br *br, struct br_op *op, int rc)
 {
-    rados.aio_release(completion);
+    br_deadline_add(br, op);
     if (rc < 0)
         br_finish(op, rc);
 }
@@ -159,6 +157,16 @@ static struct br_op *take_finished(struct br *br)
     return first;
 }
 
+/* It has left librados. */
+static void leave(struct br *br, struct br_op *op)
+{
+    br_deadline_remove(br, op);
+    if (op->completion)
+        rados.aio_release(op->completion);
+    if (op->late && op->result == -ECANCELED)
+        op->result = -ETIMEDOUT;
+}
+
 bool br_ops_reap(struct br *br)
 {
     struct br_op *op = take_finished(br), *next;
@@ -166,6 +174,7 @@ bool br_ops_reap(struct br *br)
 
     for (; op; op = next) {
         next = op->next;
+        leave(br, op);
         if (op->done)
             op->done(br, op);
         else

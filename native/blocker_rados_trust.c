@@ -60,7 +60,6 @@ static void look_done(struct br *br, struct br_op *op)
 void br_look(struct br *br)
 {
     struct br_op *op;
-    rados_completion_t completion;
     char name[BR_NODE_NAME_MAX];
 
     if (br->looking || br->fenced || br->draining || loop_now(br->peer->loop) < br->look_ns)
@@ -73,6 +72,6 @@ void br_look(struct br *br)
     br->look_began_ns = clock_ns();
     br->look_ns = br->look_began_ns + BR_LOOK_NS;
     br_node_name(br->node, name);
-    completion = br_completion(op);
-    br_submitted(op, completion, rados.aio_read(br->io[0], name, completion, br->look_text, BR_TEXT_MAX - 1, 0));
+    br_prepare(br, op, 0);
+    br_submitted(br, op, rados.aio_read(op->io, name, op->completion, br->look_text, BR_TEXT_MAX - 1, 0));
 }

@@ -46,11 +46,15 @@ static void run_one(struct br *br, struct br_list *list)
     struct br_op *op = list_take(list);
     bool slow = list == &pool->slow;
 
+    if (pool->running++ == 0)
+        br_timers(br, true);
     pool->slow_running += slow;
     pthread_mutex_unlock(&pool->mutex);
     br_finish(op, op->run(br, op));
     pthread_mutex_lock(&pool->mutex);
     pool->slow_running -= slow;
+    if (--pool->running == 0)
+        br_timers(br, false);
     if (pool->slow.head)
         pthread_cond_signal(&pool->wake);
 }

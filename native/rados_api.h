@@ -63,6 +63,7 @@ enum {
     X(int, aio_create_completion2, (void *arg, rados_callback_t done, rados_completion_t *out))    \
     X(int, aio_get_return_value, (rados_completion_t completion))                                  \
     X(void, aio_release, (rados_completion_t completion))                                          \
+    X(int, aio_cancel, (rados_ioctx_t io, rados_completion_t completion))                          \
     X(int, aio_read, (rados_ioctx_t io, const char *name, rados_completion_t completion,           \
                       char *data, size_t size, uint64_t offset))                                   \
     X(int, aio_write, (rados_ioctx_t io, const char *name, rados_completion_t completion,          \

@@ -121,6 +121,9 @@ osd recovery sleep = 0.001
 bdev aio poll ms = 10
 memstore device bytes = {memstore_size}
 """
+# A single OSD that was stopped for longer than its own read lease (0.8 x the heartbeat grace) may never
+# serve what it was asked then: "waiting for readable". It has nobody to lease from.
+ALONE = "osd pool default read lease ratio = 100\n"
 KEEP_MEMSTORE = "# memstore: written out on a clean stop\nosd fast shutdown = false\n"
 
 
@@ -285,7 +288,8 @@ class Cluster:
                            memory=MEMORY_TARGET, block_size=BLOCK_SIZE, memstore_size=MEMSTORE_SIZE,
                            propose=self.shape.propose_s)
         with open(self.conf, "w", encoding="utf-8") as file:
-            file.write(text + (KEEP_MEMSTORE if self.shape.store == "memstore" else ""))
+            file.write(text + (KEEP_MEMSTORE if self.shape.store == "memstore" else "")
+                       + (ALONE if self.shape.osds == 1 else ""))
 
     def _keyring(self, path: str, name: str, **caps: str) -> None:
         words = [word for service, cap in caps.items() for word in ("--cap", service, cap)]

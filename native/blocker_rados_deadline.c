@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * blocker_rados_deadline.c - op_timeout_s.
+ *
+ * librados can end an operation by itself (rados_osd_op_timeout), but makes a timer for each and
+ * cancels it again, in a tree and with a mutex that its threads share: at 32 operations under way
+ * that took more CPU than all that is ours. So that option is only on while a synchronous call may
+ * be under way, which nothing else could end: at start, at stop, and while a worker works.
+ *
+ * Asynchronous operations stand in a list by age. One too old is cancelled, which is what librados'
+ * timer does, too: it comes back with ECANCELED, by its callback as ever.
+ */
+#include <assert.h>
+#include <errno.h>
+
+#include "blocker_rados.h"
+
+#define SECOND_NS 1000000000ull
+
+/* --- on the loop ---------------------------------------------------------------------------- */
+
+void br_deadline_add(struct br *br, struct br_op *op)
+{
+    op->began_ns = loop_now(br->peer->loop);
+    op->older = br->newest;
+    op->newer = NULL;
+    if (br->newest)
+        br->newest->newer = op;
+    else
+        br->oldest = op;
+    br->newest = op;
+    op->aging = true;
+}
+
+void br_deadline_remove(struct br *br, struct br_op *op)
+{
+    if (!op->aging)
+        return;
+    *(op->older ? &op->older->newer : &br->oldest) = op->newer;
+    *(op->newer ? &op->newer->older : &br->newest) = op->older;
+    op->aging = false;
+}
+
+uint64_t br_deadline_next(const struct br *br)
+{
+    return br->oldest && br->op_timeout_s ? br->oldest->began_ns + br->op_timeout_s * SECOND_NS : UINT64_MAX;
+}
+
+/* ENOENT: it has just completed, and is on its way. */
+void br_deadline_look(struct br *br)
+{
+    while (br_deadline_next(br) <= loop_now(br->peer->loop)) {
+        struct br_op *op = br->oldest;
+        int rc;
+
+        br_deadline_remove(br, op);
+        op->late = true;
+        rc = rados.aio_cancel(op->io, op->completion);
+        assert(rc == 0 || rc == -ENOENT);
+    }
+}
+
+/* --- threads with synchronous calls ------------------------------------------------------------ */
+
+void br_timers(struct br *br, bool on)
+{
+    int rc = br_set_number(br, "rados_osd_op_timeout", on ? br->op_timeout_s : 0);
+
+    assert(rc == 0);                /* it took a number at start, too */
+}
