@@ -2,6 +2,7 @@
 """A private Ceph cluster with an instance of Archipelago and librbd on it, and what takes samples of them."""
 from __future__ import annotations
 
+import json
 import os
 import resource
 import sys
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import fio
 from benchmarks.fio import MIB, Job
-from benchmarks.machine import Meter, cpu_seconds
+from benchmarks.machine import Meter
 from benchmarks.rounds import Sample
 from benchmarks.servers import LOAD_GRACE_S, TOOL_LOAD, Stage, execute
 from tools.cluster import Cluster, instance_config
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 POOL, MAPS = "volumes", "maps"
 OSD_MEMORY = 2 << 30                # bytes; all that is read fits
 DIST_PACKAGES = "/usr/lib/python3/dist-packages"    # of the system's python, which has librbd's binding
+CPUCLOCK_SCHED = 2                  # the kernel's name for a clock of CPU time
 PAUSE_S = 0.2                       # before a sample: the OSD goes on for a while after one
-BASELINES = 3                       # runs of one request, the cheapest of which is taken off samples
+BASELINES = 2                       # runs of one request, the cheapest of which is taken off samples
 CONDITIONS = """
 One monitor, one OSD (bluestore on a file), one copy, librbd's images and our data in one pool. All of it runs
 on this machine, so the OSD is what limits: CPU tells more than IOPS. Durability is the same: each write is
@@ -42,6 +44,11 @@ class Usage:
     def less(self, other: Usage) -> Usage:
         return Usage(max(0.0, self.client - other.client), max(0.0, self.pipeline - other.pipeline),
                      max(0.0, self.osd - other.osd))
+
+
+def cpu_of(pid: int) -> float:
+    """CPU seconds of a process with all its threads, to the nanosecond; /proc has hundredths."""
+    return time.clock_gettime((~pid << 3) | CPUCLOCK_SCHED)
 
 
 class Ceph(Stage):
@@ -65,8 +72,8 @@ class Ceph(Stage):
 
     def usage(self) -> Usage:
         children = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return Usage(children.ru_utime + children.ru_stime, cpu_seconds(self.ours.pids()),
-                     cpu_seconds([self.cluster.pid("osd.0")]))
+        return Usage(children.ru_utime + children.ru_stime, sum(map(cpu_of, self.ours.pids())),
+                     cpu_of(self.cluster.pid("osd.0")))
 
     # --- clients: each runs a job and tells rates
 
@@ -84,13 +91,17 @@ class Ceph(Stage):
         """librados alone, from C, on objects of 4 MiB in a namespace of its own."""
         def run(job: Job) -> Sample:
             words = ("rados", "--conf", self.cluster.conf, "--name", POOL, *load_words(job, area))
-            return told(job, _json(execute(TOOL_LOAD, *words, timeout=LOAD_GRACE_S)))
+            return told(job, json.loads(execute(TOOL_LOAD, *words, timeout=LOAD_GRACE_S)))
         return run
 
     # --- samples
 
-    def sampler(self, name: str, client: Callable[[Job], Sample], job: Job) -> Callable[[], Sample]:
-        """Takes a sample: rates, and CPU by request without what starting, opening and closing take."""
+    def sampler(self, name: str, client: Callable[[Job], Sample], job: Job,
+                pipeline: bool) -> Callable[[], Sample]:
+        """Takes a sample: rates, and CPU by request without what starting, opening and closing take.
+
+        `name` is of the client and its disk; `pipeline` tells whether it uses ours.
+        """
         def take() -> Sample:
             baseline = self._baseline(name, client, job)
             time.sleep(PAUSE_S)
@@ -99,9 +110,9 @@ class Ceph(Stage):
                 sample = client(job)
             used = self.usage().less(before).less(baseline)
             each = 1e6 / sample["requests"]
-            return {**sample, "client_us": used.client * each, "pipeline_us": used.pipeline * each,
-                    "cpu_us": (used.client + used.pipeline) * each, "osd_us": used.osd * each,
-                    "foreign": meter.foreign}
+            passed = used.pipeline * each if pipeline else 0.0
+            return {**sample, "client_us": used.client * each, "pipeline_us": passed,
+                    "cpu_us": used.client * each + passed, "osd_us": used.osd * each, "foreign": meter.foreign}
         return take
 
     def _baseline(self, name: str, client: Callable[[Job], Sample], job: Job) -> Usage:
@@ -132,21 +143,48 @@ def told(job: Job, answer: dict[str, float]) -> Sample:
             "p50_us": answer["p50_us"], "p99_us": answer["p99_us"]}
 
 
-def _json(text: str) -> dict[str, float]:
-    import json
-    return json.loads(text)
-
-
 def fill(client: Callable[[Job], Sample], area: int) -> None:
     """Writes all of a disk, and reads it once so that the OSD has it in memory."""
     client(Job("write", MIB, 8, 0, requests=area // MIB))
     client(Job("read", MIB, 8, 0, requests=area // MIB))
 
 
-def binding() -> tuple[Any, Any]:
-    """The modules rados and rbd of the system's Python."""
-    if DIST_PACKAGES not in sys.path:
-        sys.path.append(DIST_PACKAGES)
-    import rados
-    import rbd
-    return rados, rbd
+class Librbd:
+    """librbd in this process, without its cache, by the binding of the system's Python."""
+
+    def __init__(self, conf: str) -> None:
+        if DIST_PACKAGES not in sys.path:
+            sys.path.append(DIST_PACKAGES)
+        import rados
+        import rbd
+        self.rbd = rbd
+        self.cluster = rados.Rados(conffile=conf)
+
+    def __enter__(self) -> Librbd:
+        self.cluster.connect()
+        self.pool = self.cluster.open_ioctx(POOL)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.pool.close()
+        self.cluster.shutdown()
+
+    def create(self, name: str, size: int) -> None:
+        """An image with the features that are the default."""
+        self.rbd.RBD().create(self.pool, name, size)
+
+    def image(self, name: str) -> Any:
+        return self.rbd.Image(self.pool, name)
+
+    def snapshot(self, name: str, snapshot: str) -> None:
+        """One that may be cloned."""
+        with self.image(name) as image:
+            image.create_snap(snapshot)
+            image.protect_snap(snapshot)
+
+    def clone(self, name: str, snapshot: str, clone: str, layering_only: bool = False) -> None:
+        more = {"features": self.rbd.RBD_FEATURE_LAYERING} if layering_only else {}
+        self.rbd.RBD().clone(self.pool, name, snapshot, self.pool, clone, **more)
+
+    def remove(self, name: str) -> None:
+        self.rbd.RBD().remove(self.pool, name)

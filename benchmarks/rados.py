@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING
 
-from benchmarks.ceph import CONDITIONS, POOL, Ceph, fill
+from benchmarks.ceph import CONDITIONS, Ceph, Librbd, fill
 from benchmarks.fio import KIB, MIB, Job
 from benchmarks.result import Claim, Plot, Result, Table, cell, claim, range_of
 from benchmarks.rounds import FEW, Series, disturbed, in_turns, ratio
@@ -36,10 +36,8 @@ def jobs(seconds: float) -> list[Job]:
 
 def prepare(ceph: Ceph, area: int) -> dict:
     """Name -> client; each has its disk, and it is full."""
-    from benchmarks.ceph import binding
-    rados, rbd = binding()
-    with rados.Rados(conffile=ceph.uncached) as cluster, cluster.open_ioctx(POOL) as pool:
-        rbd.RBD().create(pool, IMAGE, area)
+    with Librbd(ceph.uncached) as librbd:
+        librbd.create(IMAGE, area)
     with ceph.ours.client() as client:
         client.control("create", name=ceph.ours.volume, size=area)
     volume = ceph.ours.volume
@@ -101,8 +99,8 @@ def run(bench: Bench, result: Result) -> None:
         clients = prepare(ceph, area)
         for job in jobs(bench.choose(2.0, 0.7)):
             bench.say(job.name)
-            found[job.name] = in_turns({name: ceph.sampler(name, client, job) for name, client in clients.items()},
-                                       rounds)
+            found[job.name] = in_turns({name: ceph.sampler(name, client, job, name in (NBD, SEGMENT))
+                                        for name, client in clients.items()}, rounds)
             claims(job, found[job.name], result)
             result.tables.append(table(job, found[job.name]))
             result.keep(job.name, found[job.name])
