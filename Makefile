@@ -18,7 +18,7 @@ TEST_PACKAGES := qemu-utils libnbd-bin python3-libnbd nbdkit nbd-client fio fuse
 	$(CLUSTER_PACKAGES) python3-rados
 DEMO_PACKAGES := qemu-utils libnbd-bin mmdebstrap nbd-client fuse3 e2fsprogs fdisk
 BENCH_PACKAGES := qemu-utils qemu-system-common nbdkit fio
-RADOS_BENCH_PACKAGES := $(CLUSTER_PACKAGES) fio python3-rados python3-rbd
+RADOS_BENCH_PACKAGES := $(CLUSTER_PACKAGES) python3-rados python3-rbd
 FUZZ_PACKAGES := clang
 
 NATIVE := $(wildcard native/*.c native/*.h)
@@ -121,7 +121,7 @@ $(VENV)/.bench: requirements-bench.txt
 	@touch $@
 
 bench: build ## measurements beside other servers, into benchmarks/results (ONLY=nbd,hop QUICK=1)
-	$(call packages,$(BENCH_PACKAGES))
+	$(call packages,$(BENCH_PACKAGES) $(if $(or $(if $(ONLY),,all),$(findstring rados,$(ONLY))),$(RADOS_BENCH_PACKAGES)))
 	@flock .build.lock $(MAKE) -s --no-print-directory $(VENV)/.bench build/tool_load
 	$(PY) -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick) $(ARGS)
 
