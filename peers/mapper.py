@@ -19,7 +19,8 @@ port that opened it has closed it or died, unless `vlmc open` keeps it. Its stat
 segment and the store when the mapper is restarted; nothing is asked of its users.
 
 Its parts: mapper_header.py (formats), mapper_store.py (object I/O), mapper_journal.py, mapper_tree.py
-(pages), mapper_volume.py (an open volume), mapper_names.py, mapper_walk.py (check, du), mapper_verbs.py.
+(pages), mapper_volume.py (an open volume), mapper_names.py, mapper_walk.py (check, du), mapper_keep.py (locks,
+closing what nobody uses), mapper_takeover.py (after a restart), mapper_verbs.py and what it names.
 """
 import asyncio
 import errno
@@ -30,13 +31,11 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import msgpack
-
-from peers.mapper_header import Header, Ids, id_text
+from peers import mapper_keep, mapper_takeover, mapper_verbs
+from peers.mapper_header import Ids, id_text
 from peers.mapper_names import Names, missing
 from peers.mapper_store import CACHE_BYTES, HEADER, JOURNAL_LIMIT, MapStore, gather_bounded
 from peers.mapper_tree import load_range
-from peers.mapper_verbs import VERBS
 from peers.mapper_volume import Volume, read_header
 from xseg._native import lib
 from xseg.errors import Damaged, NotFound, Stale, XsegError
@@ -45,13 +44,9 @@ from xseg.peer import Option, Peer
 from xseg.request import Reply, Request
 from xseg.segment import text
 
-SWEEP_S = 1.0                       # between two looks at who still lives
-GRACE_S = 30.0                      # that a dead endpoint has to come back before its volumes are closed
 LOAD_TRIES = 4                      # of a MAP_LOAD that a checkpoint overtakes
 LOOKUP_TRIES = 4                    # of a name that is renamed meanwhile
 LIST_ROOM_MIN = 4096
-ANSWER_MIN = 1024                   # bytes of a control request that its arguments must leave
-SENTENCE_FRAME = 16                 # bytes of {"error": sentence} beside the sentence
 
 
 class Mapper(Peer):
@@ -80,15 +75,15 @@ class Mapper(Peer):
         self.handles: dict[int, Volume] = {}        # open ones, by handle
         self.token = self.segment.c.header.created_ns | 1
         self.missed: dict[tuple[int, int], float] = {}  # (port, incarnation) -> when it was found dead
-        self.incarnations = self.blocker_lives()
+        self.incarnations = mapper_keep.blocker_lives(self)
         self.keeping = asyncio.Lock()               # by who takes the locks again
         self.closed_early: set[tuple[int, int]] = set()     # (handle, port) whose CLOSE may be repeated
         self.recovered = asyncio.Event()
         self.port.serve(self.handle)                # what waits in the inbox waits for `recovered`
         await self.port.recovered()                 # a header or record may still be on its way to the store
-        await self.take_over()
+        await mapper_takeover.take_over(self)
         self.recovered.set()
-        self.sweeper = asyncio.create_task(self.sweep_forever())
+        self.sweeper = asyncio.create_task(mapper_keep.sweep_forever(self))
 
     def target(self, role: str) -> int:
         """As Peer.target(), which looks the edge up by its name each time."""
@@ -328,7 +323,7 @@ class Mapper(Peer):
     async def map_commit(self, request: Request) -> None:
         """MAP_COMMIT, see native/map.h."""
         volume = self.handle_of(request)
-        await self.keep_locks()
+        await mapper_keep.keep_locks(self)
         record = request.data[:request.c.size]
         if len(record) != request.c.size or len(record) < lib.RECORD_HEADER:
             raise fail(errno.EINVAL, "the record is cut short")
@@ -358,188 +353,9 @@ class Mapper(Peer):
         except (Damaged, NotFound):
             return None
 
-    # --- control
-
     async def control(self, request: Request) -> None:
         """CONTROL: a verb of mapper_verbs.py."""
-        verb, room = "", len(request.data) - request.c.size
-        try:
-            arguments = msgpack.unpackb(request.payload)
-            verb = arguments.pop("verb")
-            work = VERBS[verb]
-            arguments["request"] = request
-        except Exception:
-            self.refuse(request, errno.EOPNOTSUPP, f"the mapper has no verb '{verb}'; it has {', '.join(VERBS)}"
-                        if verb else "a control request must be a msgpack map with a verb")
-            return
-        if room < ANSWER_MIN:
-            self.refuse(request, errno.EMSGSIZE, f"{verb}: beside its arguments there are {room} bytes for the answer")
-            return
-        try:
-            result = msgpack.packb(await work(self, arguments, room))
-            if len(result) > room:
-                raise fail(errno.EMSGSIZE, f"the answer has {len(result)} bytes, more than the request has room for")
-            request.reply(data=result)
-        except (KeyError, TypeError) as failure:
-            self.log.exception("verb %s", verb)
-            self.refuse(request, errno.EINVAL, f"{verb}: an argument is missing or wrong ({failure})")
-        except OSError as failure:
-            sentence = str(failure)
-            if sentence == os.strerror(failure.errno or 0):
-                sentence = f"{verb} '{arguments.get('name', '')}': the store says: {sentence}"
-            self.refuse(request, failure.errno or errno.EIO, sentence)
-        except Exception as failure:
-            self.log.exception("verb %s", verb)
-            self.refuse(request, errno.EIO, f"{verb} '{arguments.get('name', '')}': the mapper failed: "
-                                            f"{type(failure).__name__} {failure}; its log says where")
-
-    def refuse(self, request: Request, code: int, sentence: str) -> None:
-        """Answers with an error and a sentence for people, as far as there is room for one."""
-        room = max(0, len(request.data) - request.c.size - SENTENCE_FRAME)
-        words = sentence.encode()[:room].decode(errors="ignore")
-        request.reply(code, data=msgpack.packb({"error": words}) if room else b"")
-
-    # --- keeping up with the living
-
-    def blocker_lives(self) -> list[int]:
-        """Incarnations of all peers: a new one of a blocker may have lost the locks it held."""
-        ports = self.segment.c.ports
-        return [ports[number].incarnation for number in range(lib.XSEG_STATIC_PORTS)]
-
-    async def keep_locks(self) -> None:
-        """Takes the locks of open volumes again when a peer was restarted: they die with the blocker. Who
-        comes while that goes on waits for it; after a failure the next tries again."""
-        if self.blocker_lives() == self.incarnations and not self.keeping.locked():
-            return
-        async with self.keeping:
-            lives = self.blocker_lives()
-            if lives != self.incarnations:
-                await gather_bounded(self.keep_lock, [v for v in self.handles.values() if v.lock_number])
-                self.incarnations = lives
-
-    async def keep_lock(self, volume: Volume) -> None:
-        """Takes one lock again, unless the volume is being closed and has given it back."""
-        async with volume.locking:
-            if volume.lock_number and volume.shared is not None:
-                await self.take_again(volume)
-
-    async def take_again(self, volume: Volume) -> None:
-        """If another has had the lock meanwhile, the volume takes no more commits."""
-        number, other = await self.store.acquire(volume.id, self.token, f"host {socket.gethostname()}, "
-                                                 f"pid {os.getpid()}, home {self.home}")
-        if number == volume.lock_number:
-            return
-        if not number:
-            volume.broken = fail(errno.ENOLCK, f"volume '{volume.header.name}' was taken over by: {other}")
-        else:
-            async with volume.writing_header:   # by this node
-                if (await read_header(self.store, volume.id)).generation != volume.header.generation:
-                    volume.broken = fail(errno.ENOLCK, f"volume '{volume.header.name}' was changed by another node")
-        volume.lock_number = number
-        if volume.shared is not None:
-            volume.shared.lock_number = number
-        if volume.broken:
-            self.log.error("%s: it takes no more commits", volume.broken)
-
-    async def sweep_forever(self) -> None:
-        """Closes what nobody uses any more."""
-        while True:
-            await asyncio.sleep(SWEEP_S)
-            try:
-                await self.keep_locks()
-                await self.sweep()
-            except OSError as failure:
-                self.log.warning("sweep: %s", failure)
-
-    async def sweep(self) -> None:
-        """Forgets opens of dead ports, and closes volumes that none has open."""
-        for volume in list(self.handles.values()):
-            for holder in [h for h in volume.holders if self.gone(h)]:
-                self.log.info("port %d, which had '%s' open, is gone", holder[0], volume.header.name)
-                self.forget_opens(volume, holder, volume.holders[holder])
-            if not volume.opens() and not volume.shared.administrative and not volume.users:
-                await self.sweep_away(volume)
-
-    async def sweep_away(self, volume: Volume) -> None:
-        """Closes one. What keeps it from closing is logged once, and it is tried again."""
-        async with self.using(volume.id):
-            try:
-                await self.close_if_unused(volume)
-            except OSError as failure:
-                if str(failure) != volume.not_closed:
-                    self.log.error("volume '%s' cannot be closed: %s", volume.header.name, failure)
-                volume.not_closed = str(failure)
-
-    def gone(self, holder: tuple[int, int]) -> bool:
-        """True if a port's incarnation is dead; an endpoint has GRACE_S to be restarted and reopened."""
-        port, incarnation = holder
-        if self.segment.c.ports[port].incarnation == incarnation and self.segment.alive(port):
-            self.missed.pop(holder, None)
-            return False
-        since = self.missed.setdefault(holder, time.monotonic())
-        return port >= lib.XSEG_STATIC_PORTS or time.monotonic() - since > GRACE_S
-
-    # --- after a restart
-
-    async def take_over(self) -> None:
-        """Rebuilds the state of what is open in the segment."""
-        freezing = self.still_freezing()
-        to_thaw = []
-        for place in range(lib.XSEG_VOLUMES):
-            shared = self.segment.c.volumes + place
-            if shared.state in (lib.XVOL_OPENING, lib.XVOL_CLOSING):
-                await self.undo_place(shared, place + 1)
-            elif shared.state != lib.XVOL_FREE:
-                volume = await self.take_over_one(shared, place + 1)
-                if shared.frozen or volume.handle in freezing:
-                    to_thaw.append(volume)
-        self.thawing = [asyncio.create_task(self.thaw(volume)) for volume in to_thaw]
-
-    async def undo_place(self, shared: Any, handle: int) -> None:
-        """Gives back a place whose volume was being opened, or which vlmc has closed: the journal's end is
-        left to the next opening."""
-        if shared.state == lib.XVOL_CLOSING:
-            self.closed_early |= {(handle, port) for port in range(lib.XSEG_PORTS) if shared.opens[port]}
-        if shared.state == lib.XVOL_CLOSING and shared.lock_number:
-            try:
-                await self.store.release(shared.id, self.token)
-            except XsegError as failure:
-                self.log.info("the lock of volume %s was given back already: %s", id_text(shared.id), failure)
-        lib.export_volume_state(shared, lib.XVOL_FREE)
-
-    def still_freezing(self) -> set[int]:
-        """Handles of volumes that an earlier life of this mapper has asked vlmc to freeze."""
-        own = self.port.c.shared
-        requests = self.segment.c.reqs
-        return {requests[slot].volume for slot in range(own.first, own.first + own.count)
-                if requests[slot].op == lib.XOP_VOL_FREEZE and requests[slot].state != lib.XREQ_FREE}
-
-    async def thaw(self, volume: Volume) -> None:
-        """Undoes a freeze whose mapper was killed. It may still come: so it is waited for by another."""
-        async with self.using(volume.id):
-            if volume.handle:
-                await self.vlmc(lib.XOP_VOL_FREEZE, volume)
-                await self.vlmc(lib.XOP_VOL_THAW, volume)
-
-    async def take_over_one(self, shared: Any, handle: int) -> Volume:
-        """Rebuilds the state of one volume. Damage on the store costs only this one."""
-        volume = Volume(self.store, shared.id)
-        volume.shared, volume.handle, volume.lock_number = shared, handle, shared.lock_number
-        self.volumes[volume.id] = self.handles[handle] = volume
-        volume.holders = {(port, shared.opened_by[port]): shared.opens[port]
-                          for port in range(lib.XSEG_PORTS) if shared.opens[port]}
-        volume.header = Header(id=volume.id, name=text(shared.name), kind="volume", size=shared.size,
-                               block_shift=shared.block_shift)
-        try:
-            await volume.resume(shared)
-            if volume.lock_number:
-                await self.keep_lock(volume)
-        except OSError as failure:
-            self.log.error("volume '%s' cannot be taken over: %s", text(shared.name), failure)
-            volume.broken = fail(failure.errno or errno.EIO, str(failure))
-        if not volume.holders and not shared.administrative:
-            shared.closing = 1
-        return volume
+        await mapper_verbs.control(self, request)
 
     ops = {lib.XOP_OPEN: open, lib.XOP_CLOSE: close, lib.XOP_NAMES: list_names, lib.XOP_CONTROL: control,
            lib.XOP_MAP_LOAD: map_load, lib.XOP_MAP_COMMIT: map_commit}

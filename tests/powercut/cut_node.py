@@ -107,7 +107,21 @@ class Node:
         return task
 
     async def start(self) -> None:
-        """The mapper's start, as tools/host.py does it."""
+        """Has the mapper start. It may be killed meanwhile; then another starts."""
+        task = self.start_mapper()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.result()
+
+    def start_mapper(self) -> asyncio.Task:
+        """The mapper's start, as a task of its own; what it begins is the mapper's."""
+        task = asyncio.ensure_future(self.live_mapper())
+        self.mapper_tasks.add(task)
+        task.add_done_callback(self.mapper_tasks.discard)
+        return task
+
+    async def live_mapper(self) -> None:
+        """As tools/host.py does it."""
         mapper = self.mapper
         await mapper.start()
         mapper.ids = SeededIds(self.dice)
@@ -132,9 +146,7 @@ class Node:
         table[:] = before               # what a cancelled coroutine does at its end, a killed one does not
         port.close()
         self.mapper = self.make_mapper()
-        task = asyncio.ensure_future(self.start())
-        self.mapper_tasks.add(task)
-        task.add_done_callback(self.mapper_tasks.discard)
+        self.start_mapper()
 
     def kill_vlmc(self) -> None:
         """The same for vlmc."""

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verbs of the mapper that change volumes: rename, resize, remove. See mapper_verbs.py."""
+import errno
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from peers import mapper_walk
+from peers.mapper_header import ENTRIES_PER_PAGE_SHIFT, Header, check_name, check_size, id_text
+from peers.mapper_journal import Stretch
+from peers.mapper_store import HEADER, LOCK, named
+from peers.mapper_tree import View, own, page_name, tree_pages
+from peers.mapper_volume import Volume, read_header
+from xseg._native import lib
+from xseg.errors import Busy, Damaged, NotFound
+from xseg.errors import error as fail
+
+if TYPE_CHECKING:
+    from peers.mapper import Mapper
+
+REMOVED = 1 << 63                   # in a remove's slot, with a count: a mapper that is killed now has but to answer
+NO_EPOCH = 1 << 32                  # later than any: a volume that is writable since then has nothing of its own
+
+Arguments = dict[str, Any]
+
+
+async def rename(m: "Mapper", a: Arguments, room: int) -> dict:
+    """Another name. An open volume is frozen for the instant that the segment's copy changes."""
+    old, new, token = check_name(a["name"]), check_name(a["to"]), a.get("token", 0)
+    async with m.names.locked([old, new]):
+        renamed = await renamed_before(m, new, token)
+        if renamed:
+            await m.names.release(old, renamed.id)
+            return {"id": id_text(renamed.id)}
+        async with m.by_name(old) as volume:
+            if old != new:
+                await m.names.claim(new, volume.id)
+                async with m.locked(volume):
+                    await write_name(m, volume, new, token)
+                await m.names.release(old, volume.id)
+            return {"id": id_text(volume.id)}
+
+
+async def renamed_before(m: "Mapper", new: str, token: int) -> Header | None:
+    """The header that an earlier attempt with the same token renamed."""
+    if not token:
+        return None
+    try:
+        header = await m.names.lookup(new)
+    except (NotFound, Damaged):
+        return None
+    return header if header.token == token else None
+
+
+async def write_name(m: "Mapper", volume: Volume, name: str, token: int) -> None:
+    """Changes the name in the header and, if it is open, in the segment."""
+    if not volume.handle:
+        await volume.rename(name, token)
+        return
+    await m.vlmc(lib.XOP_VOL_FREEZE, volume)
+    try:
+        await volume.rename(name, token)
+        volume.shared.name = name.encode()
+    finally:
+        await m.vlmc(lib.XOP_VOL_THAW, volume)
+
+
+async def resize(m: "Mapper", a: Arguments, room: int) -> dict:
+    """Another size. What a smaller one cuts off is gone, and zeros when it grows again. EROFS, EINVAL."""
+    size = check_size(a["size"])
+    async with m.by_name(a["name"]) as volume:
+        if volume.header.readonly:
+            raise fail(errno.EROFS, f"'{a['name']}' is a snapshot: its size cannot change, but a clone may be larger")
+        if size > volume.header.size:
+            await grow(m, volume, size)
+        elif size < volume.header.size:
+            await shrink(m, volume, size)
+    return {"size": size}
+
+
+async def grow(m: "Mapper", volume: Volume, size: int) -> None:
+    """Only the header knows the size."""
+    if not volume.handle:
+        async with m.locked(volume):
+            await volume.load()
+            await volume.write_header(size=size)
+        return
+    await m.vlmc(lib.XOP_VOL_FREEZE, volume)
+    try:
+        await volume.write_header(size=size)
+        volume.shared.size = size
+    finally:
+        await m.vlmc(lib.XOP_VOL_THAW, volume)
+
+
+async def shrink(m: "Mapper", volume: Volume, size: int) -> None:
+    """Zeroes the rest of the block that the new end cuts, cuts the map, then removes what lay beyond."""
+    await m.open_here(volume)
+    try:
+        block = volume.header.block_size
+        tail = min(volume.header.size, -(-size // block) * block) - size
+        if tail:
+            await m.vlmc(lib.XOP_WRITE_ZEROES, volume, offset=size, size=tail)
+        await m.vlmc(lib.XOP_VOL_FREEZE, volume)
+        try:
+            tree, before = await volume.fold(cut_to=size)
+            volume.shared.size = size
+            volume.shared.epoch = volume.epoch
+        finally:
+            await m.vlmc(lib.XOP_VOL_THAW, volume)
+        await drop_beyond(m, volume, before, -(-size // block))
+        await volume.drop_folded(tree, before)
+    finally:
+        await m.close_if_unused(volume)
+
+
+async def drop_beyond(m: "Mapper", volume: Volume, before: View, first_block: int) -> None:
+    """Removes data objects and pages beyond a new end that only this volume had."""
+    since = volume.writable_since
+    async for names in mapper_walk.own_objects(m.store, before, volume.header, since, first_block):
+        await m.store.delete_all(names)
+    if before.root:
+        last_leaf = (first_block - 1) >> ENTRIES_PER_PAGE_SHIFT
+        pages = [page_name(ref) async for ref, level, index in tree_pages(
+            m.store, before, before.root, before.level, 0, last_leaf + 1,
+            enter=lambda ref: own(ref, volume.id, since)) if index << ENTRIES_PER_PAGE_SHIFT * level > last_leaf]
+        await m.store.delete_all(pages)
+
+
+async def remove(m: "Mapper", a: Arguments, room: int) -> dict:
+    """Frees the name at once, then gives back the space that only this volume had. EBUSY: it is open.
+
+    With force, one whose header is damaged is removed as well; its space is left to the collector."""
+    name, token, slot = a["name"], a.get("token", 0), a["request"].c
+    async with m.names.locked([name]):
+        try:
+            _generation, volume_id = await m.names.target(name)
+            header = await read_header(m.store, volume_id)
+        except NotFound:
+            if slot.arg & REMOVED:
+                return {"objects": slot.arg & ~REMOVED}
+            header = await m.names.lookup(name)
+        except Damaged:
+            if not a.get("force"):
+                await m.names.lookup(name)
+            return await remove_damaged(m, name)
+        if header.kind != "removed" or header.name != name or not token or header.token != token:
+            if slot.arg & REMOVED:          # somebody else's, made since
+                return {"objects": slot.arg & ~REMOVED}
+            header = await m.names.lookup(name)
+    async with m.using(header.id) as volume:
+        await volume_may_go(m, volume, name)
+        async with m.locked(volume):
+            count = await remove_space(m, volume, name, token)
+    slot.arg = REMOVED | max(count, slot.arg & ~REMOVED)
+    async with m.names.locked([name]):
+        await m.names.release(name, header.id)
+    with suppress(Busy):                # another node tries to open what is gone
+        await m.store.delete(named(LOCK, header.id))
+    await m.store.delete(named(HEADER, header.id))
+    return {"objects": slot.arg & ~REMOVED}
+
+
+async def volume_may_go(m: "Mapper", volume: Volume, name: str) -> None:
+    """EBUSY, naming who has it open; else it is closed after this."""
+    if volume.handle and (volume.opens() or volume.shared.administrative):
+        raise fail(errno.EBUSY, f"volume '{name}' is open by {m.openers(volume)}: unmap, disconnect or close it first")
+    if volume.handle:
+        await m.close_here(volume)
+    await volume.read_header()
+
+
+async def remove_space(m: "Mapper", volume: Volume, name: str, token: int) -> int:
+    """Marks the header removed, which frees the name, and removes what the volume alone had."""
+    def damage(failure: object) -> None:
+        m.log.warning("removing '%s': %s: its space is left to the collector", name, failure)
+
+    try:
+        await volume.load()
+    except Damaged as failure:
+        if volume.header.kind == "removed":     # an earlier attempt got as far as the journals, which go last
+            volume.stretches = [Stretch(*listed[:3]) for listed in volume.header.journals]
+            volume.writable_since = volume.header.writable_since
+        else:                                   # nobody knows what the journal's marks have shared
+            damage(failure)
+            volume.stretches, volume.writable_since = [], NO_EPOCH
+    if volume.header.kind != "removed":
+        await volume.write_header(kind="removed", token=token)
+    view, since, count = volume.view(), volume.writable_since, 0
+    async for names in mapper_walk.own_objects(m.store, view, volume.header, since, damage=damage):
+        count += await m.store.delete_all(names)
+    names = [found async for found in mapper_walk.own_map(m.store, view, volume.header, since, damage)]
+    return count + await m.store.delete_all(names)
+
+
+async def remove_damaged(m: "Mapper", name: str) -> dict:
+    """Removes a header that cannot be read, or a name pointer."""
+    try:
+        _generation, volume_id = await m.names.target(name)
+        volume = m.volumes.get(volume_id)
+        if volume is not None and volume.handle:
+            raise fail(errno.EBUSY, f"volume '{name}' is open by {m.openers(volume)}: close it first")
+        await m.store.delete(named(HEADER, volume_id))
+        await m.names.release(name, volume_id)
+    except Damaged:
+        await m.names.drop(name)
+    return {"objects": 0}

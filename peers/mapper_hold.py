@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verbs of the mapper that hold a volume by hand: open, close, lock, unlock. See mapper_verbs.py."""
+import errno
+from typing import TYPE_CHECKING, Any
+
+from peers.mapper_volume import Volume
+from xseg._native import lib
+from xseg.errors import Busy, NotFound, XsegError
+from xseg.errors import error as fail
+
+if TYPE_CHECKING:
+    from peers.mapper import Mapper
+
+Arguments = dict[str, Any]
+
+
+async def open_volume(m: "Mapper", a: Arguments, room: int) -> dict:
+    """Opens a volume and keeps it open until `close`. EBUSY: locked by another."""
+    async with m.by_name(a["name"]) as volume:
+        await m.open_here(volume)
+        volume.shared.administrative |= lib.XVOL_BY_OPEN
+        return {"handle": volume.handle}
+
+
+async def close_volume(m: "Mapper", a: Arguments, room: int) -> dict:
+    """Undoes `open`. With force, closes it under whoever else has it open; if it is broken (its lock was
+    lost, or its map is damaged), what was not committed is thrown away. EINVAL: not open."""
+    async with m.by_name(a["name"]) as volume:
+        if not volume.handle or not (volume.shared.administrative & lib.XVOL_BY_OPEN or a.get("force")):
+            who = f": it is open by {m.openers(volume)}" if volume.handle else ""
+            raise fail(errno.EINVAL, f"volume '{a['name']}' was not opened by `vlmc open`{who}")
+        volume.shared.administrative &= 0 if volume.broken else ~lib.XVOL_BY_OPEN & 0xffffffff
+        if a.get("force"):
+            volume.abandoned = volume.broken is not None
+            for holder in list(volume.holders):
+                m.forget_opens(volume, holder, volume.holders[holder])
+        await m.close_if_unused(volume)
+        return {"still_open_by": m.openers(volume)}
+
+
+async def lock(m: "Mapper", a: Arguments, room: int) -> dict:
+    """Takes the volume's lock by hand, so that no other node opens it: it is kept open here, which is noted
+    in the segment, and so outlives this process and the blocker's. EBUSY."""
+    async with m.by_name(a["name"]) as volume:
+        if volume.header.readonly:
+            raise fail(errno.EINVAL, f"'{a['name']}' is a snapshot: it needs no lock")
+        await m.open_here(volume)
+        volume.shared.administrative |= lib.XVOL_BY_LOCK
+        return {"number": volume.lock_number}
+
+
+async def unlock(m: "Mapper", a: Arguments, room: int) -> dict:
+    """Gives the lock back; with force, breaks one whose owner is gone. EBUSY, EPERM, EINVAL: not locked."""
+    name = a["name"]
+    async with m.by_name(name) as volume:
+        if volume.handle and volume.shared.administrative == lib.XVOL_BY_LOCK and not volume.opens():
+            volume.shared.administrative = 0
+            await m.close_here(volume)
+            return {}
+        if volume.handle and not volume.header.readonly:
+            who = m.openers(volume) or "its last user"
+            raise fail(errno.EBUSY, f"volume '{name}' is open by {who}: it is unlocked when it is closed")
+        volume.lock_number = 0
+        try:
+            await m.store.release(volume.id, m.token, bool(a.get("force")))
+        except NotFound:
+            raise fail(errno.EINVAL, f"volume '{name}' is not locked") from None
+        except Busy:
+            raise fail(errno.EBUSY, f"volume '{name}': the owner of its lock is alive{await owner(m, volume)}: "
+                                    "stop that one first") from None
+        except XsegError as failure:
+            if failure.errno != errno.EPERM:
+                raise
+            raise fail(errno.EPERM, f"volume '{name}' is locked by another{await owner(m, volume)}: "
+                                    "`vlmc unlock -f` breaks the lock if its owner is gone") from None
+    return {}
+
+
+async def owner(m: "Mapper", volume: Volume) -> str:
+    """" (who)" of a lock that another has."""
+    number, other = await m.store.acquire(volume.id, m.token, "asking")
+    if number:
+        await m.store.release(volume.id, m.token)
+        return ""
+    return f" ({other})"

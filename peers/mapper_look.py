@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verbs of the mapper that look at volumes: list, info, mapinfo, du, check. See mapper_verbs.py."""
+import errno
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from peers import mapper_walk
+from peers.mapper_header import id_text
+from peers.mapper_store import HEADER, MapStore, gather_bounded, named
+from peers.mapper_tree import View
+from peers.mapper_volume import Volume, read_header
+from xseg._native import lib
+from xseg.errors import Damaged, NotFound
+from xseg.errors import error as fail
+from xseg.request import objects
+from xseg.segment import text
+
+if TYPE_CHECKING:
+    from peers.mapper import Mapper
+
+ROW_MAX = 512                       # bytes a listed volume takes at most, about
+LIST_ROOM, LIST_ROOM_MIN = 65536, 4096  # bytes of object names asked for: whole buffers
+ENTRY_ROOM = 400                    # bytes of a mapinfo entry at most
+NAME_BYTES = 40                     # of an object's name in a LIST
+CHECK_CACHE = 4 << 20               # bytes of pages kept for one portion of a check
+WALK_TRIES = 4                      # of a portion of a walk that a checkpoint overtakes
+
+Arguments = dict[str, Any]
+
+
+async def list_volumes(m: "Mapper", a: Arguments, room: int) -> dict:
+    """Volumes and snapshots, in no order. One whose header is damaged has `id` and `damaged` only."""
+    names_room = LIST_ROOM if room >= LIST_ROOM // NAME_BYTES * ROW_MAX else LIST_ROOM_MIN
+    reply = await m.store.blockerm(lib.XOP_LIST, object=named(HEADER, 0), arg=a.get("cursor", 0), room=names_room)
+    rows = await gather_bounded(lambda name: row(m, name.volume), objects(reply.data))
+    return {"volumes": [found for found in rows if found], "cursor": reply.arg}
+
+
+async def row(m: "Mapper", volume_id: int) -> dict | None:
+    """What list says of one volume."""
+    volume = m.volumes.get(volume_id)
+    is_open = volume is not None and volume.handle != 0
+    try:
+        header = volume.header if is_open else await read_header(m.store, volume_id)
+    except NotFound:
+        return None
+    except Damaged as damage:
+        return {"id": id_text(volume_id), "damaged": str(damage)}
+    if header.kind == "removed":
+        return None
+    return {"id": id_text(header.id), "name": header.name, "kind": header.kind, "size": header.size,
+            "block_size": header.block_size, "readonly": header.readonly, "parent_id": id_or_none(header.parent),
+            "created": header.created, "open": is_open, "auto": header.auto}
+
+
+def id_or_none(volume: int) -> str | None:
+    """An id as text, or None for 0."""
+    return id_text(volume) if volume else None
+
+
+async def info(m: "Mapper", a: Arguments, room: int) -> dict:
+    """All that is known of one volume; of an open one, who has it open and its counters."""
+    header = await m.names.lookup(a["name"])
+    volume = m.volumes.get(header.id)
+    if volume is not None and volume.handle:
+        header = volume.header
+    answer = {
+        "name": header.name, "id": id_text(header.id), "kind": header.kind, "size": header.size,
+        "block_size": header.block_size, "epoch": header.epoch, "writable_since": header.writable_since,
+        "readonly": header.readonly, "parent": None, "parent_id": id_or_none(header.parent),
+        "created": header.created, "auto": header.auto, "journals": len(header.journals),
+        "map_level": header.level, "open": None, "lock_number": 0}
+    if header.parent:
+        answer["parent"] = await name_of(m, header.parent)
+    if volume is not None:
+        answer["lock_number"] = volume.lock_number
+        if volume.handle:
+            answer |= {"epoch": volume.shared.epoch, "writable_since": volume.shared.writable_since,
+                       "open": usage(m, volume)}
+    return answer
+
+
+def usage(m: "Mapper", volume: Volume) -> dict:
+    """Of an open volume: users and counters."""
+    ports: dict[str, int] = {}
+    for (port, _incarnation), times in volume.holders.items():
+        role = text(m.segment.c.ports[port].role) or f"port {port}"
+        ports[role] = ports.get(role, 0) + times
+    counters = ("reads", "writes", "bytes_read", "bytes_written", "first_writes", "merges", "flushes",
+                "commits", "snapshots")
+    by_hand = volume.shared.administrative
+    return {"handle": volume.handle, "by": ports, "administrative": bool(by_hand & lib.XVOL_BY_OPEN),
+            "locked": bool(by_hand & lib.XVOL_BY_LOCK),
+            "journal_bytes": sum(stretch.end for stretch in volume.view().stretches)} | {
+        counter: getattr(volume.shared, counter) for counter in counters}
+
+
+async def name_of(m: "Mapper", volume_id: int) -> str | None:
+    """A volume's present name, or None if it is gone or damaged."""
+    header = await m.header_or_none(volume_id)
+    return header.name if header and header.kind != "removed" else None
+
+
+async def at_rest(m: "Mapper", name: str, store: MapStore | None = None) -> tuple[Volume, View]:
+    """A volume and its committed map, for walks: the open one, or one loaded for the purpose."""
+    header = await m.names.lookup(name)
+    volume = m.volumes.get(header.id)
+    if volume is None or not volume.handle:
+        volume = Volume(store or m.store, header.id)
+        await volume.load()
+    return volume, volume.view()
+
+
+async def walk(m: "Mapper", name: str, work: Callable[[Volume, View], Awaitable[dict]]) -> dict:
+    """One portion of a walk, begun again when a checkpoint replaces pages under it."""
+    for _ in range(WALK_TRIES):
+        volume, view = await at_rest(m, name)
+        try:
+            return await work(volume, view)
+        except NotFound:
+            if (await at_rest(m, name))[1].root == view.root:
+                raise fail(errno.EBADMSG, f"volume '{name}': a page of its map is missing") from None
+    raise fail(errno.EAGAIN, f"the map of '{name}' changes too fast to be walked: try again")
+
+
+async def mapinfo(m: "Mapper", a: Arguments, room: int) -> dict:
+    """Blocks that are not zeros, and the objects they lie in."""
+    most = room // ENTRY_ROOM
+    return await walk(m, a["name"], lambda _v, view: mapper_walk.mapinfo(m.store, view, a.get("cursor", 0), most))
+
+
+async def du(m: "Mapper", a: Arguments, room: int) -> dict:
+    """Space: logical size, and what its objects take, by whether only it can have them."""
+    async def work(volume: Volume, view: View) -> dict:
+        used = mapper_walk.Usage(volume.id, volume.writable_since)
+        return {"logical": volume.header.size} | await mapper_walk.du(m.store, view, used, a.get("cursor", 0))
+
+    return await walk(m, a["name"], work)
+
+
+async def check(m: "Mapper", a: Arguments, room: int) -> dict:
+    """Whether the map is intact and every object it names is there. Damage is reported, not raised.
+    It reads what is on the store, not what the mapper remembers."""
+    store = MapStore(m.store.blockerm, m.store.blockerb, CHECK_CACHE)
+    try:
+        _volume, view = await at_rest(m, a["name"], store)
+    except Damaged as damage:
+        return {"blocks": 0, "objects": 0, "problems": [str(damage)], "left_out": 0, "cursor": 0}
+    return await mapper_walk.Check(store, view).run(a.get("cursor", 0))

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verbs of the mapper that make something: create, clone, snapshot. See mapper_verbs.py."""
+import errno
+import time
+from typing import TYPE_CHECKING, Any
+
+from peers.mapper_header import BLOCK_DEFAULT_SHIFT, Header, check_block_size, check_name, check_size, id_text
+from peers.mapper_journal import STRETCHES_LIMIT
+from peers.mapper_store import HEADER, gather_bounded, named
+from peers.mapper_tree import View
+from peers.mapper_volume import Volume
+from xseg._native import lib
+from xseg.errors import error as fail
+
+if TYPE_CHECKING:
+    from peers.mapper import Mapper
+
+CLONES_MAX = 100_000                # of one request
+BULK_AT_ONCE = 1024                 # requests under way while clones are made
+AUTO_NAME_BYTES = 220               # of the volume's name that a snapshot made for cloning keeps
+
+Arguments = dict[str, Any]
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+async def create(m: "Mapper", a: Arguments, room: int) -> dict:
+    """A new, empty volume. EEXIST, EINVAL."""
+    name, size = check_name(a["name"]), check_size(a["size"])
+    shift = check_block_size(a["block_size"]) if a.get("block_size") else BLOCK_DEFAULT_SHIFT
+    header = Header(id=m.ids.next(), name=name, kind="volume", size=size, block_shift=shift,
+                    created=now_ms(), token=a.get("token", 0))
+    await make_all(m, [header])
+    return {"id": id_text(header.id), "name": name}
+
+
+async def make_all(m: "Mapper", headers: list[Header]) -> None:
+    """Claims the names of new volumes, all of them before the first header is made. Of a token's
+    earlier attempt, what is there is kept. On failure none of them stays. EEXIST names the first."""
+    claimed: list[Header] = []
+    todo: list[Header] = []
+
+    async def claim(header: Header) -> None:
+        mine = await m.names.claim(header.name, header.id, header.token)
+        if mine is not None:
+            header.id = mine.id
+            return
+        claimed.append(header)
+        todo.append(header)
+
+    async def undo(header: Header) -> None:
+        await m.store.delete(named(HEADER, header.id))
+        await m.names.release(header.name, header.id)
+
+    async with m.names.locked(header.name for header in headers):
+        try:
+            await gather_bounded(claim, headers, BULK_AT_ONCE)
+            await gather_bounded(m.names.make, todo, BULK_AT_ONCE)
+        except BaseException:
+            await gather_bounded(undo, claimed)
+            raise
+
+
+def new_names(a: Arguments) -> list[str]:
+    """The names that a clone request asks for. EINVAL."""
+    if a.get("names"):
+        names = [check_name(name) for name in a["names"]]
+    else:
+        pattern, count, first = a["pattern"], a["count"], a.get("first", 1)
+        if not isinstance(pattern, str) or pattern.count("{}") != 1:
+            raise fail(errno.EINVAL, f"name '{pattern}': for several clones it must hold {{}} once, as in 'vm-{{}}'")
+        if not isinstance(count, int) or not 1 <= count <= CLONES_MAX:
+            raise fail(errno.EINVAL, f"count {count}: it must be from 1 to {CLONES_MAX}")
+        names = [pattern.replace("{}", str(number)) for number in range(first, first + count)]
+        check_name(names[0])
+        check_name(names[-1])
+    if len(names) > CLONES_MAX:
+        raise fail(errno.EINVAL, f"{len(names)} clones at once: {CLONES_MAX} at most")
+    if len(set(names)) != len(names):
+        raise fail(errno.EEXIST, "the same name is asked for twice")
+    return names
+
+
+async def clone(m: "Mapper", a: Arguments, room: int) -> dict:
+    """Clones of a snapshot; a volume gets a snapshot first. ENOENT, EEXIST, EINVAL."""
+    names, token = new_names(a), a.get("token", 0)
+    source = await m.names.lookup(a["name"])
+    made = None
+    if source.kind == "volume":
+        made = f"{a['name'].encode()[:AUTO_NAME_BYTES].decode(errors='ignore')}@clone-{token or m.ids.next():x}"
+        source = await take_snapshot(m, a["name"], made, token, auto=True)
+    if len(source.journals) > STRETCHES_LIMIT:
+        source = await fold_snapshot(m, source)
+    size = check_size(a["size"]) if a.get("size") else source.size
+    if size < source.size:
+        raise fail(errno.EINVAL, f"size {size}: a clone cannot be smaller than its snapshot '{source.name}' "
+                                 f"({source.size} bytes)")
+    template = {"kind": "volume", "size": size, "block_shift": source.block_shift, "parent": source.id,
+                "root": source.root, "level": source.level, "journals": source.journals,
+                "created": now_ms(), "token": token}
+    await make_all(m, [Header(id=m.ids.next(), name=name, **template) for name in names])
+    return {"count": len(names), "snapshot": made}
+
+
+async def fold_snapshot(m: "Mapper", source: Header) -> Header:
+    """Folds the long list of stretches of a snapshot into pages, once for all clones to come."""
+    async with m.using(source.id) as volume:
+        if volume.handle:
+            await volume.checkpoint()
+            return volume.header
+        await volume.read_header()
+        await m.take_lock(volume)
+        try:
+            await volume.load()
+            await volume.checkpoint()
+        finally:
+            await m.drop_lock(volume)
+        return volume.header
+
+
+async def snapshot(m: "Mapper", a: Arguments, room: int) -> dict:
+    """A snapshot. EROFS: of a snapshot. EEXIST, ENOENT."""
+    made = await take_snapshot(m, a["name"], check_name(a["snapshot"]), a.get("token", 0))
+    return {"id": id_text(made.id), "name": made.name}
+
+
+async def take_snapshot(m: "Mapper", name: str, snap: str, token: int, auto: bool = False) -> Header:
+    """Claims the name, fixes what the volume is at this instant, makes the header."""
+    if (await m.names.lookup(name)).readonly:
+        raise fail(errno.EROFS, f"'{name}' is a snapshot already: it never changes, clone it instead")
+    fresh_id = m.ids.next()
+    async with m.names.locked([snap]):
+        mine = await m.names.claim(snap, fresh_id, token)
+        if mine is not None:
+            return mine
+        try:
+            async with m.by_name(name) as volume:
+                view = await fix_open(m, volume) if volume.handle else await fix_closed(m, volume)
+                header = Header(
+                    id=fresh_id, name=snap, kind="snapshot", size=volume.header.size,
+                    block_shift=volume.header.block_shift, epoch=volume.epoch, writable_since=volume.epoch + 1,
+                    parent=volume.id, root=list(view.root) if view.root else None, level=view.level,
+                    journals=[stretch.listed() for stretch in view.stretches],
+                    created=now_ms(), token=token, auto=auto)
+                await m.names.make(header)
+        except BaseException:
+            await m.names.release(snap, fresh_id)
+            raise
+    return header
+
+
+async def fix_open(m: "Mapper", volume: Volume) -> View:
+    """What an open volume is when vlmc has let the writes under way finish."""
+    await volume.keep_up()
+    volume.marked = None
+    await m.vlmc(lib.XOP_VOL_SNAPSHOT, volume)
+    if volume.marked is None:
+        raise fail(errno.EIO, f"volume '{volume.header.name}': vlmc took a snapshot without committing it")
+    return volume.marked
+
+
+async def fix_closed(m: "Mapper", volume: Volume) -> View:
+    """What a volume is that is not open; from now on its objects are shared."""
+    async with m.locked(volume):
+        await volume.load()
+        await volume.keep_up()
+        volume.epoch += 1
+        volume.writable_since = volume.epoch
+        await volume.write_header()
+        return volume.view()

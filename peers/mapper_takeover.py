@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A restarted mapper takes over what is open in the segment: nothing is asked of those who have it open."""
+import asyncio
+import errno
+from typing import TYPE_CHECKING, Any
+
+from peers.mapper_header import Header, id_text
+from peers.mapper_keep import keep_lock
+from peers.mapper_volume import Volume
+from xseg._native import lib
+from xseg.errors import XsegError
+from xseg.errors import error as fail
+from xseg.segment import text
+
+if TYPE_CHECKING:
+    from peers.mapper import Mapper
+
+
+async def take_over(m: "Mapper") -> None:
+    """Rebuilds the state of what is open in the segment."""
+    freezing = still_freezing(m)
+    to_thaw = []
+    for place in range(lib.XSEG_VOLUMES):
+        shared = m.segment.c.volumes + place
+        if shared.state in (lib.XVOL_OPENING, lib.XVOL_CLOSING):
+            await undo_place(m, shared, place + 1)
+        elif shared.state != lib.XVOL_FREE:
+            volume = await take_over_one(m, shared, place + 1)
+            if shared.frozen or volume.handle in freezing:
+                to_thaw.append(volume)
+    m.thawing = [asyncio.create_task(thaw(m, volume)) for volume in to_thaw]
+
+
+async def undo_place(m: "Mapper", shared: Any, handle: int) -> None:
+    """Gives back a place whose volume was being opened, or which vlmc has closed: the journal's end is
+    left to the next opening."""
+    if shared.state == lib.XVOL_CLOSING:
+        m.closed_early |= {(handle, port) for port in range(lib.XSEG_PORTS) if shared.opens[port]}
+    if shared.state == lib.XVOL_CLOSING and shared.lock_number:
+        try:
+            await m.store.release(shared.id, m.token)
+        except XsegError as failure:
+            m.log.info("the lock of volume %s was given back already: %s", id_text(shared.id), failure)
+    lib.export_volume_state(shared, lib.XVOL_FREE)
+
+
+def still_freezing(m: "Mapper") -> set[int]:
+    """Handles of volumes that an earlier life of this mapper has asked vlmc to freeze."""
+    own = m.port.c.shared
+    requests = m.segment.c.reqs
+    return {requests[slot].volume for slot in range(own.first, own.first + own.count)
+            if requests[slot].op == lib.XOP_VOL_FREEZE and requests[slot].state != lib.XREQ_FREE}
+
+
+async def thaw(m: "Mapper", volume: Volume) -> None:
+    """Undoes a freeze whose mapper was killed. It may still come: so it is waited for by another."""
+    async with m.using(volume.id):
+        if volume.handle:
+            await m.vlmc(lib.XOP_VOL_FREEZE, volume)
+            await m.vlmc(lib.XOP_VOL_THAW, volume)
+
+
+async def take_over_one(m: "Mapper", shared: Any, handle: int) -> Volume:
+    """Rebuilds the state of one volume. Damage on the store costs only this one."""
+    volume = Volume(m.store, shared.id)
+    volume.shared, volume.handle, volume.lock_number = shared, handle, shared.lock_number
+    m.volumes[volume.id] = m.handles[handle] = volume
+    volume.holders = {(port, shared.opened_by[port]): shared.opens[port]
+                      for port in range(lib.XSEG_PORTS) if shared.opens[port]}
+    volume.header = Header(id=volume.id, name=text(shared.name), kind="volume", size=shared.size,
+                           block_shift=shared.block_shift)
+    try:
+        await volume.resume(shared)
+        if volume.lock_number:
+            await keep_lock(m, volume)
+    except OSError as failure:
+        m.log.error("volume '%s' cannot be taken over: %s", text(shared.name), failure)
+        volume.broken = fail(failure.errno or errno.EIO, str(failure))
+    if not volume.holders and not shared.administrative:
+        shared.closing = 1
+    return volume
