@@ -5,8 +5,10 @@
     nbdfuse   nbdfuse (libnbd-bin) makes the export a file, losetup makes the file a device; needs
               /dev/fuse, /dev/loop-control, nbdfuse
 
-Each reaches the volume through the instance's NBD socket like any other client, and each has:
+Each reaches the volume through the instance's NBD socket like any other client; nbdfuse by way of a keeper
+(tools/keeper.py). Each has:
 
+    keeps_on            whether its devices survive that the NBD server is restarted
     missing()           "", or a sentence that says what this machine lacks
     attach(entry, uri)  makes the device and fills in the entry; leaves nothing behind on failure
     alive(entry)        whether what attach() made works
@@ -25,6 +27,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
@@ -48,10 +51,16 @@ def boot_id() -> str:
         return file.read().strip()
 
 
+def socket_of(uri: str) -> str:
+    """The path in an NBD URI."""
+    return parse_qs(urlsplit(uri).query)["socket"][0]
+
+
 class KernelNbd:
     """The kernel's NBD client, set up through netlink: nbd-client ends, the kernel keeps the connection."""
 
     name = "nbd"
+    keeps_on = False
 
     @staticmethod
     def missing() -> str:
@@ -62,8 +71,7 @@ class KernelNbd:
     @staticmethod
     def attach(entry: Entry, uri: str) -> None:
         device = KernelNbd._free()
-        socket = parse_qs(urlsplit(uri).query)["socket"][0]
-        words = ["nbd-client", "-unix", socket, device, "-name", entry.name, "-block-size", "512"]
+        words = ["nbd-client", "-unix", socket_of(uri), device, "-name", entry.name, "-block-size", "512"]
         blockdev.run(*words, *(["-readonly"] if entry.readonly else []))
         if not blockdev.wait_for(lambda: KernelNbd._pid(device) != 0, READY_S):
             raise error(errno.EIO, f"{entry.name}: nbd-client connected {device}, but the kernel does not say so")
@@ -109,6 +117,7 @@ class Nbdfuse:
     """nbdfuse and a loop device."""
 
     name = "nbdfuse"
+    keeps_on = True
 
     @staticmethod
     def missing() -> str:
@@ -140,7 +149,8 @@ class Nbdfuse:
         with open(entry.log, "wb") as log:
             child = subprocess.Popen(
                 ["nbdfuse", *(["--readonly"] if entry.readonly else []), "--pidfile", ready,
-                 os.path.join(entry.mountpoint, FILE), uri],
+                 os.path.join(entry.mountpoint, FILE),
+                 "--command", sys.executable, "-P", "-m", "tools.keeper", socket_of(uri), entry.name],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/")
         entry.pid, entry.start_time = child.pid, start_time(child.pid)
         end = time.monotonic() + READY_S

@@ -310,8 +310,9 @@ class Instance:
         from tools import mapping
         return [entry for entry in mapping.entries(self.home) if entry.alive]
 
-    def refuse_while_mapped(self, consequence: str) -> None:
-        """Busy: volumes are mapped. `consequence` is what --force would do to them."""
-        if mapped := self.mapped():
+    def refuse_while_mapped(self, consequence: str, restart: bool = False) -> None:
+        """Busy: volumes are mapped, in a way that does not survive a restart if it is but that.
+        `consequence` is what --force would do to them."""
+        if mapped := [entry for entry in self.mapped() if not (restart and entry.implementation.keeps_on)]:
             names = ", ".join(f"{entry.name} ({entry.device})" for entry in mapped)
             raise Busy(f"volumes are mapped: {names}; unmap them by `vlmc unmap`, or use --force: {consequence}")

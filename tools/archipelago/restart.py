@@ -6,8 +6,8 @@ connect again. A process that had died, or was given up, is started. Takes in ch
 long as they are of the same segment version, and a changed archipelago.toml, as far as the processes
 restarted go; where the layout has changed, all are stopped before any is started.
 
-Mapped devices (`vlmc map`) do not connect again: the NBD server's process is not restarted under them, unless
---force. The others are: name their roles.
+Devices mapped by nbdfuse connect again. Those of the kernel's NBD client do not: the NBD server's process is not
+restarted under them, unless --force. The others are: name their roles.
 
 --supervisor restarts only the supervisor, after an upgrade: no peer stops, no client notices.
 
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         if serving and not args.force:
             instance.refuse_while_mapped(f"a restart of {', '.join(serving)} ends their connections, and who uses "
                                          "them gets I/O errors. Other processes can be restarted one by one: "
-                                         "`archipelago restart ROLE`")
+                                         "`archipelago restart ROLE`", restart=True)
         for step in [wanted] if strangers else [[process] for process in wanted]:
             take_down(instance, strangers)
             replace(instance, step)

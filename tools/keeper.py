@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Serves one NBD client at standard input, by the server at SOCKET, and connects again when that is restarted.
+
+python -m tools.keeper SOCKET NAME, where NAME is the export. nbdfuse starts it (tools/mapping_methods.py), and it
+ends with nbdfuse. See native/nbd_keeper.h. Exit status 1 when the server does not come back.
+"""
+from __future__ import annotations
+
+import os
+import sys
+
+from xseg._native import lib
+
+
+def main() -> int:
+    path, name = sys.argv[1:]
+    rc = lib.nbd_keep(0, os.fsencode(path), name.encode())
+    if rc < 0:
+        print(f"{path}: {os.strerror(-rc)}", file=sys.stderr, flush=True)
+    return 1 if rc < 0 else 0
+
+
+if __name__ == "__main__":
+    os._exit(main())                # a thread of it may still wait for the client
