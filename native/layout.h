@@ -246,6 +246,8 @@ struct xvolume {
     uint32_t writable_since;        /* own objects of this epoch or later may be written */
     uint32_t dirty;                 /* bits of enum xdirty */
     uint32_t frozen;
+    uint32_t epoch_durable;         /* in the last record known to be durable, or when opened */
+    uint32_t pad;
     uint64_t writes_in_flight;
     uint64_t reads;                 /* counters */
     uint64_t writes;

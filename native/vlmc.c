@@ -280,8 +280,7 @@ static void refresh(struct vlmc *v, uint32_t slot)
     if (volume->generation == vol->generation)
         return;
     assert(volume->in_flight == 0 && volume->dirty_frames == 0);
-    *volume = (struct volume){ .generation = vol->generation, .epoch_captured = vol->epoch,
-                               .epoch_durable = vol->epoch };
+    *volume = (struct volume){ .generation = vol->generation, .epoch_captured = vol->epoch };
     volume->hold_all = vol->frozen != 0;
 }
 
@@ -410,7 +409,6 @@ static void adopt_volumes(struct vlmc *v)
             store_relaxed(&v->seg->volumes[slot].dirty, (uint32_t)XDIRTY_WRITTEN);
         v->volumes[slot].generation = v->seg->volumes[slot].generation;
         v->volumes[slot].hold_all = v->seg->volumes[slot].frozen != 0;
-        v->volumes[slot].epoch_durable = v->seg->volumes[slot].epoch;
     }
 }
 

@@ -108,7 +108,6 @@ struct volume {
     bool hold_writes, hold_all;
     bool closed;                    /* VOL_CLOSE was served: its slot is about to be freed */
     uint32_t epoch_captured;        /* in the commit under way */
-    uint32_t epoch_durable;         /* in the last record known to be durable, or when opened */
     struct queue held;
     uint32_t dirty_frames;          /* list through frames' dirty_next: number + 1 */
     uint32_t dirty_entries;

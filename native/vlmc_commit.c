@@ -209,7 +209,7 @@ static bool epoch_may_rise(const struct vlmc *v, uint32_t slot)
     uint32_t epoch = v->seg->volumes[slot].epoch;
 
     return epoch < UINT32_MAX - MAP_EPOCH_STRIDE
-        && epoch - v->volumes[slot].epoch_durable < MAP_EPOCH_STRIDE - 1;
+        && epoch - v->seg->volumes[slot].epoch_durable < MAP_EPOCH_STRIDE - 1;
 }
 
 void epoch_leave(struct vlmc *v, uint32_t slot)
@@ -282,7 +282,7 @@ static void commit_end(struct vlmc *v, uint32_t slot, int error, const struct xr
     struct volume *volume = &v->volumes[slot];
 
     if (error == 0 && volume->record_count)
-        volume->epoch_durable = volume->epoch_captured;
+        store_relaxed(&v->seg->volumes[slot].epoch_durable, volume->epoch_captured);
     settle(v, slot, error != 0);
     free_records(v, volume, volume->record_sent);
     if (error) {

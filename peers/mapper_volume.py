@@ -336,6 +336,7 @@ class Volume:
         shared.opened_ns, shared.lock_number, shared.parent = time.time_ns(), self.lock_number, header.parent
         shared.name = header.name.encode()
         shared.epoch, shared.writable_since = self.epoch, self.writable_since
+        shared.epoch_durable = self.epoch
         shared.commit_seq = self.seq
         shared.journal_offset = self.current.end if self.current else 0
         self.shared, self.handle = shared, handle

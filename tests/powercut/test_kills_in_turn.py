@@ -129,6 +129,24 @@ def test_a_sync_that_fails_when_its_vlmc_is_dead_is_done_again(seed):
     store.live(look)
 
 
+def test_epochs_rise_no_further_than_the_next_life_skips_however_often_vlmc_dies():
+    """Each first write to a block that fails raises the epoch, which no record has made durable yet."""
+    async def work(node):
+        await node.control("create", name="v", size=SIZE, block_size=BLOCK)
+        handle = await node.open("v")
+        shared = node.segment.c.volumes[handle - 1]
+        opened, node.disks[0].serve = shared.epoch, lambda request, covered: (errno.EIO, None)
+        for _ in range(2):
+            for _ in range(4):
+                writes = (write(node, handle, 1, b"lost") for _ in range(lib.MAP_EPOCH_STRIDE // 3))
+                failed = await asyncio.gather(*writes, return_exceptions=True)
+                assert {failure.errno for failure in failed} == {errno.EIO}
+            node.kill_vlmc()
+        assert opened < shared.epoch < opened + lib.MAP_EPOCH_STRIDE
+
+    Store().live(work)
+
+
 async def remove(node, after=None):
     """With the mapper killed so many turns after it was asked. What is left then is right."""
     task = asyncio.ensure_future(node.control("remove", name="v", token=7))

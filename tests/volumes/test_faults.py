@@ -246,6 +246,7 @@ def test_a_walk_over_failing_stores(world, shared_instance, seed):
         if dice.random() < 0.2:
             walk.remove() if len(world.images) > 9 else walk.snapshot()
     wait_until(lambda: not world.under_way(), "no request is under way")
+    assert "Traceback" not in shared_instance.logs()
 
 
 def attempt(world, name, changes):
