@@ -190,8 +190,8 @@ class Node:
             elif victim:
                 self.kill_vlmc()
             await asyncio.sleep(0)
+        await self.unwind()             # after a failure, too: no task is left to the garbage collector
         task.result()
-        await self.unwind()
         return True
 
     async def unwind(self) -> None:

@@ -28,8 +28,8 @@ class Store:
 
     def live(self, work):
         """One life: await work(node), then the power fails. What it returns."""
-        loop = TurnLoop()
-        found = []
+        loop, found = TurnLoop(), []
+        loop.set_exception_handler(lambda _loop, _context: None)    # of what was under way at the end
 
         async def life():
             node = Node(self.data, self.maps, self.dice, JOURNAL_LIMIT)
