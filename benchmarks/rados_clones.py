@@ -205,18 +205,22 @@ def chains(pair: Pair, depth: int) -> None:
 
 def depths(bench: Bench, result: Result, pair: Pair) -> None:
     """Reads of clones of clones."""
-    rounds, job = int(bench.choose(3, 2)), Job("randread", 4 * KIB, 1, bench.choose(1.0, 0.4))
-    ceph, area, found = pair.ceph, pair.area, {}
+    rounds, job = int(bench.choose(5, 2)), Job("randread", 4 * KIB, 1, bench.choose(1.0, 0.4))
+    ceph, area, contestants = pair.ceph, pair.area, {}
     bench.say(f"making chains of {DEPTHS[-1]} clones")
     chains(pair, DEPTHS[-1])
     for depth in DEPTHS:
-        bench.say(f"reads at depth {depth}")
         deep = f"deep-{depth}"
         clients = {NBD: ceph.nbd(deep, area), SEGMENT: ceph.through_segment(deep, area),
                    LIBRBD: ceph.librbd(deep, area), PLAIN: ceph.librbd(f"plain-{depth}", area)}
-        found[depth] = in_turns({name: ceph.sampler(f"{name} {depth}", client, job, name in (NBD, SEGMENT))
-                                 for name, client in clients.items()}, rounds)
-        result.keep(f"depth {depth}", found[depth])
+        for name, client in clients.items():
+            label = f"{name}, depth {depth}"
+            contestants[label] = ceph.sampler(label, client, job, name in (NBD, SEGMENT))
+    bench.say("reads at all depths")
+    series = in_turns(contestants, rounds)
+    result.keep("depths", series)
+    found = {depth: {name: series[f"{name}, depth {depth}"] for name in (NBD, SEGMENT, LIBRBD, PLAIN)}
+             for depth in DEPTHS}
     first, last = found[DEPTHS[0]], found[DEPTHS[-1]]
     for name in (NBD, SEGMENT):
         result.claims.append(claim(f"reads: IOPS, {name}, depth {DEPTHS[-1]} / depth {DEPTHS[0]}", FLAT_GOAL,
