@@ -10,6 +10,8 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "barrier.h"
@@ -18,6 +20,7 @@
 #define EVENTS_MAX 64
 #define BATCH_MAX 256               /* requests one peer takes before the next has its turn */
 #define TURNS_MAX 64                /* busy turns before descriptors are looked at again */
+#define TIMER_SLACK_NS 1000ul        /* the kernel's own 50 us are longer than a nap */
 #define SLEEP_NS (XBELL_SLEEP_MS * 1000000ull)
 
 struct loop {
@@ -375,10 +378,27 @@ static bool spin(struct loop *loop)
     return false;
 }
 
+/* Lets more come together. True if it did. */
+static bool nap(struct loop *loop)
+{
+    uint64_t ns = 0;
+
+    for (uint32_t i = 0; i < loop->peer_count; i++) {
+        struct peer *peer = loop->peers[i];
+        uint64_t wanted = peer->ops->nap ? peer->ops->nap(peer) : 0;
+        ns = wanted > ns ? wanted : ns;
+    }
+    if (ns)
+        clock_nanosleep(CLOCK_MONOTONIC, 0, &(struct timespec){ .tv_nsec = (long)ns }, NULL);
+    return ns && poll_events(loop, 0);
+}
+
 static void wait_for_work(struct loop *loop)
 {
     bool woken;
 
+    if (nap(loop))
+        return;
     if (loop->spin_ns && spin(loop))
         return;
     bell_arm(loop->bell);
@@ -433,6 +453,7 @@ int loop_run(struct loop *loop, uint32_t drain_ms)
 {
     uint64_t end;
 
+    prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS);
     while (!load_acquire(&loop->stopping))
         run_once(loop);
     begin_drain(loop);

@@ -174,6 +174,15 @@ static uint64_t nbd_deadline(struct peer *peer)
     return nbd->hungry_count ? loop_now(peer->loop) + NBD_HUNGRY_NS : UINT64_MAX;
 }
 
+static uint64_t nbd_nap(struct peer *peer)
+{
+    struct nbd *nbd = peer->state;
+    uint64_t ns = nbd->nap_ns;
+
+    nbd->nap_ns = 0;
+    return ns;
+}
+
 static void nbd_drain(struct peer *peer)
 {
     struct nbd *nbd = peer->state;
@@ -207,6 +216,7 @@ const struct peer_ops nbd_ops = {
     .reply = nbd_reply,
     .flush = nbd_flush,
     .deadline = nbd_deadline,
+    .nap = nbd_nap,
     .drain = nbd_drain,
     .idle = nbd_idle,
     .stop = nbd_stop,

@@ -27,6 +27,11 @@
  * below allow it, then nothing more is read from it; and when others go hungry for that,
  * one that has taken or given nothing for STALL_NS is dropped.
  *
+ * A client that is slower than the server has many answers in its socket that it has not taken
+ * yet, and sends its next commands one by one, as it takes them. To serve each by itself would
+ * cost both sides several system calls for it, so the loop naps for as long as the client is
+ * sure to be busy (NBD_NAP_FROM and on), and then serves what has come together.
+ *
  * Reads
  * -----
  * With structured replies each piece is sent as a chunk when it comes back, in any order.
@@ -63,6 +68,9 @@ enum nbd_bound {
     NBD_BLOCK_PREFERRED = 4096
 };
 
+#define NBD_NAP_NS 60000ull         /* at most, until a client that is behind has sent more; */
+#define NBD_NAP_FROM 65536          /* from so many bytes on that it has not taken; */
+#define NBD_NAP_STEP 512            /* so many ns for each KiB of them */
 #define NBD_TICK_NS 100000000ull    /* between looks at who is too slow */
 #define NBD_HUNGRY_NS 2000000ull    /* until a hungry connection tries again by itself */
 #define NBD_STALL_NS 10000000000ull /* without a byte, while others starve */
@@ -181,6 +189,7 @@ struct nbd {
     uint32_t hungry_count;
     bool feeding;                   /* those that are hungry are being served */
     struct nbd_set dirty;           /* have something to send */
+    uint64_t nap_ns;                /* what was sent this turn can wait so long for more */
     struct nbd_set hungry;
     struct nbd_connection *connections[NBD_CONNECTIONS_MAX];
 };

@@ -4,7 +4,9 @@
  */
 #include <assert.h>
 #include <errno.h>
+#include <linux/sockios.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include "barrier.h"
@@ -378,6 +380,20 @@ static void send_talk(struct nbd_connection *conn)
         conn->talk_start = conn->talk_end = 0;
 }
 
+/* A client with many answers that it has not taken yet will send as many commands by and by. */
+static void let_gather(struct nbd_connection *conn)
+{
+    struct nbd *nbd = conn->nbd;
+    int behind;
+    uint64_t ns;
+
+    if (ioctl(conn->watch.fd, SIOCOUTQ, &behind) < 0 || behind < NBD_NAP_FROM)
+        return;
+    ns = (uint64_t)behind / 1024 * NBD_NAP_STEP;
+    ns = ns < NBD_NAP_NS ? ns : NBD_NAP_NS;
+    nbd->nap_ns = ns > nbd->nap_ns ? ns : nbd->nap_ns;
+}
+
 void nbd_send(struct nbd_connection *conn)
 {
     ssize_t n;
@@ -389,6 +405,8 @@ void nbd_send(struct nbd_connection *conn)
         if (n > 0)
             sent(conn, (size_t)n);
         conn->full = conn->out_start < conn->out_end;
+        if (n > 0 && !conn->full)
+            let_gather(conn);
     }
     if (conn->phase == NBD_GONE)
         return;
