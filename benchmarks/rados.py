@@ -21,7 +21,8 @@ writes under way on objects of 4 MiB, and nothing else; it is the limit of all. 
 before. CPU is user + system of all client processes with all their threads, by request, without what starting
 and opening takes (a run of one request is taken off): fio with librbd in it; the C program; the processes of
 our pipeline, and the generator or fio, which are shown apart. librbd with its cache acknowledges writes before
-the cluster has them; it is shown, and no goal."""
+the cluster has them; it is shown, and no goal. Our client takes up to 64 KiB from a socket at once
+(ms_tcp_prefetch_max_size); librbd and the C program are as Ceph sets them."""
 
 LIBRBD, CACHED, NBD, SEGMENT, RAW = "librbd", "librbd, cache", "archipelago, NBD", "archipelago, segment", "librados"
 NAMES = (LIBRBD, CACHED, NBD, SEGMENT, RAW)
