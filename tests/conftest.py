@@ -10,14 +10,12 @@ import shutil
 import tempfile
 
 import pytest
-from support import Instance, config_of
+from support import SMALL_SEGMENT, Instance, config_of
 
 from xseg.segment import Segment, name_for
 
 LAYOUTS = os.environ.get("ARCHIPELAGO_TEST_LAYOUTS", "colocated,separate").split(",")
 STUCK = 2                           # of its timeout, until a test is stuck
-SMALL_SEGMENT = {"static_slots": 256, "dynamic_slots": 128, "buffers": [512, 64, 24], "frames": 64,
-                 "stacks": [256, 256, 64]}
 
 
 def pytest_configure(config):

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from conftest import SMALL_SEGMENT
+from support import SMALL_SEGMENT
 
 from tools import config
 from tools.host import NativeLoop
