@@ -15,7 +15,7 @@ SLOW = """
 type = "delay"
 target = "blockerb"
 ops = "write"
-ms = 3000
+ms = 8000
 [routes]
 "vlmc>blockerb" = "slow"
 """

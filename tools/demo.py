@@ -34,6 +34,7 @@ FILE_SYSTEMS = ("ext4", "xfs", "btrfs", "ext3", "ext2")
 IDENTICAL, DIFFERENT = 0, 1             # exit statuses of qemu-img compare
 COMPARE_BYTES_MAX = 16 << 30            # of volumes that are compared block by block
 COMMAND_TIMEOUT_S = 1800
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 MOUNT_FAILED = 32                       # exit status of mount
 CLEANUP_TIMEOUT_S = 60
 UNMOUNT_S = 10.0
@@ -333,8 +334,13 @@ def stored_bytes(folder: str) -> int:
                for path, _, names in os.walk(folder) for name in names)
 
 
+class Interrupted(BaseException):
+    """A signal asks it to end. Not KeyboardInterrupt, at which subprocess leaves a command behind that does not
+    end at once, such as a mount."""
+
+
 def stop_on_signal(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
+    raise Interrupted
 
 
 def main() -> int:
@@ -344,7 +350,7 @@ def main() -> int:
     parser.add_argument("--clones", type=int, default=CLONES, help="how many clones are made, at least 2")
     parser.add_argument("--backend", choices=("files", "rados"), default="files", help="what it is kept in")
     args = parser.parse_args()
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in STOP_SIGNALS:
         signal.signal(number, stop_on_signal)
     home = tempfile.mkdtemp(prefix="demo-", dir="/tmp")     # unix sockets need a short path
     os.environ["ARCHIPELAGO_HOME"] = home
@@ -359,11 +365,11 @@ def main() -> int:
         demo.summary()
     except (Failed, OSError, subprocess.SubprocessError) as failure:
         demo.wrong.append(str(failure))
-    except KeyboardInterrupt:
+    except Interrupted:
         say("\ninterrupted")
         return 130
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)           # clearing away takes moments
         chapter("Clearing away")
         demo.clean_up()

@@ -39,6 +39,7 @@ import logging
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -116,7 +117,8 @@ async def refuse(request: Request) -> None:
 
 
 def listening_socket(kind: str, address: str) -> socket.socket:
-    """A socket that listens at a path ("unix") or at host:port ("tcp"). A dead server's is replaced."""
+    """A socket that listens at a path ("unix") or at host:port ("tcp"). A dead server's is replaced, and nothing
+    else that is there: EEXIST."""
     if kind == "tcp":
         host, _, port = address.rpartition(":")
         family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
@@ -124,6 +126,8 @@ def listening_socket(kind: str, address: str) -> socket.socket:
     made = socket.socket(socket.AF_UNIX)
     try:
         with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+            if not stat.S_ISSOCK(os.lstat(address).st_mode):
+                raise FileExistsError(errno.EEXIST, "there is something that is no socket")
             with socket.socket(socket.AF_UNIX) as probe:
                 probe.connect(address)
             raise OSError(errno.EADDRINUSE, "another server listens there")
