@@ -294,6 +294,8 @@ class Demo:
                 say(f"not cleaned up: {failure}")
         if self.cluster:
             self.cluster.destroy()
+        for late in mapping.blockdev.mounts_below(self.home):   # a mount that was interrupted has ended since
+            subprocess.run(["umount", "--lazy", late])
         if mapping.blockdev.mounts_below(self.home):
             say(f"{self.home} is left in place: something is still mounted there")
         else:
