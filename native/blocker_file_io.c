@@ -200,6 +200,7 @@ int bf_write_all(int fd, const uint8_t *data, uint64_t size, uint64_t offset)
     return 0;
 }
 
+/* On the loop, or in a worker. */
 static int write_run(struct bf *bf, struct work *work)
 {
     struct xreq *req = work_request(work);
@@ -216,7 +217,7 @@ static void write_run_done(struct bf *bf, struct work *work, int result)
 static void write_buffered(struct bf *bf, struct xreq *req)
 {
     if (req->size < POOL_BYTES || bf->direct) {
-        finish(bf, req, bf_write_all(held(req)->object->fd, data_at(bf, req), req->size, req->offset));
+        finish(bf, req, write_run(bf, &held(req)->work));
         return;
     }
     held(req)->work.run = write_run;

@@ -130,12 +130,18 @@ def hasten(instance, more=""):
         file.write("\n[supervisor]\nstart_s = 2\n" + more)
 
 
-def test_a_peer_that_hangs_in_its_start_is_killed_and_started_again(supervised):
+def killed_in_haste(supervised, more=""):
+    """A pipeline without spares whose `back` has 2 seconds to start and was just killed; its pid."""
     instance = supervised(config_of(PAIR, APART), patient=False)
-    hasten(instance, "spares = 0")
+    hasten(instance, "spares = 0\n" + more)
     instance.archipelago("restart", "back")
     pid = instance.pid("back")
     os.kill(pid, signal.SIGKILL)
+    return instance, pid
+
+
+def test_a_peer_that_hangs_in_its_start_is_killed_and_started_again(supervised):
+    instance, pid = killed_in_haste(supervised)
     hung = stop_next(instance, "back", pid)
     wait_until(lambda: instance.status()["back"]["pid"] not in (pid, hung), "it is started again")
     assert instance.call("front", lib.XOP_PING).error == 0
@@ -146,11 +152,7 @@ def test_a_peer_that_hangs_in_its_start_is_killed_and_started_again(supervised):
 
 def test_a_peer_that_hangs_in_every_start_is_given_up(supervised):
     """However long its starts take: window_s is shorter."""
-    instance = supervised(config_of(PAIR, APART), patient=False)
-    hasten(instance, "spares = 0\ndeaths = 3\nwindow_s = 1")
-    instance.archipelago("restart", "back")
-    pid = instance.pid("back")
-    os.kill(pid, signal.SIGKILL)
+    instance, pid = killed_in_haste(supervised, "deaths = 3\nwindow_s = 1")
     for _ in range(2):
         pid = stop_next(instance, "back", pid)
     assert instance.call("front", lib.XOP_PING, check=False).error == errno.EHOSTDOWN
