@@ -2,7 +2,7 @@
 """Verbs of the mapper that change volumes: rename, resize, remove. See mapper_verbs.py."""
 import errno
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from peers import mapper_walk
 from peers.mapper_header import ENTRIES_PER_PAGE_SHIFT, Header, check_name, check_size, id_text
@@ -16,14 +16,13 @@ from xseg.errors import error as fail
 
 if TYPE_CHECKING:
     from peers.mapper import Mapper
+    from peers.mapper_verbs import Arguments
 
 REMOVED = 1 << 63                   # in a remove's slot, with a count: a mapper that is killed now has but to answer
 NO_EPOCH = 1 << 32                  # later than any: a volume that is writable since then has nothing of its own
 
-Arguments = dict[str, Any]
 
-
-async def rename(m: "Mapper", a: Arguments, room: int) -> dict:
+async def rename(m: "Mapper", a: "Arguments", room: int) -> dict:
     """Another name. An open volume is frozen for the instant that the segment's copy changes."""
     old, new, token = check_name(a["name"]), check_name(a["to"]), a.get("token", 0)
     async with m.names.locked([old, new]):
@@ -64,7 +63,7 @@ async def write_name(m: "Mapper", volume: Volume, name: str, token: int) -> None
         await m.vlmc(lib.XOP_VOL_THAW, volume)
 
 
-async def resize(m: "Mapper", a: Arguments, room: int) -> dict:
+async def resize(m: "Mapper", a: "Arguments", room: int) -> dict:
     """Another size. What a smaller one cuts off is gone, and zeros when it grows again. EROFS, EINVAL."""
     size = check_size(a["size"])
     async with m.by_name(a["name"]) as volume:
@@ -126,7 +125,7 @@ async def drop_beyond(m: "Mapper", volume: Volume, before: View, first_block: in
         await m.store.delete_all(pages)
 
 
-async def remove(m: "Mapper", a: Arguments, room: int) -> dict:
+async def remove(m: "Mapper", a: "Arguments", room: int) -> dict:
     """Frees the name at once, then gives back the space that only this volume had. EBUSY: it is open.
 
     With force, one whose header is damaged is removed as well; its space is left to the collector."""

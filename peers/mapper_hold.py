@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Verbs of the mapper that hold a volume by hand: open, close, lock, unlock. See mapper_verbs.py."""
 import errno
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from peers.mapper_volume import Volume
 from xseg._native import lib
@@ -10,11 +10,10 @@ from xseg.errors import error as fail
 
 if TYPE_CHECKING:
     from peers.mapper import Mapper
+    from peers.mapper_verbs import Arguments
 
-Arguments = dict[str, Any]
 
-
-async def open_volume(m: "Mapper", a: Arguments, room: int) -> dict:
+async def open_volume(m: "Mapper", a: "Arguments", room: int) -> dict:
     """Opens a volume and keeps it open until `close`. EBUSY: locked by another."""
     async with m.by_name(a["name"]) as volume:
         await m.open_here(volume)
@@ -22,7 +21,7 @@ async def open_volume(m: "Mapper", a: Arguments, room: int) -> dict:
         return {"handle": volume.handle}
 
 
-async def close_volume(m: "Mapper", a: Arguments, room: int) -> dict:
+async def close_volume(m: "Mapper", a: "Arguments", room: int) -> dict:
     """Undoes `open`. With force, closes it under whoever else has it open; if it is broken (its lock was
     lost, or its map is damaged), what was not committed is thrown away. EINVAL: not open."""
     async with m.by_name(a["name"]) as volume:
@@ -38,7 +37,7 @@ async def close_volume(m: "Mapper", a: Arguments, room: int) -> dict:
         return {"still_open_by": m.openers(volume)}
 
 
-async def lock(m: "Mapper", a: Arguments, room: int) -> dict:
+async def lock(m: "Mapper", a: "Arguments", room: int) -> dict:
     """Takes the volume's lock by hand, so that no other node opens it: it is kept open here, which is noted
     in the segment, and so outlives this process and the blocker's. EBUSY."""
     async with m.by_name(a["name"]) as volume:
@@ -49,7 +48,7 @@ async def lock(m: "Mapper", a: Arguments, room: int) -> dict:
         return {"number": volume.lock_number}
 
 
-async def unlock(m: "Mapper", a: Arguments, room: int) -> dict:
+async def unlock(m: "Mapper", a: "Arguments", room: int) -> dict:
     """Gives the lock back; with force, breaks one whose owner is gone. EBUSY, EPERM, EINVAL: not locked."""
     name = a["name"]
     async with m.by_name(name) as volume:

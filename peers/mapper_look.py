@@ -2,7 +2,7 @@
 """Verbs of the mapper that look at volumes: list, info, mapinfo, du, check. See mapper_verbs.py."""
 import errno
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from peers import mapper_walk
 from peers.mapper_header import id_text
@@ -17,6 +17,7 @@ from xseg.segment import text
 
 if TYPE_CHECKING:
     from peers.mapper import Mapper
+    from peers.mapper_verbs import Arguments
 
 ROW_MAX = 512                       # bytes a listed volume takes at most, about
 LIST_ROOM, LIST_ROOM_MIN = 65536, 4096  # bytes of object names asked for: whole buffers
@@ -25,10 +26,8 @@ NAME_BYTES = 40                     # of an object's name in a LIST
 CHECK_CACHE = 4 << 20               # bytes of pages kept for one portion of a check
 WALK_TRIES = 4                      # of a portion of a walk that a checkpoint overtakes
 
-Arguments = dict[str, Any]
 
-
-async def list_volumes(m: "Mapper", a: Arguments, room: int) -> dict:
+async def list_volumes(m: "Mapper", a: "Arguments", room: int) -> dict:
     """Volumes and snapshots, in no order. One whose header is damaged has `id` and `damaged` only."""
     names_room = LIST_ROOM if room >= LIST_ROOM // NAME_BYTES * ROW_MAX else LIST_ROOM_MIN
     reply = await m.store.blockerm(lib.XOP_LIST, object=named(HEADER, 0), arg=a.get("cursor", 0), room=names_room)
@@ -58,7 +57,7 @@ def id_or_none(volume: int) -> str | None:
     return id_text(volume) if volume else None
 
 
-async def info(m: "Mapper", a: Arguments, room: int) -> dict:
+async def info(m: "Mapper", a: "Arguments", room: int) -> dict:
     """All that is known of one volume; of an open one, who has it open and its counters."""
     header = await m.names.lookup(a["name"])
     volume = m.volumes.get(header.id)
@@ -123,13 +122,13 @@ async def walk(m: "Mapper", name: str, work: Callable[[Volume, View], Awaitable[
     raise fail(errno.EAGAIN, f"the map of '{name}' changes too fast to be walked: try again")
 
 
-async def mapinfo(m: "Mapper", a: Arguments, room: int) -> dict:
+async def mapinfo(m: "Mapper", a: "Arguments", room: int) -> dict:
     """Blocks that are not zeros, and the objects they lie in."""
     most = room // ENTRY_ROOM
     return await walk(m, a["name"], lambda _v, view: mapper_walk.mapinfo(m.store, view, a.get("cursor", 0), most))
 
 
-async def du(m: "Mapper", a: Arguments, room: int) -> dict:
+async def du(m: "Mapper", a: "Arguments", room: int) -> dict:
     """Space: logical size, and what its objects take, by whether only it can have them."""
     async def work(volume: Volume, view: View) -> dict:
         used = mapper_walk.Usage(volume.id, volume.writable_since)
@@ -138,7 +137,7 @@ async def du(m: "Mapper", a: Arguments, room: int) -> dict:
     return await walk(m, a["name"], work)
 
 
-async def check(m: "Mapper", a: Arguments, room: int) -> dict:
+async def check(m: "Mapper", a: "Arguments", room: int) -> dict:
     """Whether the map is intact and every object it names is there. Damage is reported, not raised.
     It reads what is on the store, not what the mapper remembers."""
     store = MapStore(m.store.blockerm, m.store.blockerb, CHECK_CACHE)

@@ -2,7 +2,7 @@
 """Verbs of the mapper that make something: create, clone, snapshot. See mapper_verbs.py."""
 import errno
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from peers.mapper_header import BLOCK_DEFAULT_SHIFT, Header, check_block_size, check_name, check_size, id_text
 from peers.mapper_journal import STRETCHES_LIMIT
@@ -14,12 +14,11 @@ from xseg.errors import error as fail
 
 if TYPE_CHECKING:
     from peers.mapper import Mapper
+    from peers.mapper_verbs import Arguments
 
 CLONES_MAX = 100_000                # of one request
 BULK_AT_ONCE = 1024                 # requests under way while clones are made
 AUTO_NAME_BYTES = 220               # of the volume's name that a snapshot made for cloning keeps
-
-Arguments = dict[str, Any]
 
 
 def now_ms() -> int:
@@ -27,7 +26,7 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-async def create(m: "Mapper", a: Arguments, room: int) -> dict:
+async def create(m: "Mapper", a: "Arguments", room: int) -> dict:
     """A new, empty volume. EEXIST, EINVAL."""
     name, size = check_name(a["name"]), check_size(a["size"])
     shift = check_block_size(a["block_size"]) if a.get("block_size") else BLOCK_DEFAULT_SHIFT
@@ -64,7 +63,7 @@ async def make_all(m: "Mapper", headers: list[Header]) -> None:
             raise
 
 
-def new_names(a: Arguments) -> list[str]:
+def new_names(a: "Arguments") -> list[str]:
     """The names that a clone request asks for. EINVAL."""
     if a.get("names"):
         names = [check_name(name) for name in a["names"]]
@@ -84,7 +83,7 @@ def new_names(a: Arguments) -> list[str]:
     return names
 
 
-async def clone(m: "Mapper", a: Arguments, room: int) -> dict:
+async def clone(m: "Mapper", a: "Arguments", room: int) -> dict:
     """Clones of a snapshot; a volume gets a snapshot first. ENOENT, EEXIST, EINVAL."""
     names, token = new_names(a), a.get("token", 0)
     source = await m.names.lookup(a["name"])
@@ -121,7 +120,7 @@ async def fold_snapshot(m: "Mapper", source: Header) -> Header:
         return volume.header
 
 
-async def snapshot(m: "Mapper", a: Arguments, room: int) -> dict:
+async def snapshot(m: "Mapper", a: "Arguments", room: int) -> dict:
     """A snapshot. EROFS: of a snapshot. EEXIST, ENOENT."""
     made = await take_snapshot(m, a["name"], check_name(a["snapshot"]), a.get("token", 0))
     return {"id": id_text(made.id), "name": made.name}

@@ -48,7 +48,9 @@ if TYPE_CHECKING:
 ANSWER_MIN = 1024                   # bytes of a control request that its arguments must leave
 SENTENCE_FRAME = 16                 # bytes of {"error": sentence} beside the sentence
 
-VERBS: dict[str, Callable[["Mapper", dict[str, Any], int], Awaitable[dict]]] = {
+Arguments = dict[str, Any]          # a verb's, and "request": the request itself
+
+VERBS: dict[str, Callable[["Mapper", Arguments, int], Awaitable[dict]]] = {
     "create": create, "clone": clone, "snapshot": snapshot, "list": list_volumes, "info": info,
     "rename": rename, "resize": resize, "remove": remove, "open": open_volume, "close": close_volume,
     "lock": lock, "unlock": unlock, "mapinfo": mapinfo, "check": check, "du": du,
