@@ -231,6 +231,8 @@ static uint64_t deadline(struct peer *peer)
     return next < late ? next : late;
 }
 
+static uint64_t nap(struct peer *peer) { return br_ops_nap(peer->state); }
+
 static void drain(struct peer *peer) { ((struct br *)peer->state)->draining = true; }
 
 static bool idle(struct peer *peer) { return ((struct br *)peer->state)->under_way == 0; }
@@ -242,6 +244,7 @@ const struct peer_ops blocker_rados_ops = {
     .reply = reply,
     .flush = flush,
     .deadline = deadline,
+    .nap = nap,
     .drain = drain,
     .idle = idle,
     .stop = stop,

@@ -28,6 +28,11 @@
  * byte at the end, which makes the object long enough. DISCARD is "must exist" + zero.
  * REPLACE is "exclusive create" or "must exist, first 8 bytes equal", and write_full.
  *
+ * Many under way come back one by one, and each would wake the loop, then the endpoint's client, which
+ * sends its next by itself. So after an answer, while BR_NAP_DEPTH or more are still away, the loop naps for
+ * a small share of the time that the answered one took: what comes meanwhile is served together. With one
+ * core of client for each busy OSD, that CPU is what the rate depends on.
+ *
  * An acknowledged RADOS write is committed on all replicas, so SYNC has nothing to do, and FUA
  * nothing to add.
  *
@@ -113,6 +118,9 @@
 #define BR_TRIES 16                 /* compare-and-swap rounds on such an object */
 #define BR_REGISTRIES_MAX 8         /* blockers of this type in one instance */
 #define BR_CLIENTS_MAX 16           /* lines of a node's object */
+#define BR_NAP_DEPTH 8              /* operations still under way, from which on the loop naps, for */
+#define BR_NAP_SHARE 8              /* ... one part in so many of the time that the last one took, */
+#define BR_NAP_NS 300000ull         /* ... at most */
 #define BR_OP_TIMEOUT_S 120
 #define BR_CONNECT_TIMEOUT_S 15
 #define BR_STOP_TIMEOUT_S "2"       /* for operations while stopping */
@@ -193,6 +201,7 @@ struct br {
     uint32_t under_way;
     struct br_op *oldest, *newest;  /* in librados, and not too old */
     struct br_op *finished;         /* atomic: newest first */
+    uint64_t took_ns;               /* the last one answered in this turn; 0: none */
     struct watch watch;             /* an eventfd: something is finished */
     struct queue waiting;           /* requests that found no free operation */
     struct br_pool workers_pool;
@@ -237,6 +246,8 @@ void br_submitted(struct br *br, struct br_op *op, int rc);
 void br_finish(struct br_op *op, int result);
 /* Takes what has finished. True if there was something. */
 bool br_ops_reap(struct br *br);
+/* For how long the loop had better nap, in ns. */
+uint64_t br_ops_nap(struct br *br);
 /* Answers its request, after turning what librados says into what our contract says. */
 void br_reply(struct br *br, struct br_op *op, int result);
 /* The errno of our contract. Tells the log of what is worth it. */

@@ -160,6 +160,8 @@ static struct br_op *take_finished(struct br *br)
 /* It has left librados. */
 static void leave(struct br *br, struct br_op *op)
 {
+    if (op->aging)
+        br->took_ns = loop_now(br->peer->loop) - op->began_ns;
     br_deadline_remove(br, op);
     if (op->completion)
         rados.aio_release(op->completion);
@@ -181,6 +183,14 @@ bool br_ops_reap(struct br *br)
             br_reply(br, op, op->result);
     }
     return found;
+}
+
+uint64_t br_ops_nap(struct br *br)
+{
+    uint64_t ns = br->under_way >= BR_NAP_DEPTH ? br->took_ns / BR_NAP_SHARE : 0;
+
+    br->took_ns = 0;
+    return ns < BR_NAP_NS ? ns : BR_NAP_NS;
 }
 
 /* The loop looks at the list in every turn: it only had to be woken. Edge-triggered, so that

@@ -56,8 +56,8 @@ struct peer_ops {
     bool (*flush)(struct peer *peer);
     /* Optional: when this peer must run again, CLOCK_MONOTONIC ns; UINT64_MAX: never. */
     uint64_t (*deadline)(struct peer *peer);
-    /* Optional: how long, in ns, the loop had better sleep before it looks for more, as whoever sends
-     * it is behind with what was answered, and more at once costs less; 0: not at all. */
+    /* Optional, after a turn: how long, in ns, the loop had better sleep before it looks for more, as more
+     * will come soon and costs less at once; 0: not at all. */
     uint64_t (*nap)(struct peer *peer);
     /* Optional: stop taking new work. */
     void (*drain)(struct peer *peer);
