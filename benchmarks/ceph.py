@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from benchmarks.__main__ import Bench
 
 POOL, MAPS = "volumes", "maps"
-OSD_MEMORY = 2 << 30                # bytes; all that is read fits
+OSD_MEMORY = 4 << 30                # bytes; all that is read fits
 DIST_PACKAGES = "/usr/lib/python3/dist-packages"    # of the system's python, which has librbd's binding
 CPUCLOCK_SCHED = 2                  # the kernel's name for a clock of CPU time
 PAUSE_S = 0.2                       # before a sample: the OSD goes on for a while after one

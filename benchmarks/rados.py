@@ -2,13 +2,15 @@
 """Volumes on RADOS beside librbd, with librados alone as the limit."""
 from __future__ import annotations
 
+import itertools
 import statistics
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from benchmarks.ceph import CONDITIONS, Ceph, Librbd, fill
 from benchmarks.fio import KIB, MIB, Job
 from benchmarks.result import Claim, Plot, Result, Table, cell, claim, range_of
-from benchmarks.rounds import FEW, Series, disturbed, in_turns, ratio
+from benchmarks.rounds import FEW, Sample, Series, disturbed, in_turns, ratio
 
 if TYPE_CHECKING:
     from benchmarks.__main__ import Bench
@@ -22,11 +24,12 @@ before. CPU is user + system of all client processes with all their threads, by 
 and opening takes (a run of one request is taken off): fio with librbd in it; the C program; the processes of
 our pipeline, and the generator or fio, which are shown apart. librbd with its cache acknowledges writes before
 the cluster has them; it is shown, and no goal. Our client takes up to 64 KiB from a socket at once
-(ms_tcp_prefetch_max_size); librbd and the C program are as Ceph sets them."""
+(ms_tcp_prefetch_max_size); librbd and the C program are as Ceph sets them. Where the objects of a disk lie in
+the OSD is chance (their names are hashed), and tells in sequential reads: each sample takes another of several
+disks."""
 
 LIBRBD, CACHED, NBD, SEGMENT, RAW = "librbd", "librbd, cache", "archipelago, NBD", "archipelago, segment", "librados"
 NAMES = (LIBRBD, CACHED, NBD, SEGMENT, RAW)
-IMAGE = "image"
 QD32_GOAL_US, QD1_GOAL = 6.0, 0.9
 
 
@@ -35,18 +38,27 @@ def jobs(seconds: float) -> list[Job]:
         Job("read", MIB, 8, seconds), Job("write", MIB, 8, seconds)]
 
 
-def prepare(ceph: Ceph, area: int) -> dict:
-    """Name -> client; each has its disk, and it is full."""
+def one_disk(ceph: Ceph, name: str, area: int) -> dict[str, Callable[[Job], Sample]]:
+    """An image and a volume of that name, both full; contestant -> client."""
     with Librbd(ceph.uncached) as librbd:
-        librbd.create(IMAGE, area)
+        librbd.create(name, area)
     with ceph.ours.client() as client:
-        client.control("create", name=ceph.ours.volume, size=area)
-    volume = ceph.ours.volume
-    clients = {LIBRBD: ceph.librbd(IMAGE, area), CACHED: ceph.librbd(IMAGE, area, cached=True),
-               NBD: ceph.nbd(volume, area), SEGMENT: ceph.through_segment(volume, area), RAW: ceph.raw(area)}
-    for name in (LIBRBD, SEGMENT, RAW):
-        fill(clients[name], area)
+        client.control("create", name=name, size=area)
+    clients = {LIBRBD: ceph.librbd(name, area), CACHED: ceph.librbd(name, area, cached=True),
+               NBD: ceph.nbd(name, area), SEGMENT: ceph.through_segment(name, area), RAW: ceph.raw(area)}
+    for contestant in (LIBRBD, SEGMENT, RAW):
+        fill(clients[contestant], area)
     return clients
+
+
+def prepare(ceph: Ceph, disks: int, area: int) -> dict[str, Callable[[Job], Sample]]:
+    """Contestant -> client, which takes another disk at each call."""
+    clients = [one_disk(ceph, f"disk{n}", area) for n in range(disks)]
+
+    def in_rotation(name: str) -> Callable[[Job], Sample]:
+        turns = itertools.cycle([each[name] for each in clients])
+        return lambda job: next(turns)(job)
+    return {name: in_rotation(name) for name in NAMES}
 
 
 def difference(ours: Series, theirs: Series, key: str, other_key: str, text: str, goal: float) -> Claim:
@@ -97,7 +109,7 @@ def run(bench: Bench, result: Result) -> None:
     found: dict[str, dict[str, Series]] = {}
     with Ceph(bench) as ceph:
         bench.say("filling disks")
-        clients = prepare(ceph, area)
+        clients = prepare(ceph, rounds, area)
         for job in jobs(bench.choose(2.0, 0.7)):
             bench.say(job.name)
             found[job.name] = in_turns({name: ceph.sampler(name, client, job, name in (NBD, SEGMENT))
