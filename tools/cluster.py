@@ -23,6 +23,7 @@ import errno
 import json
 import os
 import random
+import select
 import shutil
 import signal
 import socket
@@ -154,6 +155,25 @@ def wait_until(true: Callable[[], Any], what: str, seconds: float = WAIT_S) -> A
     return value
 
 
+def end(process: int, number: int) -> bool:
+    """Sends a process (a pidfd) a signal. Whether it is gone within STOP_S, with its last thread: a killed one has
+    no command line any more while it still holds its files, and the locks on them.
+    """
+    try:
+        signal.pidfd_send_signal(process, number)
+    except ProcessLookupError:
+        return True
+    poll = select.poll()
+    poll.register(process, select.POLLIN)
+    return bool(poll.poll(STOP_S * 1000))
+
+
+def reason_in(text: str) -> str:
+    """Why a program of Ceph failed: its last line, or, if it crashed, what it did not expect."""
+    lines = text.strip().splitlines() or ["failed"]
+    return next((line for line in lines if "ceph_assert" in line or "ceph_abort" in line), lines[-1])
+
+
 def free_ports() -> int:
     """A first port of a range that nobody seems to use now."""
     for _ in range(100):
@@ -194,8 +214,7 @@ class Cluster:
         except subprocess.TimeoutExpired:
             raise TimedOut(f"{' '.join(command)}: no answer within {timeout:g} s") from None
         if done.returncode:
-            last = done.stderr.strip().splitlines()[-1:]
-            raise XsegError(errno.EIO, f"{' '.join(command)}: {''.join(last) or 'failed'}")
+            raise XsegError(errno.EIO, f"{' '.join(command)}: {reason_in(done.stderr)}")
         return done.stdout
 
     def ceph(self, *words: Any, timeout: float = COMMAND_S) -> Any:
@@ -240,16 +259,21 @@ class Cluster:
         self.run(f"ceph-{kind}", "-i", number, "-c", self.conf)
 
     def stop_daemon(self, name: str, number: int = signal.SIGTERM) -> None:
-        """Ends one, and waits until it is gone; kills it after STOP_S."""
+        """Ends one, and waits until it is gone with its last thread, and has let go of its files and locks;
+        kills it after STOP_S. TimedOut: it lives on."""
         pid = self.pid(name)
         if not pid:
             return
-        os.kill(pid, number)
         try:
-            wait_until(lambda: not self.pid(name), f"{name} stops", STOP_S)
-        except TimedOut:
-            os.kill(pid, signal.SIGKILL)
-            wait_until(lambda: not self.pid(name), f"{name} is killed", STOP_S)
+            process = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        try:
+            ended = end(process, number) or end(process, signal.SIGKILL)
+        finally:
+            os.close(process)
+        if not ended:
+            raise TimedOut(f"{name} of the cluster in {self.folder} does not end, not even killed")
 
     # --- making it
 
