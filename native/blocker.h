@@ -12,7 +12,8 @@
  *                                                      zeros. ENOENT: no such object
  *   WRITE         offset, size, data                   creates the object if need be. done = size
  *                 FUA: durable with its folder entry   ENOSPC, EDQUOT, EIO
- *                 CREATE: most likely it is not there
+ *                 CREATE: most likely it is not there;
+ *                 arg = bytes it may grow to, a hint
  *   WRITE_ZEROES  offset, size                         as WRITE of zeros; punches a hole unless
  *                 NO_HOLE: space is allocated          NO_HOLE. Creates the object
  *   DISCARD       offset, size                         those bytes read as zeros and hold no space
@@ -24,9 +25,9 @@
  *   SYNC          object.volume = id; object.kind:     all that was acknowledged before, on objects
  *                 DATA, or NONE for every kind         of that volume (0: of all), is durable
  *   INFO          -                                    done = size in bytes (zeroes without NO_HOLE
- *                                                      need not grow it), arg = bytes of space it
- *                                                      takes; the size, where the store cannot tell.
- *                                                      ENOENT
+ *                                                      need not grow it; a hint may), arg = bytes of
+ *                                                      space it takes; the size, where the store
+ *                                                      cannot tell. ENOENT
  *   LIST          object.kind = namespace;             data: done objects (struct xobj each), arg =
  *                 arg = cursor, 0 first                cursor to go on, 0 = that was all. Objects
  *                 data_size >= 4096                    made or removed meanwhile may be missed or

@@ -132,6 +132,7 @@ struct object {
     enum object_state state;
     uint32_t refs;
     bool create;                    /* OPENING: make it if it is missing */
+    uint64_t grows_to;              /* OPENING: bytes, if it is made; 0: nobody knows */
     bool doomed;                    /* no longer in the table */
     bool is_new;                    /* made in this life, its folder entry not yet durable */
     bool dirty;                     /* on its volume's list */

@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * blocker_file_open.c - the table of open objects.
+ *
+ * For direct I/O a new object gets at once the size that it may grow to: the kernel lets a direct write that
+ * grows its file run with no other beside it and waits for its end, and has a file of small size allocate
+ * its blocks here and there.
  */
 #include <assert.h>
 #include <errno.h>
@@ -133,6 +137,15 @@ static int open_direct_inline(struct bf *bf, struct object *object, int folder, 
     return bf->direct && object->direct_fd < 0 ? -EAGAIN : 0;
 }
 
+/* The object's file was made. */
+static void made(const struct bf *bf, struct object *object, int fd)
+{
+    object->is_new = true;
+    if (bf->direct && object->grows_to && object->grows_to <= BF_BYTES_MAX
+        && ftruncate(fd, (off_t)object->grows_to) < 0)
+        return;                     /* it was for speed only */
+}
+
 /* Finds the object's file in the kernel's caches, or makes it where it is said to be missing, which takes
  * far less than to wake a worker. EAGAIN: a worker must look. */
 static int open_inline(struct bf *bf, struct object *object, bool make)
@@ -151,7 +164,8 @@ static int open_inline(struct bf *bf, struct object *object, bool make)
               : open_cached(folder, name, O_RDWR | O_CLOEXEC);
     if (fd < 0)
         return !make && fd == -ENOENT ? fd : -EAGAIN;
-    object->is_new = make;
+    if (make)
+        made(bf, object, fd);
     if (open_direct_inline(bf, object, folder, name)) {
         close(fd);
         return -EAGAIN;
@@ -161,17 +175,17 @@ static int open_inline(struct bf *bf, struct object *object, bool make)
     return 0;
 }
 
-static int open_or_create(int folder, const char *name, bool create, bool *is_new)
+static int open_or_create(const struct bf *bf, struct object *object, int folder, const char *name)
 {
     for (int i = 0; i < CREATE_TRIES; i++) {
         int fd = openat(folder, name, O_RDWR | O_CLOEXEC);
         if (fd >= 0)
             return fd;
-        if (errno != ENOENT || !create)
+        if (errno != ENOENT || !object->create)
             return -errno;
         fd = openat(folder, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, BF_FILE_MODE);
         if (fd >= 0) {
-            *is_new = true;
+            made(bf, object, fd);
             return fd;
         }
         if (errno != EEXIST)
@@ -188,7 +202,7 @@ static int open_run(struct bf *bf, struct work *work)
     const char *name;
     uint32_t index;
     int folder = bf_locate(bf, &object->name, object->create, path, &name, &index);
-    int fd = folder < 0 ? folder : open_or_create(folder, name, object->create, &object->is_new);
+    int fd = folder < 0 ? folder : open_or_create(bf, object, folder, name);
 
     if (fd < 0)
         return fd;
@@ -313,6 +327,7 @@ void bf_object_get(struct bf *bf, struct xreq *req, bool create)
         return;
     }
     queue_push(bf->peer, &object->waiting, req);
+    object->grows_to = req->flags & XREQ_CREATE ? req->arg : 0;
     open_object(bf, object, create, req->flags & XREQ_CREATE);
 }
 

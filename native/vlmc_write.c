@@ -78,8 +78,10 @@ static uint64_t write_child(struct vlmc *v, struct xreq *req, enum child_kind ki
 
     if (!child)
         return STEP_WAIT;
-    if (kind == CHILD_NEW || kind == CHILD_FIRST)
+    if (kind == CHILD_NEW || kind == CHILD_FIRST) {
         child->flags |= XREQ_CREATE;
+        child->arg = 1ull << xvolume_of(v, req)->block_shift;
+    }
     if (kind == CHILD_FIRST && req->op == XOP_DISCARD)
         child->op = XOP_WRITE_ZEROES;   /* its bits will be set: the object must be there */
     send_child(v, child);

@@ -104,6 +104,17 @@ def test_an_empty_write_makes_the_object(b):
     assert b.info(DATA).done == 0
 
 
+@pytest.mark.parametrize("op", [lib.XOP_WRITE, lib.XOP_WRITE_ZEROES])
+def test_a_hint_of_the_size_changes_nothing_that_is_read(b, op):
+    for hint in (MIB, 1, 1 << 60):    # what comes, too little, more than can be
+        object = Object(lib.XOBJ_DATA, 1, 1, hint)
+        data = {"data": b"\xff" * 8192} if op == lib.XOP_WRITE else {"size": 8192}
+        assert b.call(op, object, offset=4096, flags=lib.XREQ_CREATE, arg=hint, **data).done == 8192
+        expected = data.get("data", bytes(8192))
+        assert b.read(object, 0, MIB) == bytes(4096) + expected + bytes(MIB - 12288)
+        assert b.info(object).arg <= MIB
+
+
 @pytest.mark.parametrize("flags", [0, lib.XREQ_NO_HOLE, lib.XREQ_FUA])
 def test_zeroes_are_zeros_and_nothing_else_is(b, flags):
     b.write(DATA, b"\xff" * 65536)

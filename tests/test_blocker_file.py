@@ -220,6 +220,21 @@ def test_of_two_processes_that_replace_each_content_is_replaced_once(path):
         assert first8(one.read(HEADER, 0, 8)) == 1 + counts[0][0] + counts[1][0]
 
 
+@pytest.mark.parametrize("folder_known", [False, True])
+def test_a_new_object_for_direct_io_has_the_size_it_may_grow_to(path, folder_known):
+    """So that the kernel lets direct writes to it run side by side."""
+    with blocker(path, direct=True) as b:
+        if folder_known:
+            b.write(DATA, b"x")
+            b.call(lib.XOP_DELETE, DATA)
+        b.call(lib.XOP_WRITE, DATA, offset=4096, data=b"a" * 4096, flags=lib.XREQ_CREATE, arg=4 * MIB)
+        assert b.info(DATA).done == 4 * MIB
+        assert b.info(DATA).arg < MIB
+        assert b.read(DATA, 4 * MIB - 4096) == bytes(4096)
+        b.call(lib.XOP_WRITE, DATA, data=b"b" * 4096, flags=lib.XREQ_CREATE, arg=8192)
+        assert b.read(DATA, 0, 12288) == b"b" * 4096 + b"a" * 4096 + bytes(4096)
+
+
 def test_writes_of_both_kinds_to_one_page_do_not_fail_each_other(path):
     """A buffered write during a direct one makes the kernel report an I/O error at the next fsync."""
     with blocker(path, direct=True) as b:
