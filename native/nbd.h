@@ -126,6 +126,7 @@ struct nbd_connection {
     uint64_t since_ns;              /* accepted; SERVE: last progress; CLOCK_MONOTONIC */
     bool eof;                       /* the client sends no more */
     bool full;                      /* its socket took less than there is to send */
+    size_t untaken;                 /* sent, and likely not taken by the client yet; bytes, at most */
     bool structured;                /* negotiated, as are the next two */
     bool no_zeroes;
     bool allocation;                /* base:allocation, for the export `context` */

@@ -381,13 +381,17 @@ static void send_talk(struct nbd_connection *conn)
 }
 
 /* A client with many answers that it has not taken yet will send as many commands by and by. */
-static void let_gather(struct nbd_connection *conn)
+static void let_gather(struct nbd_connection *conn, size_t sent)
 {
     struct nbd *nbd = conn->nbd;
     int behind;
     uint64_t ns;
 
-    if (ioctl(conn->watch.fd, SIOCOUTQ, &behind) < 0 || behind < NBD_NAP_FROM)
+    conn->untaken += sent;
+    if (conn->untaken < NBD_NAP_FROM || ioctl(conn->watch.fd, SIOCOUTQ, &behind) < 0)
+        return;
+    conn->untaken = (size_t)behind;
+    if (behind < NBD_NAP_FROM)
         return;
     ns = (uint64_t)behind / 1024 * NBD_NAP_STEP;
     ns = ns < NBD_NAP_NS ? ns : NBD_NAP_NS;
@@ -406,7 +410,7 @@ void nbd_send(struct nbd_connection *conn)
             sent(conn, (size_t)n);
         conn->full = conn->out_start < conn->out_end;
         if (n > 0 && !conn->full)
-            let_gather(conn);
+            let_gather(conn, (size_t)n);
     }
     if (conn->phase == NBD_GONE)
         return;
