@@ -3,6 +3,7 @@
  * blocker_file.c - the peer type "blocker-file": objects in ordinary files. The essay is in
  * blocker_file.h, the contract in blocker.h, the manual in peers/blocker_file.py.
  */
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -66,8 +67,8 @@ static int read_options(struct bf *bf, uint64_t *workers, uint64_t *fds)
         rc = peer_option_u64(peer, "fds", default_fds(limit, bf->direct), fds);
     if (rc)
         return rc;
-    if (*workers < 1 || *workers > BF_WORKERS_MAX)
-        return peer_fail(peer, -EINVAL, "option workers: 1 to %d", BF_WORKERS_MAX);
+    if (*workers < 1 || *workers > POOL_THREADS_MAX)
+        return peer_fail(peer, -EINVAL, "option workers: 1 to %d", POOL_THREADS_MAX);
     if (*fds < BF_FDS_MIN || *fds > 1 << 20)
         return peer_fail(peer, -EINVAL, "option fds: %d to %d", BF_FDS_MIN, 1 << 20);
     bf->path = peer_option(peer, "path", NULL);
@@ -80,7 +81,8 @@ static void stop(struct peer *peer)
 {
     struct bf *bf = peer->state;
 
-    bf_pool_stop(bf);
+    pool_stop(&bf->pool);
+    finished_stop(&bf->finished);
     bf_ring_stop(bf);
     bf_objects_stop(bf);
     bf_locks_stop(bf);
@@ -103,7 +105,9 @@ static int start_parts(struct bf *bf)
     if (rc == 0)
         rc = bf_ring_start(bf);
     if (rc == 0)
-        rc = bf_pool_start(bf, (uint32_t)workers);
+        rc = finished_start(&bf->finished, bf->peer->loop);
+    if (rc == 0)
+        rc = pool_start(&bf->pool, (uint32_t)workers, bf);
     return rc;
 }
 
@@ -116,7 +120,7 @@ static int start(struct peer *peer)
         return -ENOMEM;
     peer->state = bf;
     bf->peer = peer;
-    bf->root = bf->life = bf->pool.watch.fd = -1;
+    bf->root = bf->life = -1;
     for (uint32_t i = 0; i < BF_FOLDERS; i++)
         bf->folder[i] = -1;
     pthread_mutex_init(&bf->kinds, NULL);
@@ -125,6 +129,38 @@ static int start(struct peer *peer)
     if (rc)
         stop(peer);
     return rc;
+}
+
+/* --- work for the pool ----------------------------------------------------------------- */
+
+static void run(struct task *task, void *arg)
+{
+    struct bf *bf = arg;
+
+    work_of(task)->result = work_of(task)->run(bf, work_of(task));
+    finished_add(&bf->finished, task);
+}
+
+void bf_pool_add(struct bf *bf, struct work *work, enum pool_class class)
+{
+    bf->active++;
+    work->task.run = run;
+    pool_add(&bf->pool, &work->task, class);
+}
+
+static bool reap(struct bf *bf)
+{
+    struct task *task = finished_take(&bf->finished), *next;
+    bool found = task != NULL;
+
+    for (; task; task = next) {
+        struct work *work = work_of(task);
+        next = task->next;
+        assert(bf->active > 0);
+        bf->active--;
+        work->done(bf, work, work->result);
+    }
+    return found;
 }
 
 /* --- on the loop ---------------------------------------------------------------------- */
@@ -162,16 +198,18 @@ static void reply(struct peer *peer, struct xreq *child) { xreq_put(peer->port, 
 static bool flush(struct peer *peer)
 {
     struct bf *bf = peer->state;
-    bool retried = bf_objects_retry(bf);
+    bool moved = reap(bf);
 
-    return bf_ring_flush(bf) || retried;
+    moved |= bf_objects_retry(bf);
+    bf_commit_start(bf);
+    return bf_ring_flush(bf) || moved;
 }
 
 static bool idle(struct peer *peer)
 {
     struct bf *bf = peer->state;
 
-    return bf->ring.active == 0 && bf->pool.active == 0;
+    return bf->ring.active == 0 && bf->active == 0;
 }
 
 const struct peer_ops blocker_file_ops = {

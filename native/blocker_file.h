@@ -22,14 +22,17 @@
  * The loop's thread owns everything below but where a member says otherwise. It does what does
  * not block: reads from the page cache, writes into it, opening what the kernel has in its
  * caches. All else is a `struct work`, handed to io_uring (reads that miss, direct I/O,
- * fallocate, fsync) or to a small pool of threads (names and folders, COPY, HASH, LIST, syncfs);
- * its done() runs on the loop again. A request's work lies in its `holder` scratch, so nothing
- * is allocated per request and every queue is bounded by the number of request slots.
+ * fallocate, fsync) or to a small pool of threads (pool.h): opening a file and INFO as quick tasks;
+ * large writes, COPY, HASH, LIST, the removal of a file, syncfs as slow ones. Its done() runs on the
+ * loop again. A request's work lies in its `holder` scratch, so nothing is allocated per request
+ * and every queue is bounded by the number of request slots.
  *
- * The pool has three queues. QUICK work (opening a file) may take every thread. SLOW work leaves
- * one thread for the quick. COMMIT work (REPLACE, ACQUIRE, RELEASE, the end of a DELETE) is taken
- * by one thread at a time, all that waits at once: it prepares each, makes them durable together,
- * publishes each, makes the folders durable together, and only then answers.
+ * REPLACE, ACQUIRE, RELEASE and the end of a DELETE are committed in groups, one group at a time. The
+ * loop gathers them; at the end of a turn, when no group is away, what was gathered goes to a worker as
+ * one quick task: it prepares each, makes them durable together, publishes each, makes the folders durable
+ * together, and only then hands all back to be answered. The files that were replaced it closes after
+ * that, when the next group may be under way already, as freeing them takes long. When a peer stops
+ * before all is answered, what still waits for a group is left to its successor.
  *
  * Open objects
  * ------------
@@ -72,13 +75,13 @@
 #include "blocker.h"
 #include "object_name.h"
 #include "peer.h"
+#include "pool.h"
 
 #define BF_FEW 16                   /* up to so many fsyncs; more become one syncfs */
 #define BF_FDS 4096                 /* open objects, unless the limit on descriptors is lower */
 #define BF_FDS_MIN 16
 #define BF_FOLDERS (XOBJ_KINDS * 256)
 #define BF_WORKERS 4
-#define BF_WORKERS_MAX 64
 #define BF_RING 512                 /* io_uring submission entries */
 #define BF_COMMIT_MAX 512           /* requests in one group commit, two descriptors each */
 #define BF_VOLUMES 65536            /* volumes told apart by SYNC; others share one record */
@@ -96,14 +99,18 @@ struct bf;
 
 /* Something that is done elsewhere than on the loop. */
 struct work {
-    /* In a worker: 0 or more, or a negative errno. Unused for io_uring. */
+    struct task task;               /* unused for io_uring */
+    /* In a worker: 0 or more, or a negative errno. Unused for io_uring and in a group. */
     int (*run)(struct bf *bf, struct work *work);
     /* On the loop. */
     void (*done)(struct bf *bf, struct work *work, int result);
-    struct work *next;
     int result;
-    int fd;                         /* COMMIT: of the temporary file, -1: none */
+    int fd;                         /* in a group: of the temporary file, -1: none */
 };
+_Static_assert(offsetof(struct work, task) == 0, "work_of() casts");
+
+static inline struct work *work_of(struct task *task) { return (struct work *)task; }
+static inline struct work *work_next(const struct work *work) { return work_of(work->task.next); }
 
 /* What a request keeps in its holder[0..6]; holder[7] is queue_push()'s. */
 struct held {
@@ -111,7 +118,7 @@ struct held {
     struct object *object;          /* in use by it */
     union {
         uint64_t position;          /* bytes of the I/O done so far */
-        uint64_t temporary;         /* COMMIT: number of its temporary file */
+        uint64_t temporary;         /* in a group: number of its temporary file */
     };
 };
 _Static_assert(sizeof(struct held) <= 7 * sizeof(uint64_t), "held must leave holder[7] alone");
@@ -168,22 +175,10 @@ struct sync_op {                    /* one fsync of a SYNC */
     struct sync_op *next;
 };
 
-enum pool_class { POOL_QUICK, POOL_SLOW, POOL_COMMIT, POOL_CLASSES };
-
-struct work_list { struct work *head, *tail; };
-
-struct pool {
-    pthread_mutex_t mutex;          /* guards what follows, up to `threads` */
-    pthread_cond_t wake;
-    struct work_list queue[POOL_CLASSES];
-    struct work_list finished;
-    uint32_t slow_running;
-    bool committing;
-    bool stopping;
-    pthread_t threads[BF_WORKERS_MAX];
-    uint32_t thread_count;
-    uint32_t active;                /* the loop's: handed in and not yet done */
-    struct watch watch;             /* an eventfd: something is finished */
+struct group {                      /* of the group commit */
+    struct task_list waiting;       /* for the next one */
+    struct work work;               /* the group that is away */
+    struct work *list;              /* its members, linked; NULL: none is away */
 };
 
 struct ring {
@@ -218,6 +213,9 @@ struct bf {
     bool no_nowait;                 /* the file system has no RWF_NOWAIT */
     struct lock *locks;
     struct pool pool;
+    struct finished finished;
+    uint32_t active;                /* work for workers, not yet done */
+    struct group group;
     struct ring ring;
     /* objects */
     struct object *objects;
@@ -266,10 +264,8 @@ int bf_publish(struct bf *bf, int fd, uint64_t number, const struct xobj *object
 /* All of the file system. Counts failures. 0 or a negative errno. */
 int bf_syncfs(struct bf *bf);
 
-/* --- blocker_file_pool.c: threads -------------------------------------------------- */
+/* --- blocker_file.c: work for the pool -------------------------------------------------- */
 
-int bf_pool_start(struct bf *bf, uint32_t threads);
-void bf_pool_stop(struct bf *bf);
 void bf_pool_add(struct bf *bf, struct work *work, enum pool_class class);
 
 /* --- blocker_file_ring.c: io_uring -------------------------------------------------- */
@@ -324,13 +320,12 @@ void bf_dirty_gone(struct object *object);
 /* Answers the request after making its object durable. */
 void bf_sync_one(struct bf *bf, struct xreq *req, struct object *object);
 
-/* --- blocker_file_commit.c, blocker_file_lock.c: group commit. One worker at a time. - */
+/* --- blocker_file_commit.c, blocker_file_lock.c: group commit -------------------------- */
 
-/* Runs all of a list, sets their results. Puts into `closing` up to BF_COMMIT_MAX files to be
- * closed when the results are known, as freeing what was replaced takes long; their number. */
-uint32_t bf_commit(struct bf *bf, struct work *list, int *closing);
 void bf_commit_request(struct bf *bf, struct xreq *req);
-/* 1: it was ours already. 0: it is ours once its folder is synced. */
+/* Hands over the next group, if there is something for it and none is away. */
+void bf_commit_start(struct bf *bf);
+/* The next four in a worker, one at a time. 1: it was ours already. 0: it is ours once its folder is synced. */
 int bf_lock_acquire(struct bf *bf, struct xreq *req);
 int bf_lock_release(struct bf *bf, struct xreq *req);
 /* Lets go of a lock if it is ours. */

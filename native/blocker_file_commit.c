@@ -2,8 +2,8 @@
  *
  * blocker_file_commit.c - REPLACE, DELETE, ACQUIRE, RELEASE: many made durable at once.
  *
- * Objects are removed by any worker, as freeing their space may take milliseconds each. For the
- * rest one worker takes all that waits and does, in the order in which it came:
+ * Objects are removed by any worker, as freeing their space may take milliseconds each. The rest
+ * gathers on the loop; one worker at a time gets what did, and does, in the order in which it came:
  *
  *     1. REPLACE: writes the content to a temporary file each
  *     2. makes these durable together
@@ -28,7 +28,7 @@ struct commit {
     struct work *list;
     uint32_t failures;              /* of syncfs() when it began */
     uint32_t files;                 /* temporary files written */
-    int *closing;                   /* what was replaced: closed, and so freed, after the answers */
+    int closing[BF_COMMIT_MAX];     /* what was replaced: closed, and so freed, when the rest is done */
     uint32_t closing_count;
     uint32_t folders;               /* distinct ones changed */
     uint8_t touched[BF_FOLDERS / 8];
@@ -81,15 +81,15 @@ static void sync_files(struct bf *bf, struct commit *commit)
     int rc = many ? sync_everything(bf, commit) : 0;
 
     if (many || !bf->sync) {
-        for (struct work *w = commit->list; w; w = w->next)
+        for (struct work *w = commit->list; w; w = work_next(w))
             if (w->fd >= 0 && w->result == 0)
                 w->result = rc;
         return;
     }
-    for (struct work *w = commit->list; w; w = w->next)
+    for (struct work *w = commit->list; w; w = work_next(w))
         if (w->fd >= 0 && w->result == 0)
             sync_file_range(w->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
-    for (struct work *w = commit->list; w; w = w->next)
+    for (struct work *w = commit->list; w; w = work_next(w))
         if (w->fd >= 0 && w->result == 0 && fdatasync(w->fd) < 0)
             w->result = -errno;
 }
@@ -178,7 +178,7 @@ static int sync_folders(struct bf *bf, const struct commit *commit)
 /* 3, for each whose content is durable. */
 static void publish_all(struct bf *bf, struct commit *commit)
 {
-    for (struct work *w = commit->list; w; w = w->next) {
+    for (struct work *w = commit->list; w; w = work_next(w)) {
         struct xreq *req = work_request(w);
         if (w->result == 0)
             w->result = publish(bf, commit, req);
@@ -189,28 +189,71 @@ static void publish_all(struct bf *bf, struct commit *commit)
     }
 }
 
-uint32_t bf_commit(struct bf *bf, struct work *list, int *closing)
+/* Sets all results. */
+static void commit_all(struct bf *bf, struct commit *commit)
 {
-    struct commit commit = { .list = list, .closing = closing,
-                             .failures = load_acquire(&bf->failures) };
     int rc;
 
-    for (struct work *w = list; w; w = w->next)
-        prepare(bf, &commit, w);
-    sync_files(bf, &commit);
-    publish_all(bf, &commit);
-    rc = sync_folders(bf, &commit);
-    for (struct work *w = list; w && rc; w = w->next) {
+    for (struct work *w = commit->list; w; w = work_next(w))
+        prepare(bf, commit, w);
+    sync_files(bf, commit);
+    publish_all(bf, commit);
+    rc = sync_folders(bf, commit);
+    for (struct work *w = commit->list; w && rc; w = work_next(w)) {
         if (w->result)
             continue;
         w->result = rc;
         if (work_request(w)->op == XOP_ACQUIRE)
             bf_lock_drop(bf, &work_request(w)->object);
     }
-    return commit.closing_count;
+}
+
+/* The next group may come into another worker as soon as the loop has this one back. */
+static void commit_run(struct task *task, void *arg)
+{
+    struct bf *bf = arg;
+    struct commit commit = { .list = bf->group.list, .failures = load_acquire(&bf->failures) };
+
+    commit_all(bf, &commit);
+    finished_add(&bf->finished, task);
+    while (commit.closing_count)
+        close(commit.closing[--commit.closing_count]);
 }
 
 /* --- on the loop ---------------------------------------------------------------------------- */
+
+static void group_add(struct bf *bf, struct work *work)
+{
+    bf->active++;
+    task_list_add(&bf->group.waiting, &work->task);
+}
+
+static void group_done(struct bf *bf, struct work *group, int result)
+{
+    struct work *work = bf->group.list, *next;
+
+    (void)group;
+    (void)result;
+    bf->group.list = NULL;
+    for (; work; work = next) {
+        next = work_next(work);
+        assert(bf->active > 0);
+        bf->active--;
+        work->done(bf, work, work->result);
+    }
+}
+
+void bf_commit_start(struct bf *bf)
+{
+    struct group *group = &bf->group;
+
+    if (group->list || !group->waiting.head)
+        return;
+    group->list = work_of(task_list_take(&group->waiting, bf->commit_max));
+    group->work = (struct work){ .task.run = commit_run, .done = group_done };
+    bf->active++;
+    pool_add(&bf->pool, &group->work.task, POOL_QUICK);
+}
 
 static void commit_done(struct bf *bf, struct work *work, int result)
 {
@@ -242,7 +285,7 @@ static void delete_done(struct bf *bf, struct work *work, int result)
     if (result)
         commit_done(bf, work, result);
     else
-        bf_pool_add(bf, work, POOL_COMMIT);
+        group_add(bf, work);
 }
 
 static bool is_valid(struct bf *bf, const struct xreq *req)
@@ -278,6 +321,6 @@ void bf_commit_request(struct bf *bf, struct xreq *req)
         held(req)->work.done = delete_done;
         bf_pool_add(bf, &held(req)->work, POOL_SLOW);
     } else {
-        bf_pool_add(bf, &held(req)->work, POOL_COMMIT);
+        group_add(bf, &held(req)->work);
     }
 }
