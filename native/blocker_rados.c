@@ -3,7 +3,6 @@
  * blocker_rados.c - the peer type "blocker-rados": objects in a pool of a Ceph cluster. The essay
  * is in blocker_rados.h, the contract in blocker.h, the manual in peers/blocker_rados.py.
  */
-#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,7 +19,7 @@ static int read_numbers(struct br *br)
         { "connect_timeout_s", BR_CONNECT_TIMEOUT_S, 1, 3600, &br->connect_timeout_s },
         { "lease_s", 0, 0, UINT32_MAX, &br->lease_s },
         { "blocklist_s", BR_BLOCKLIST_S, 60, UINT32_MAX, &br->blocklist_s },
-        { "workers", BR_WORKERS, 1, BR_WORKERS_MAX, &br->workers },
+        { "workers", BR_WORKERS, 1, POOL_THREADS_MAX, &br->workers },
     };
 
     for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
@@ -55,13 +54,14 @@ static void stop(struct peer *peer)
 {
     struct br *br = peer->state;
 
-    br_work_stop(br);
+    pool_stop(&br->pool);
     if (br->connected)
         rados.conf_set(br->cluster, "rados_osd_op_timeout", BR_STOP_TIMEOUT_S);
     br_node_unregister(br);
     br_disconnect(br);
     br_ops_stop(br);
     br_locks_stop(br);
+    pthread_mutex_destroy(&br->callers_mutex);
     pthread_mutex_destroy(&br->held_mutex);
     pthread_mutex_destroy(&br->fenced_mutex);
     free(br);
@@ -79,7 +79,7 @@ static int start_parts(struct br *br)
     if (rc == 0)
         rc = br_node_register(br);
     if (rc == 0)
-        rc = br_work_start(br);
+        rc = pool_start(&br->pool, (uint32_t)br->workers, br);
     return rc;
 }
 
@@ -92,13 +92,14 @@ static int start(struct peer *peer)
         return -ENOMEM;
     peer->state = br;
     br->peer = peer;
-    br->watch.fd = -1;
     br->node = peer->seg->header->created_ns;
+    br->callers = 1;
+    pthread_mutex_init(&br->callers_mutex, NULL);
     pthread_mutex_init(&br->held_mutex, NULL);
     pthread_mutex_init(&br->fenced_mutex, NULL);
     rc = start_parts(br);
     if (rc == 0)
-        br_timers(br, false);
+        br_call_end(br);
     if (rc == 0)
         br_log(br, "INFO", "pool %s, namespace '%s', %s at %s", br->pool_name, br->namespace, br->client,
                br->address);
@@ -109,20 +110,14 @@ static int start(struct peer *peer)
 
 /* --- on the loop ---------------------------------------------------------------------- */
 
-static void to_worker(struct br *br, struct br_op *op, int (*run)(struct br *, struct br_op *), bool slow)
-{
-    op->run = run;
-    br_work_add(br, op, slow);
-}
-
 static void lock_request(struct br *br, struct xreq *req, struct br_op *op)
 {
     if (req->op == XOP_DELETE)
-        to_worker(br, op, br_lock_delete, false);
+        br_to_worker(br, op, br_lock_delete, POOL_QUICK);
     else if (req->op == XOP_ACQUIRE)
-        to_worker(br, op, br_lock_acquire, false);
+        br_to_worker(br, op, br_lock_acquire, POOL_QUICK);
     else
-        to_worker(br, op, br_lock_release, false);
+        br_to_worker(br, op, br_lock_release, POOL_QUICK);
 }
 
 /* What needs no operation of the cluster, and what is not well-formed. */
@@ -161,9 +156,9 @@ static bool answer_at_once(struct br *br, struct xreq *req)
 static void serve(struct br *br, struct xreq *req, struct br_op *op)
 {
     switch (req->op) {
-    case XOP_LIST: to_worker(br, op, br_list_run, true); break;
-    case XOP_COPY: to_worker(br, op, br_copy_run, true); break;
-    case XOP_HASH: to_worker(br, op, br_hash_run, true); break;
+    case XOP_LIST: br_to_worker(br, op, br_list_run, POOL_SLOW); break;
+    case XOP_COPY: br_to_worker(br, op, br_copy_run, POOL_SLOW); break;
+    case XOP_HASH: br_to_worker(br, op, br_hash_run, POOL_SLOW); break;
     case XOP_ACQUIRE:
     case XOP_RELEASE: lock_request(br, req, op); break;
     case XOP_DELETE:

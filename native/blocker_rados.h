@@ -13,11 +13,10 @@
  * Who runs what
  * -------------
  * The loop's thread owns everything below but where a member says otherwise. Each request becomes
- * one asynchronous RADOS operation. librados calls back on its own threads: the callback puts the
- * operation on a list (one compare-and-swap) and, when the list was empty, rings an eventfd; the
- * loop takes the whole list at once and answers. COPY, HASH, LIST, ACQUIRE, RELEASE and DELETE of a
- * lock take several operations one after the other: a small pool of threads makes them with
- * synchronous calls, and puts what is done on the same list.
+ * one asynchronous RADOS operation. librados calls back on its own threads, which put the operation
+ * among the finished (pool.h), where the loop takes it and answers. COPY, HASH, LIST, ACQUIRE, RELEASE
+ * and DELETE of a lock take several operations one after the other: a small pool of threads makes them
+ * with synchronous calls (the first three as slow tasks), and puts what is done there, too.
  *
  * Nothing is allocated here per I/O but what librados itself does. Operations under way are bounded
  * by BR_OPS, requests beyond that wait in a queue. librados' own limit on operations under way
@@ -101,11 +100,11 @@
 #include "blocker.h"
 #include "object_name.h"
 #include "peer.h"
+#include "pool.h"
 #include "rados_api.h"
 
 #define BR_OPS 4096                 /* operations under way */
 #define BR_WORKERS 4
-#define BR_WORKERS_MAX 64
 #define BR_NAMESPACE_MAX 128        /* bytes of the option, without NUL */
 #define BR_ADDRESS_MAX 256          /* bytes of a client's address, with NUL */
 #define BR_OBJECT_MAX (128ull << 20)    /* bytes of an object: osd_max_object_size */
@@ -134,7 +133,7 @@ struct br;
 
 /* Something under way in librados or in a worker. */
 struct br_op {
-    struct br_op *next;             /* free, waiting for a worker, or finished */
+    struct task task;               /* or, by `next`, free */
     struct br *br;
     struct xreq *req;               /* NULL: the blocker's own */
     /* In a worker: 0 or more, or a negative errno. */
@@ -153,19 +152,6 @@ struct br_op {
     time_t changed;
     struct xobj lock;               /* a lease's renewal: whose, and of which generation */
     uint64_t generation;
-};
-
-struct br_list { struct br_op *head, *tail; };
-
-struct br_pool {
-    pthread_mutex_t mutex;          /* guards what follows, up to `threads` */
-    pthread_cond_t wake;
-    struct br_list quick, slow;     /* slow leaves one thread for the quick */
-    uint32_t running, slow_running;
-    bool stopping;
-    pthread_t threads[BR_WORKERS_MAX];
-    uint32_t thread_count;
-    bool made;
 };
 
 /* A lock held with a lease. */
@@ -197,14 +183,15 @@ struct br {
     uint32_t fenced_count;          /* in all; the oldest is forgotten first */
     /* operations */
     struct br_op ops[BR_OPS];
-    struct br_op *free;
+    struct task *free;
     uint32_t under_way;
     struct br_op *oldest, *newest;  /* in librados, and not too old */
-    struct br_op *finished;         /* atomic: newest first */
+    struct finished finished;
     uint64_t took_ns;               /* the last one answered in this turn; 0: none */
-    struct watch watch;             /* an eventfd: something is finished */
     struct queue waiting;           /* requests that found no free operation */
-    struct br_pool workers_pool;
+    struct pool pool;
+    pthread_mutex_t callers_mutex;  /* guards what follows, and librados' option rados_osd_op_timeout */
+    uint32_t callers;               /* who may be in a synchronous call: workers, the start */
     /* locks with leases */
     pthread_mutex_t held_mutex;     /* guards the list */
     struct br_held *held;
@@ -231,7 +218,7 @@ int br_set_number(struct br *br, const char *option, uint64_t value);
 /* The RADOS namespace of a kind (0: of the nodes). */
 void br_namespace(const struct br *br, uint32_t kind, char name[BR_NAMESPACE_MAX + 16]);
 
-/* --- blocker_rados_op.c: operations and how they come back. The loop, but br_finish() ------ */
+/* --- blocker_rados_op.c: operations, away and back. The loop, but br_finish() --------------- */
 
 int br_ops_start(struct br *br);
 void br_ops_stop(struct br *br);
@@ -242,6 +229,8 @@ void br_op_put(struct br *br, struct br_op *op);
 void br_prepare(struct br *br, struct br_op *op, uint32_t kind);
 /* What became of a submission: an error finishes the operation at once. */
 void br_submitted(struct br *br, struct br_op *op, int rc);
+/* Has a worker run the operation. */
+void br_to_worker(struct br *br, struct br_op *op, int (*run)(struct br *, struct br_op *), enum pool_class class);
 /* Puts the operation among the finished. Any thread. */
 void br_finish(struct br_op *op, int result);
 /* Takes what has finished. True if there was something. */
@@ -255,25 +244,20 @@ int br_errno(struct br *br, int result);
 void br_log(struct br *br, const char *level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* --- blocker_rados_deadline.c. The loop, but br_timers() ------------------------------------ */
+/* --- blocker_rados_deadline.c. The loop, but br_call_begin(), br_call_end() ------------------ */
 
 void br_deadline_add(struct br *br, struct br_op *op);
 void br_deadline_remove(struct br *br, struct br_op *op);
 uint64_t br_deadline_next(const struct br *br);
 /* Cancels what is too old. */
 void br_deadline_look(struct br *br);
-/* Whether librados ends operations by itself. With the pool's mutex, or no worker. */
-void br_timers(struct br *br, bool on);
+/* Between these, librados ends operations by itself. Any thread. The start is such a time from the first. */
+void br_call_begin(struct br *br);
+void br_call_end(struct br *br);
 
 /* --- blocker_rados_io.c: what is one operation -------------------------------------------- */
 
 void br_io_request(struct br *br, struct xreq *req, struct br_op *op);
-
-/* --- blocker_rados_work.c: threads ------------------------------------------------------------ */
-
-int br_work_start(struct br *br);
-void br_work_stop(struct br *br);
-void br_work_add(struct br *br, struct br_op *op, bool slow);
 
 /* --- blocker_rados_list.c, blocker_rados_copy.c: whole objects. Workers. --------------------------- */
 

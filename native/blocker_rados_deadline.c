@@ -24,10 +24,7 @@ void br_deadline_add(struct br *br, struct br_op *op)
     op->began_ns = loop_now(br->peer->loop);
     op->older = br->newest;
     op->newer = NULL;
-    if (br->newest)
-        br->newest->newer = op;
-    else
-        br->oldest = op;
+    *(br->newest ? &br->newest->newer : &br->oldest) = op;
     br->newest = op;
     op->aging = true;
 }
@@ -62,9 +59,26 @@ void br_deadline_look(struct br *br)
 
 /* --- threads with synchronous calls ------------------------------------------------------------ */
 
-void br_timers(struct br *br, bool on)
+static void set_timeout(struct br *br, uint64_t seconds)
 {
-    int rc = br_set_number(br, "rados_osd_op_timeout", on ? br->op_timeout_s : 0);
+    int rc = br_set_number(br, "rados_osd_op_timeout", seconds);
 
     assert(rc == 0);                /* it took a number at start, too */
+}
+
+void br_call_begin(struct br *br)
+{
+    pthread_mutex_lock(&br->callers_mutex);
+    if (br->callers++ == 0)
+        set_timeout(br, br->op_timeout_s);
+    pthread_mutex_unlock(&br->callers_mutex);
+}
+
+void br_call_end(struct br *br)
+{
+    pthread_mutex_lock(&br->callers_mutex);
+    assert(br->callers > 0);
+    if (--br->callers == 0)
+        set_timeout(br, 0);
+    pthread_mutex_unlock(&br->callers_mutex);
 }

@@ -7,11 +7,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
 
-#include "barrier.h"
 #include "blocker_rados.h"
 
 #define TOLD_AGAIN_NS 10000000000ull    /* between two words in the log about timeouts */
@@ -78,13 +74,15 @@ int br_errno(struct br *br, int result)
 
 /* --- operations ------------------------------------------------------------------------ */
 
+static struct br_op *op_of(struct task *task) { return (struct br_op *)task; }
+
 struct br_op *br_op_get(struct br *br, struct xreq *req)
 {
-    struct br_op *op = br->free;
+    struct br_op *op = op_of(br->free);
 
     if (!op)
         return NULL;
-    br->free = op->next;
+    br->free = op->task.next;
     br->under_way++;
     *op = (struct br_op){ .br = br, .req = req };
     return op;
@@ -94,8 +92,8 @@ void br_op_put(struct br *br, struct br_op *op)
 {
     assert(br->under_way > 0);
     br->under_way--;
-    op->next = br->free;
-    br->free = op;
+    op->task.next = br->free;
+    br->free = &op->task;
 }
 
 void br_reply(struct br *br, struct br_op *op, int result)
@@ -109,17 +107,26 @@ void br_reply(struct br *br, struct br_op *op, int result)
 
 void br_finish(struct br_op *op, int result)
 {
-    struct br *br = op->br;
-    struct br_op *head;
-    uint64_t one = 1;
-
     op->result = result;
-    do {
-        head = load_relaxed(&br->finished);
-        op->next = head;
-    } while (!swap_if(&br->finished, head, op));
-    if (!head && write(br->watch.fd, &one, sizeof(one)) < 0)
-        assert(errno == EAGAIN);    /* the counter is full: it wakes all the same */
+    finished_add(&op->br->finished, &op->task);
+}
+
+/* In a worker. */
+static void work(struct task *task, void *arg)
+{
+    struct br *br = arg;
+    struct br_op *op = op_of(task);
+
+    br_call_begin(br);
+    br_finish(op, op->run(br, op));
+    br_call_end(br);
+}
+
+void br_to_worker(struct br *br, struct br_op *op, int (*run)(struct br *, struct br_op *), enum pool_class class)
+{
+    op->task.run = work;
+    op->run = run;
+    pool_add(&br->pool, &op->task, class);
 }
 
 /* On a thread of librados. */
@@ -142,21 +149,6 @@ void br_submitted(struct br *br, struct br_op *op, int rc)
         br_finish(op, rc);
 }
 
-/* Oldest first, as it would be unfair to answer in the reverse. */
-static struct br_op *take_finished(struct br *br)
-{
-    struct br_op *op = load_relaxed(&br->finished) ? exchange(&br->finished, NULL) : NULL;
-    struct br_op *first = NULL;
-
-    while (op) {
-        struct br_op *next = op->next;
-        op->next = first;
-        first = op;
-        op = next;
-    }
-    return first;
-}
-
 /* It has left librados. */
 static void leave(struct br *br, struct br_op *op)
 {
@@ -171,11 +163,12 @@ static void leave(struct br *br, struct br_op *op)
 
 bool br_ops_reap(struct br *br)
 {
-    struct br_op *op = take_finished(br), *next;
-    bool found = op != NULL;
+    struct task *task = finished_take(&br->finished), *next;
+    bool found = task != NULL;
 
-    for (; op; op = next) {
-        next = op->next;
+    for (; task; task = next) {
+        struct br_op *op = op_of(task);
+        next = task->next;
         leave(br, op);
         if (op->done)
             op->done(br, op);
@@ -193,31 +186,17 @@ uint64_t br_ops_nap(struct br *br)
     return ns < BR_NAP_NS ? ns : BR_NAP_NS;
 }
 
-/* The loop looks at the list in every turn: it only had to be woken. Edge-triggered, so that
- * the counter need not be read. */
-static void ready(struct watch *watch, uint32_t events)
-{
-    (void)watch;
-    (void)events;
-}
-
 int br_ops_start(struct br *br)
 {
     for (int i = BR_OPS; i-- > 0;) {
-        br->ops[i].next = br->free;
-        br->free = &br->ops[i];
+        br->ops[i].task.next = br->free;
+        br->free = &br->ops[i].task;
     }
-    br->watch = (struct watch){ .fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), .ready = ready, .arg = br };
-    if (br->watch.fd < 0)
-        return -errno;
-    return loop_watch(br->peer->loop, &br->watch, EPOLLIN | EPOLLET);
+    return finished_start(&br->finished, br->peer->loop);
 }
 
 void br_ops_stop(struct br *br)
 {
     assert(br->under_way == 0);
-    if (br->watch.fd < 0)
-        return;
-    loop_unwatch(br->peer->loop, &br->watch);
-    close(br->watch.fd);
+    finished_stop(&br->finished);
 }
