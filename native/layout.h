@@ -45,6 +45,11 @@
  * The order matters: a child write still under way must not land after its replay
  * has been acknowledged. Only what goes against the pipeline's direction is not waited
  * for (XREQ_ASIDE: the mapper to vlmc), as both sides would wait for ever.
+ *
+ * So any request may be served twice, and what the first server did to the slot must not mislead the
+ * second. The next cursor of LIST and NAMES is written over theirs: a LIST or NAMES that goes into the
+ * inbox again has the `arg` it was `asked` with. Elsewhere `arg` stays: the mapper notes there how far
+ * it has come with a CONTROL, an OPEN, a CLOSE.
  */
 #ifndef ARCHIPELAGO_LAYOUT_H
 #define ARCHIPELAGO_LAYOUT_H
@@ -147,7 +152,7 @@ struct xreq {
     uint32_t parent;                /* request it serves, slot number + 1 */
     uint32_t client;                /* for the src's use: connection, task... */
     uint64_t received_ns;           /* when dst took it in hand */
-    uint64_t reserved;
+    uint64_t asked;                 /* `arg` as it was sent: its server may have changed that and died */
     /* what is asked, and the answer */
     uint16_t op;                    /* enum xop */
     uint16_t flags;                 /* enum xflag */

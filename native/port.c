@@ -411,6 +411,8 @@ static void requeue_held_of(struct port *port, const struct xport *sender)
 
         if (load_relaxed(&req->state) != XREQ_HELD || req->owner != port->number)
             continue;
+        if (req->op == XOP_LIST || req->op == XOP_NAMES)
+            req->arg = req->asked;
         count(&port->shared->recovered, 1);
         port_requeue(port, req);
     }

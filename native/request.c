@@ -74,6 +74,7 @@ void xreq_send(struct port *port, struct xreq *req, uint32_t dst)
     assert(req->src == port->number && req->state == XREQ_HELD && dst < XSEG_PORTS);
     req->dst = (uint16_t)dst;
     req->sent_ns = port->looped ? port->now_ns : clock_ns();
+    req->asked = req->arg;
     req->error = 0;
     req->done = 0;
     count(&port->shared->sent, 1);

@@ -165,6 +165,23 @@ def test_requests_that_a_dead_peer_held_are_done_again(segment, roles):
             assert reborn.c.shared.recovered == 3
 
 
+@pytest.mark.parametrize("op, arg", [(lib.XOP_LIST, 7), (lib.XOP_NAMES, 7), (lib.XOP_CONTROL, 99)])
+def test_a_cursor_that_a_dead_peer_had_moved_on_is_where_it_was(segment, roles, op, arg):
+    """So that no page is left out. What it noted in other requests is its successor's to read."""
+    def answer_half(port):
+        (request,) = port.receive(1)
+        request.c.arg = 99
+
+    with Port(segment) as client:
+        request = client.get()
+        request.c.op, request.c.arg = op, 7
+        client.send(roles["server"], [request])
+        dies(segment, roles["server"], answer_half)
+        with Port(segment, number=roles["server"]) as reborn:
+            (again,) = reborn.receive(1)
+            assert again.c.arg == arg
+
+
 def test_what_a_dead_peer_held_waits_until_its_children_have_come_back(segment, roles):
     store = segment.declare("store", "test", "test")
 
