@@ -252,9 +252,11 @@ class Mapper(Peer):
         async with self.by_name(name) as volume:
             await self.open_here(volume)
             holder = request.c.src, request.c.incarnation
-            volume.holders[holder] = volume.holders.get(holder, 0) + 1
+            times = volume.holders.get(holder, 0) + 1
+            mapper_takeover.note_count(request, volume.handle, times)
+            volume.holders[holder] = times
             volume.share_opens(request.c.src)
-            request.reply(done=volume.handle)
+            request.reply(done=volume.handle)       # with no await since the note
 
     async def close(self, request: Request) -> None:
         """CLOSE: volume = handle. ESTALE: this port has not opened it, or has closed it.
@@ -274,7 +276,8 @@ class Mapper(Peer):
                 if volume.opens() == 1 and not volume.shared.administrative:
                     await self.close_here(volume)
             finally:
-                if volume.handle:
+                if volume.handle:                   # answered with no await after the note
+                    mapper_takeover.note_count(request, volume.handle, volume.holders.get(holder, 1) - 1)
                     self.forget_opens(volume, holder, 1)
 
     def forget_opens(self, volume: Volume, holder: tuple[int, int], times: int) -> None:

@@ -1,5 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A restarted mapper takes over what is open in the segment: nothing is asked of those who have it open."""
+"""A restarted mapper takes over what is open in the segment: nothing is asked of those who have it open.
+
+An OPEN or CLOSE that was counted but not answered is served again, and must not count twice. So before it is counted
+its slot gets a note, in `volume` and `arg`: the handle, the op, and how often the port has the volume open after it.
+If the segment says the same when the mapper is restarted, the count is taken back. At most one request is between its
+note and its answer when the mapper dies. A note that was not there when the request was sent is told by `asked`: the
+sender may use the slot of an answer for another request.
+"""
 import asyncio
 import errno
 from typing import TYPE_CHECKING, Any
@@ -10,14 +17,43 @@ from peers.mapper_volume import Volume
 from xseg._native import lib
 from xseg.errors import XsegError
 from xseg.errors import error as fail
+from xseg.request import Request
 from xseg.segment import text
 
 if TYPE_CHECKING:
     from peers.mapper import Mapper
 
 
+def note_count(request: Request, handle: int, times: int) -> None:
+    """Notes in an OPEN or CLOSE that its port will have the volume open so many times."""
+    request.c.volume = handle
+    request.c.arg = request.c.op << 32 | times
+
+
+def take_back_counts(m: "Mapper") -> None:
+    """Undoes what an earlier life of this mapper has counted and not answered."""
+    volumes = [m.segment.c.volumes[place] for place in range(lib.XSEG_VOLUMES)]
+    holding = {port for shared in volumes if shared.state == lib.XVOL_OPEN
+               for port in range(lib.XSEG_PORTS) if shared.opens[port]}
+    for number in holding:              # a port's last CLOSE finds nothing to count again
+        port = m.segment.c.ports[number]
+        for c in m.segment.c.reqs[port.first:port.first + port.count]:
+            if c.op in (lib.XOP_OPEN, lib.XOP_CLOSE) and c.arg != c.asked and c.owner == m.port.number \
+                    and c.state in (lib.XREQ_HELD, lib.XREQ_QUEUED) and 0 < c.volume <= lib.XSEG_VOLUMES:
+                take_back(volumes[c.volume - 1], c)
+
+
+def take_back(shared: Any, c: Any) -> None:
+    """The same for a request with a note. It has none afterwards."""
+    op, times = c.arg >> 32, c.arg & 0xffffffff
+    if op == c.op and shared.opens[c.src] == times and shared.opened_by[c.src] == c.incarnation:
+        shared.opens[c.src] = min(65535, times - 1 if op == lib.XOP_OPEN else times + 1)
+    c.arg = c.asked
+
+
 async def take_over(m: "Mapper") -> None:
     """Rebuilds the state of what is open in the segment."""
+    take_back_counts(m)
     freezing = still_freezing(m)
     to_thaw = []
     for place in range(lib.XSEG_VOLUMES):

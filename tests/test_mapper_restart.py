@@ -8,8 +8,10 @@ import threading
 import pytest
 from support import Instance, wait_until
 
-from xseg.client import Client
+from xseg._native import lib
+from xseg.client import Client, Volume
 from xseg.errors import Busy
+from xseg.request import Call
 from xseg.segment import Segment, name_for
 
 GIB = 1 << 30
@@ -87,6 +89,59 @@ def test_opens_of_one_who_died_with_the_mapper_are_not_his_successors(instance):
             assert ask("info", name="v")["open"]["by"] == {"client": 1}
     volume.handle = 0
     ask("remove", name="v")
+
+
+def ask_again(instance, request, sent_so):
+    """A request that the mapper has answered is served by its successor, too. `sent_so`: it was sent as it is now;
+    else the mapper has left it so, and died before it answered."""
+    port = instance.client.port
+    lib.xreq_send(port.c, request.c, instance.client.segment.port_of("mapper"))
+    if not sent_so:
+        request.c.asked = 0
+    instance.restart("mapper")
+    port.ring()
+    assert [back.c.error for back in port.receive(30)] == [0]
+    port.put(request)
+
+
+def answered(client, op, **fields):
+    """A request to the mapper, and that it was answered. It is the caller's."""
+    request = client.port.get(4096)
+    Call(op, **fields).put(client.port.c, request.c)
+    lib.xreq_send(client.port.c, request.c, client.segment.port_of("mapper"))
+    client.port.ring()
+    assert [back.c.error for back in client.port.receive(30)] == [0]
+    return request
+
+
+@pytest.mark.parametrize("op, before, counted, after", [
+    (lib.XOP_OPEN, 1, True, 2), (lib.XOP_OPEN, 1, False, 2), (lib.XOP_OPEN, 0, True, 1),
+    (lib.XOP_CLOSE, 3, True, 2), (lib.XOP_CLOSE, 3, False, 2)])
+def test_it_dies_when_it_has_counted_an_open_or_close_or_is_about_to(shared_instance, op, before, counted, after):
+    """What it did not answer is served again, and counts once."""
+    client, name = shared_instance.client, f"v-{op}-{before}-{counted}"
+    client.control("create", name=name, size=GIB)
+    opened = [client.open(name) for _ in range(before)]
+    asked = {"data": name.encode()} if op == lib.XOP_OPEN else {"volume": opened[0].handle}
+    request = answered(client, op, **asked)
+    handle = request.c.volume
+    shared_instance.kill("mapper")
+    if not counted:
+        client.segment.c.volumes[handle - 1].opens[client.port.number] = before
+    ask_again(shared_instance, request, sent_so=False)
+    assert client.control("info", name=name)["open"]["by"] == {"client": after}
+    for _ in range(after):
+        Volume(client, handle).close()
+    assert client.control("info", name=name)["open"] is None
+
+
+def test_a_slot_used_again_for_another_open_counts(shared_instance):
+    client = shared_instance.client
+    client.control("create", name="again", size=GIB)
+    request = answered(client, lib.XOP_OPEN, data=b"again")
+    shared_instance.kill("mapper")
+    ask_again(shared_instance, request, sent_so=True)
+    assert client.control("info", name="again")["open"]["by"] == {"client": 2}
 
 
 def test_requests_sent_while_it_was_dead_are_served(instance):
