@@ -263,6 +263,7 @@ struct xvolume {
     uint64_t flushes;
     uint64_t commits;
     uint64_t snapshots;
+    uint64_t snapshots_held_ns;     /* so long in all they kept new writes waiting */
 };
 
 /* Where a block's bytes are. volume == 0: nowhere, the block is zeros. Published by

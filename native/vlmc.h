@@ -106,6 +106,7 @@ struct volume {
     uint64_t in_flight;             /* requests begun and not answered */
     uint64_t writes;                /* of these, writes */
     bool hold_writes, hold_all;
+    uint64_t hold_since_ns;         /* of hold_writes */
     bool closed;                    /* VOL_CLOSE was served: its slot is about to be freed */
     uint32_t epoch_captured;        /* in the commit under way */
     struct queue held;

@@ -86,7 +86,7 @@ def usage(m: "Mapper", volume: Volume) -> dict:
         role = text(m.segment.c.ports[port].role) or f"port {port}"
         ports[role] = ports.get(role, 0) + times
     counters = ("reads", "writes", "bytes_read", "bytes_written", "first_writes", "merges", "flushes",
-                "commits", "snapshots")
+                "commits", "snapshots", "snapshots_held_ns")
     by_hand = volume.shared.administrative
     return {"handle": volume.handle, "by": ports, "administrative": bool(by_hand & lib.XVOL_BY_OPEN),
             "locked": bool(by_hand & lib.XVOL_BY_LOCK),

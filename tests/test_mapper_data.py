@@ -72,6 +72,17 @@ def test_a_snapshot_is_not_touched_by_later_writes(node, ask, volume, is_open):
     assert good(ask, volume, volume + "-s")
 
 
+def test_it_is_told_for_how_long_snapshots_held_writes_back(node, ask, volume):
+    held = [0]
+    ask("open", name=volume)
+    for number in range(2):
+        put(node, volume, number * 4096, b"data" * 1024)
+        ask("snapshot", name=volume, snapshot=f"{volume}-{number}")
+        held.append(ask("info", name=volume)["open"]["snapshots_held_ns"])
+    ask("close", name=volume)
+    assert held == sorted(set(held))
+
+
 def test_writes_not_flushed_are_in_a_snapshot(node, ask, volume):
     with node.client.open(volume) as opened:
         opened.write(10, b"acknowledged")
