@@ -14,16 +14,6 @@
 
 /* --- options -------------------------------------------------------------------------- */
 
-static int yes_or_no(struct peer *peer, const char *name, bool otherwise, bool *value)
-{
-    const char *text = peer_option(peer, name, otherwise ? "1" : "0");
-
-    *value = strcmp(text, "1") == 0 || strcmp(text, "yes") == 0;
-    if (!*value && strcmp(text, "0") != 0 && strcmp(text, "no") != 0)
-        return peer_fail(peer, -EINVAL, "option %s: %.80s is neither yes nor no", name, text);
-    return 0;
-}
-
 /* Descriptors a process may have, after asking for as many as it is allowed. */
 static uint64_t descriptors(void)
 {
@@ -54,13 +44,13 @@ static int read_options(struct bf *bf, uint64_t *workers, uint64_t *fds)
 {
     struct peer *peer = bf->peer;
     uint64_t limit = descriptors();
-    int rc = yes_or_no(peer, "direct", false, &bf->direct);
+    int rc = peer_option_flag(peer, "direct", false, &bf->direct);
 
     bf->commit_max = limit / 16 < BF_COMMIT_MAX ? (uint32_t)(limit / 16) : BF_COMMIT_MAX;
     if (rc == 0 && bf->commit_max == 0)
         rc = peer_fail(peer, -EMFILE, "a process may open %" PRIu64 " files: too few", limit);
     if (rc == 0)
-        rc = yes_or_no(peer, "sync", true, &bf->sync);
+        rc = peer_option_flag(peer, "sync", true, &bf->sync);
     if (rc == 0)
         rc = peer_option_u64(peer, "workers", BF_WORKERS, workers);
     if (rc == 0)

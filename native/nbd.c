@@ -29,7 +29,8 @@ static int read_options(struct peer *peer, struct nbd *nbd)
 {
     uint64_t connections, handshake_s;
 
-    if (peer_option_u64(peer, "connections", CONNECTIONS_DEFAULT, &connections) != 0
+    if (peer_option_flag(peer, "structured_replies", true, &nbd->structured_replies) != 0
+        || peer_option_u64(peer, "connections", CONNECTIONS_DEFAULT, &connections) != 0
         || peer_option_u64(peer, "handshake_s", HANDSHAKE_S_DEFAULT, &handshake_s) != 0)
         return -EINVAL;
     if (connections < 1 || connections > NBD_CONNECTIONS_MAX)

@@ -190,6 +190,7 @@ struct nbd {
     uint32_t hungry_count;
     bool feeding;                   /* those that are hungry are being served */
     struct nbd_set dirty;           /* have something to send */
+    bool structured_replies;        /* they may be negotiated */
     uint64_t nap_ns;                /* what was sent this turn can wait so long for more */
     struct nbd_set hungry;
     struct nbd_connection *connections[NBD_CONNECTIONS_MAX];

@@ -48,6 +48,10 @@ static bool option_structured_reply(struct nbd_connection *conn, struct nbd_read
         nbd_refuse(conn, NBD_ERR_INVALID, "this option carries no data");
         return true;
     }
+    if (!conn->nbd->structured_replies) {
+        nbd_refuse(conn, NBD_ERR_POLICY, "the option structured_replies is off here");
+        return true;
+    }
     conn->structured = true;
     nbd_accept(conn);
     return true;

@@ -104,6 +104,8 @@ uint64_t loop_now(const struct loop *loop);
 const char *peer_option(const struct peer *peer, const char *name, const char *otherwise);
 /* EINVAL and peer->error for what is no whole number. */
 int peer_option_u64(struct peer *peer, const char *name, uint64_t otherwise, uint64_t *value);
+/* The same for what is neither yes nor no. */
+int peer_option_flag(struct peer *peer, const char *name, bool otherwise, bool *value);
 /* Sets peer->error, returns error. */
 int peer_fail(struct peer *peer, int error, const char *format, ...)
     __attribute__((format(printf, 3, 4)));

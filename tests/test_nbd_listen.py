@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the NBD server listens, how many it serves, and how it starts and ends."""
+import json
 import os
 import socket
 import stat
 import threading
 
 import pytest
-from nbd_support import CMD_FLUSH, CMD_READ, CMD_WRITE, Gone, Server, Wire, request
+from nbd_support import CMD_FLUSH, CMD_READ, CMD_WRITE, ERR_POLICY, OPT_STRUCTURED, Gone, Server, Wire, request
 from support import Instance, run, wait_until
 
 from xseg.errors import Busy
@@ -202,3 +203,19 @@ def test_a_killed_server_serves_again_once_it_is_back(begin, cut):
     handle = server.connect(name)
     assert handle.pread(4096, 0) == b"k" * 4096
     handle.shutdown()
+
+
+# --- structured replies
+
+def test_without_structured_replies_clients_are_served_and_told(begin):
+    server = begin("[peers.nbd]\nstructured_replies = false\n")
+    volume = server.make()
+    answer = server.wire().hello().option(OPT_STRUCTURED)[-1]
+    assert answer.type == ERR_POLICY and b"structured_replies is off" in answer.data
+    shown = json.loads(run("nbdinfo", "--json", server.uri(volume)).stdout)
+    assert not shown["structured"] and not shown["exports"][0].get("contexts")
+    run("qemu-io", "-f", "raw", "-c", "write -P 7 4000 70000", "-c", "read -P 7 4000 70000", "-c", "read -P 0 74000 2M",
+        server.uri(volume))
+    server.instance.vlmc("export", volume, os.path.join(server.instance.home, "image"))
+    with open(os.path.join(server.instance.home, "image"), "rb") as image:
+        assert image.read(76000) == bytes(4000) + b"\7" * 70000 + bytes(2000)
