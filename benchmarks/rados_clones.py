@@ -5,16 +5,17 @@ from __future__ import annotations
 import itertools
 import os
 import statistics
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from benchmarks.ceph import CONDITIONS, Ceph, Librbd, fill
 from benchmarks.fio import KIB, MIB, Job
-from benchmarks.first_write import remove
 from benchmarks.machine import Meter, timed
 from benchmarks.result import Claim, Plot, Result, Table, cell, claim, range_of, short
 from benchmarks.rounds import Sample, Series, in_turns, ratio
 from benchmarks.servers import BIN, execute
+from xseg.errors import Busy
 
 if TYPE_CHECKING:
     from benchmarks.__main__ import Bench
@@ -38,6 +39,18 @@ DEPTHS = (1, 8, 16, 24)
 CLONES_GOAL, WRITES_GOAL, FLAT_GOAL, SNAPSHOT_GOAL = 20.0, 10.0, 0.95, 1.0
 PROPOSE_S = 0.05                    # as tools.cluster sets it
 NUMBERS = itertools.count()         # of names
+CLOSE_TRIES, CLOSE_WAIT_S = 100, 0.05
+
+
+def remove(client: Client, name: str) -> None:
+    """Removes a volume as soon as its last connection is gone."""
+    for _ in range(CLOSE_TRIES):
+        try:
+            client.control("remove", name=name)
+            return
+        except Busy:
+            time.sleep(CLOSE_WAIT_S)
+    raise RuntimeError(f"{name} stays open")
 
 
 class Pair:
