@@ -174,9 +174,11 @@ def stall(bench: Bench, result: Result, stage: Stage) -> None:
                 began = time.monotonic_ns()
                 client.control("snapshot", name=ours.volume, snapshot=f"s{number}")
                 taken.append((began, time.monotonic_ns()))
-                now = client.control("info", name=ours.volume)["open"]["snapshots_held_ns"]
-                held.append((now - before) / 1e6)
-                before = now
+                usage = client.control("info", name=ours.volume)["open"]
+                if not usage:
+                    break               # the load has ended, as snapshots took long
+                held.append((usage["snapshots_held_ns"] - before) / 1e6)
+                before = usage["snapshots_held_ns"]
 
     thread = threading.Thread(target=snapshots)
     with Meter([], SERVERS) as meter:
