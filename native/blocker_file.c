@@ -138,17 +138,21 @@ void bf_pool_add(struct bf *bf, struct work *work, enum pool_class class)
     pool_add(&bf->pool, &work->task, class);
 }
 
+void bf_work_done(struct bf *bf, struct work *work)
+{
+    assert(bf->active > 0);
+    bf->active--;
+    work->done(bf, work, work->result);
+}
+
 static bool reap(struct bf *bf)
 {
     struct task *task = finished_take(&bf->finished), *next;
     bool found = task != NULL;
 
     for (; task; task = next) {
-        struct work *work = work_of(task);
         next = task->next;
-        assert(bf->active > 0);
-        bf->active--;
-        work->done(bf, work, work->result);
+        bf_work_done(bf, work_of(task));
     }
     return found;
 }

@@ -267,6 +267,8 @@ int bf_syncfs(struct bf *bf);
 /* --- blocker_file.c: work for the pool -------------------------------------------------- */
 
 void bf_pool_add(struct bf *bf, struct work *work, enum pool_class class);
+/* It is no longer `active`, and its done() has been called. */
+void bf_work_done(struct bf *bf, struct work *work);
 
 /* --- blocker_file_ring.c: io_uring -------------------------------------------------- */
 

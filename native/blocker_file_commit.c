@@ -237,9 +237,7 @@ static void group_done(struct bf *bf, struct work *group, int result)
     bf->group.list = NULL;
     for (; work; work = next) {
         next = work_next(work);
-        assert(bf->active > 0);
-        bf->active--;
-        work->done(bf, work, work->result);
+        bf_work_done(bf, work);
     }
 }
 

@@ -92,7 +92,7 @@ static void finish(struct vlmc *v, struct xreq *req)
         queue_push(v->peer, &volume->flushes, req);
     else
         peer_reply(v->peer, req, io->error);
-    if (volume->hold_writes || volume->hold_all || !queue_empty(&volume->flushes))
+    if (volume->hold_writes_ns || volume->hold_all || !queue_empty(&volume->flushes))
         commit_kick(v, slot);
 }
 
@@ -232,7 +232,7 @@ static void io_request(struct vlmc *v, struct xreq *req)
 
     if (rc || (doubt && fenced(v))) {
         peer_reply(v->peer, req, rc ? rc : -ESTALE);
-    } else if (doubt || volume->hold_all || (volume->hold_writes && changes(req))) {
+    } else if (doubt || volume->hold_all || (volume->hold_writes_ns && changes(req))) {
         queue_push(v->peer, &volume->held, req);
         if (doubt && !v->doubted)
             v->doubted_ns = loop_now(v->peer->loop);

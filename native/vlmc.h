@@ -105,8 +105,8 @@ struct volume {
     uint32_t last_frame;            /* where the last lookup ended: number + 1 */
     uint64_t in_flight;             /* requests begun and not answered */
     uint64_t writes;                /* of these, writes */
-    bool hold_writes, hold_all;
-    uint64_t hold_since_ns;         /* of hold_writes */
+    uint64_t hold_writes_ns;        /* since when a snapshot holds writes back, CLOCK_MONOTONIC; 0: none does */
+    bool hold_all;
     bool closed;                    /* VOL_CLOSE was served: its slot is about to be freed */
     uint32_t epoch_captured;        /* in the commit under way */
     struct queue held;

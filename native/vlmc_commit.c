@@ -406,8 +406,8 @@ static void begin_snapshot(struct vlmc *v, uint32_t slot)
     store_release(&vol->epoch, vol->epoch + 1);
     store_release(&vol->writable_since, vol->epoch);
     count(&vol->snapshots, 1);
-    volume->hold_writes = false;
-    count(&vol->snapshots_held_ns, clock_ns() - volume->hold_since_ns);
+    count(&vol->snapshots_held_ns, clock_ns() - volume->hold_writes_ns);
+    volume->hold_writes_ns = 0;
     commit_go_on(v, slot);
     if (!volume->hold_all)
         release_held(v, slot);
@@ -453,9 +453,8 @@ void commit_kick(struct vlmc *v, uint32_t slot)
         return;                     /* its end kicks again */
     volume->commit_wanted = false;
     if (!queue_empty(&volume->snapshots)) {
-        if (!volume->hold_writes)
-            volume->hold_since_ns = clock_ns();
-        volume->hold_writes = true;
+        if (!volume->hold_writes_ns)
+            volume->hold_writes_ns = clock_ns();
         if (volume->writes == 0)
             begin_snapshot(v, slot);
         else if (wanted)
