@@ -26,7 +26,7 @@ our pipeline, and the generator or fio, which are shown apart. librbd with its c
 the cluster has them; it is shown, and no goal. Our client takes up to 64 KiB from a socket at once
 (ms_tcp_prefetch_max_size); librbd and the C program are as Ceph sets them. Where the objects of a disk lie in
 the OSD is chance (their names are hashed), and tells in sequential reads: each sample takes another of several
-disks."""
+disks (librados alone: always the same objects)."""
 
 LIBRBD, CACHED, NBD, SEGMENT, RAW = "librbd", "librbd, cache", "archipelago, NBD", "archipelago, segment", "librados"
 NAMES = (LIBRBD, CACHED, NBD, SEGMENT, RAW)
@@ -45,20 +45,22 @@ def one_disk(ceph: Ceph, name: str, area: int) -> dict[str, Callable[[Job], Samp
     with ceph.ours.client() as client:
         client.control("create", name=name, size=area)
     clients = {LIBRBD: ceph.librbd(name, area), CACHED: ceph.librbd(name, area, cached=True),
-               NBD: ceph.nbd(name, area), SEGMENT: ceph.through_segment(name, area), RAW: ceph.raw(area)}
-    for contestant in (LIBRBD, SEGMENT, RAW):
+               NBD: ceph.nbd(name, area), SEGMENT: ceph.through_segment(name, area)}
+    for contestant in (LIBRBD, SEGMENT):
         fill(clients[contestant], area)
     return clients
 
 
 def prepare(ceph: Ceph, disks: int, area: int) -> dict[str, Callable[[Job], Sample]]:
-    """Contestant -> client, which takes another disk at each call."""
+    """Contestant -> client, which takes another disk at each call; librados alone has but one set of objects."""
     clients = [one_disk(ceph, f"disk{n}", area) for n in range(disks)]
+    raw = ceph.raw(area)
+    fill(raw, area)
 
     def in_rotation(name: str) -> Callable[[Job], Sample]:
         turns = itertools.cycle([each[name] for each in clients])
         return lambda job: next(turns)(job)
-    return {name: in_rotation(name) for name in NAMES}
+    return {**{name: in_rotation(name) for name in NAMES if name != RAW}, RAW: raw}
 
 
 def difference(ours: Series, theirs: Series, key: str, other_key: str, text: str, goal: float) -> Claim:
