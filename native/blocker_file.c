@@ -196,8 +196,11 @@ static bool flush(struct peer *peer)
 
     moved |= bf_objects_retry(bf);
     bf_commit_start(bf);
-    return bf_ring_flush(bf) || moved;
+    bf_ring_flush(bf);
+    return moved;
 }
+
+static uint64_t deadline(struct peer *peer) { return bf_ring_deadline(peer->state); }
 
 static bool idle(struct peer *peer)
 {
@@ -212,6 +215,7 @@ const struct peer_ops blocker_file_ops = {
     .request = request,
     .reply = reply,
     .flush = flush,
+    .deadline = deadline,
     .idle = idle,
     .stop = stop,
 };

@@ -184,8 +184,13 @@ struct group {                      /* of the group commit */
 struct ring {
     struct io_uring uring;
     bool made;
-    uint32_t queued;                /* not yet submitted */
-    uint32_t active;
+    struct io_uring_sqe prepared[BF_RING];  /* not yet submitted, from `first` on */
+    uint32_t first, queued;
+    bool urgent;                    /* none of them is held back */
+    uint64_t held_ns;               /* since when they are held back; 0: none is */
+    uint32_t active;                /* those, and what the kernel has */
+    uint32_t depth;                 /* the most that it was lately */
+    uint64_t depth_ns;              /* when that was */
     struct watch watch;
 };
 
@@ -279,8 +284,10 @@ void bf_ring_read(struct bf *bf, struct work *work, int fd, void *data, uint32_t
 void bf_ring_write(struct bf *bf, struct work *work, int fd, const void *data, uint32_t size, uint64_t offset);
 void bf_ring_fsync(struct bf *bf, struct work *work, int fd, bool data_only);
 void bf_ring_fallocate(struct bf *bf, struct work *work, int fd, int mode, uint64_t offset, uint64_t size);
-/* Submits and reaps. True if something was done. */
-bool bf_ring_flush(struct bf *bf);
+/* The end of a turn. */
+void bf_ring_flush(struct bf *bf);
+/* When it must be called again, CLOCK_MONOTONIC ns. */
+uint64_t bf_ring_deadline(struct bf *bf);
 
 /* --- blocker_file_open.c: open objects. The loop. ----------------------------------- */
 
