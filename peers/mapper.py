@@ -274,6 +274,7 @@ class Mapper(Peer):
                 raise fail(errno.ESTALE, "this port does not have it open")
             try:
                 if volume.opens() == 1 and not volume.shared.administrative:
+                    mapper_takeover.note_count(request, volume.handle, 0)
                     await self.close_here(volume)
             finally:
                 if volume.handle:                   # answered with no await after the note

@@ -3,9 +3,10 @@
 
 An OPEN or CLOSE that was counted but not answered is served again, and must not count twice. So before it is counted
 its slot gets a note, in `volume` and `arg`: the handle, the op, and how often the port has the volume open after it.
-If the segment says the same when the mapper is restarted, the count is taken back. At most one request is between its
-note and its answer when the mapper dies. A note that was not there when the request was sent is told by `asked`: the
-sender may use the slot of an answer for another request.
+If the segment says the same when the mapper is restarted, the count is taken back. A CLOSE that closes the volume
+gets its note before that, and is only to be answered if the volume's place says how far it came. At most one request
+is between its count and its answer when the mapper dies. A note that was not there when the request was sent is told
+by `asked`: the sender may use the slot of an answer for another request.
 """
 import asyncio
 import errno
@@ -32,23 +33,23 @@ def note_count(request: Request, handle: int, times: int) -> None:
 
 def take_back_counts(m: "Mapper") -> None:
     """Undoes what an earlier life of this mapper has counted and not answered."""
-    volumes = [m.segment.c.volumes[place] for place in range(lib.XSEG_VOLUMES)]
-    holding = {port for shared in volumes if shared.state == lib.XVOL_OPEN
-               for port in range(lib.XSEG_PORTS) if shared.opens[port]}
-    for number in holding:              # a port's last CLOSE finds nothing to count again
-        port = m.segment.c.ports[number]
-        for c in m.segment.c.reqs[port.first:port.first + port.count]:
-            if c.op in (lib.XOP_OPEN, lib.XOP_CLOSE) and c.arg != c.asked and c.owner == m.port.number \
-                    and c.state in (lib.XREQ_HELD, lib.XREQ_QUEUED) and 0 < c.volume <= lib.XSEG_VOLUMES:
-                take_back(volumes[c.volume - 1], c)
+    for c in m.segment.busy():
+        if c.op in (lib.XOP_OPEN, lib.XOP_CLOSE) and c.arg != c.asked and c.owner == m.port.number \
+                and c.state in (lib.XREQ_HELD, lib.XREQ_QUEUED) and 0 < c.volume <= lib.XSEG_VOLUMES:
+            take_back(m, m.segment.c.volumes + (c.volume - 1), c)
 
 
-def take_back(shared: Any, c: Any) -> None:
-    """The same for a request with a note. It has none afterwards."""
+def take_back(m: "Mapper", shared: Any, c: Any) -> None:
+    """The same for a request with a note. It has none afterwards, unless it has closed the volume."""
     op, times = c.arg >> 32, c.arg & 0xffffffff
-    if op == c.op and shared.opens[c.src] == times and shared.opened_by[c.src] == c.incarnation:
-        shared.opens[c.src] = min(65535, times - 1 if op == lib.XOP_OPEN else times + 1)
+    if op == c.op == lib.XOP_CLOSE and shared.state in (lib.XVOL_CLOSING, lib.XVOL_FREE):
+        m.closed_early.add((c.volume, c.src))
+        return
     c.arg = c.asked
+    if op != c.op or shared.opens[c.src] != times or (times and shared.opened_by[c.src] != c.incarnation):
+        return
+    shared.opens[c.src] = min(65535, times - 1 if op == lib.XOP_OPEN else times + 1)
+    shared.opened_by[c.src] = c.incarnation
 
 
 async def take_over(m: "Mapper") -> None:
@@ -59,7 +60,7 @@ async def take_over(m: "Mapper") -> None:
     for place in range(lib.XSEG_VOLUMES):
         shared = m.segment.c.volumes + place
         if shared.state in (lib.XVOL_OPENING, lib.XVOL_CLOSING):
-            await undo_place(m, shared, place + 1)
+            await undo_place(m, shared)
         elif shared.state != lib.XVOL_FREE:
             volume = await take_over_one(m, shared, place + 1)
             if shared.frozen or volume.handle in freezing:
@@ -67,11 +68,9 @@ async def take_over(m: "Mapper") -> None:
     m.thawing = [asyncio.create_task(thaw(m, volume)) for volume in to_thaw]
 
 
-async def undo_place(m: "Mapper", shared: Any, handle: int) -> None:
+async def undo_place(m: "Mapper", shared: Any) -> None:
     """Gives back a place whose volume was being opened, or which vlmc has closed: the journal's end is
     left to the next opening."""
-    if shared.state == lib.XVOL_CLOSING:
-        m.closed_early |= {(handle, port) for port in range(lib.XSEG_PORTS) if shared.opens[port]}
     if shared.state == lib.XVOL_CLOSING and shared.lock_number:
         try:
             await m.store.release(shared.id, m.token)

@@ -10,7 +10,7 @@ from support import Instance, wait_until
 
 from xseg._native import lib
 from xseg.client import Client, Volume
-from xseg.errors import Busy
+from xseg.errors import Busy, Stale
 from xseg.request import Call
 from xseg.segment import Segment, name_for
 
@@ -116,11 +116,14 @@ def answered(client, op, **fields):
 
 @pytest.mark.parametrize("op, before, counted, after", [
     (lib.XOP_OPEN, 1, True, 2), (lib.XOP_OPEN, 1, False, 2), (lib.XOP_OPEN, 0, True, 1),
-    (lib.XOP_CLOSE, 3, True, 2), (lib.XOP_CLOSE, 3, False, 2)])
+    (lib.XOP_CLOSE, 3, True, 2), (lib.XOP_CLOSE, 3, False, 2),
+    (lib.XOP_CLOSE, 1, True, 0), (lib.XOP_CLOSE, 1, False, 0)])
 def test_it_dies_when_it_has_counted_an_open_or_close_or_is_about_to(shared_instance, op, before, counted, after):
-    """What it did not answer is served again, and counts once."""
+    """What it did not answer is served again, and counts once. Another has the volume open all the time."""
     client, name = shared_instance.client, f"v-{op}-{before}-{counted}"
     client.control("create", name=name, size=GIB)
+    other = Client(shared_instance.home)
+    kept = other.open(name)
     opened = [client.open(name) for _ in range(before)]
     asked = {"data": name.encode()} if op == lib.XOP_OPEN else {"volume": opened[0].handle}
     request = answered(client, op, **asked)
@@ -128,11 +131,34 @@ def test_it_dies_when_it_has_counted_an_open_or_close_or_is_about_to(shared_inst
     shared_instance.kill("mapper")
     if not counted:
         client.segment.c.volumes[handle - 1].opens[client.port.number] = before
+        client.segment.c.volumes[handle - 1].opened_by[client.port.number] = client.port.c.incarnation
     ask_again(shared_instance, request, sent_so=False)
-    assert client.control("info", name=name)["open"]["by"] == {"client": after}
+    assert client.control("info", name=name)["open"]["by"] == {"client": after + 1}
     for _ in range(after):
         Volume(client, handle).close()
+    with pytest.raises(Stale):
+        Volume(client, handle).close()
+    kept.close()
+    other.close()
     assert client.control("info", name=name)["open"] is None
+
+
+def test_it_dies_when_it_has_closed_a_volume_and_not_said_so(shared_instance):
+    """Twice; the CLOSE is answered all the same."""
+    client = shared_instance.client
+    client.control("create", name="closed", size=GIB)
+    request = answered(client, lib.XOP_CLOSE, volume=client.open("closed").handle)
+    shared_instance.kill("mapper")
+    lib.xreq_send(client.port.c, request.c, client.segment.port_of("mapper"))
+    request.c.asked = 0
+    for _ in range(2):
+        shared_instance.restart("mapper")
+        shared_instance.kill("mapper")
+    shared_instance.restart("mapper")
+    client.port.ring()
+    assert [back.c.error for back in client.port.receive(30)] == [0]
+    client.port.put(request)
+    assert client.control("info", name="closed")["open"] is None
 
 
 def test_a_slot_used_again_for_another_open_counts(shared_instance):

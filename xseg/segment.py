@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import posix_ipc
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 SHM = "/dev/shm"
 MODE = 0o660
+BUSY_BATCH = 4096               # request slots looked at in one go
 ANY = lib.XPORT_ANY
 PARAMETERS = ("static_slots", "dynamic_slots", "buffers", "frames", "stacks")
 
@@ -184,6 +186,15 @@ class Segment:
     def alive(self, port: int) -> bool:
         """True while the process that bound the port lives."""
         return lib.port_alive(self.c, port)
+
+    def busy(self) -> Iterator[Any]:
+        """The request slots (struct xreq) that are not free, lowest first."""
+        slots = ffi.new("uint32_t[]", BUSY_BATCH)
+        start = 0
+        while count := lib.export_busy(self.c, start, slots, BUSY_BATCH):
+            for i in range(count):
+                yield self.c.reqs[slots[i] - 1]
+            start = slots[count - 1]
 
     # --- memory
 

@@ -12,7 +12,6 @@ COUNTERS = ("received", "served", "errors", "sent", "bytes_read", "bytes_written
             "no_buffer", "recovered", "dropped")
 LATENCY_KINDS = ("read", "write", "other")
 NEARLY_ALL = 0.9                # a share of what a port may have, from which on it is worth a word
-BATCH = 4096                    # request slots looked at in one go
 
 
 def ports(segment: Segment) -> Iterator[tuple[int, Any]]:
@@ -86,16 +85,6 @@ def _complaint(segment: Segment, number: int, port: Any) -> str:
             said.append(f"has {port.buffers_held[i]} of the {port.buffers_max[i]} buffers of "
                         f"{lib.xbuffer_size(i) >> 10} KiB it may")
     return " and ".join(said)
-
-
-def busy(segment: Segment) -> Iterator[Any]:
-    """The request slots that are not free, lowest first."""
-    slots = ffi.new("uint32_t[]", BATCH)
-    start = 0
-    while count := lib.export_busy(segment.c, start, slots, BATCH):
-        for i in range(count):
-            yield segment.c.reqs[slots[i] - 1]
-        start = slots[count - 1]
 
 
 def port_name(segment: Segment, number: int) -> str:

@@ -26,7 +26,7 @@ def parts(segment: Segment) -> list[dict[str, Any]]:
         ("bells", lib.XSEG_BELLS, sum(c.bells[i].tag != 0 for i in range(lib.XSEG_BELLS))),
         ("ports", lib.XSEG_PORTS, sum(lib.port_alive(c, i) for i in range(lib.XSEG_PORTS))),
         ("routes", lib.XSEG_ROUTES, len(segment.routes())),
-        ("requests", h.slots, sum(1 for _ in look.busy(segment))),
+        ("requests", h.slots, sum(1 for _ in segment.busy())),
         ("volumes", lib.XSEG_VOLUMES, volumes),
         ("map frames", h.frames, lib.export_frames_used(c)),
     ]

@@ -24,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     with Segment.of_home(args.home) as segment:
-        shown = [look.request(segment, c) for c in islice(look.busy(segment), args.count)]
+        shown = [look.request(segment, c) for c in islice(segment.busy(), args.count)]
     if args.json:
         cli.print_json({"requests": shown})
     else:
