@@ -190,6 +190,20 @@ def test_more_objects_than_may_be_open(path, direct):
         assert b.read(objects[0], 0, 4096) == b"%4096d" % 1
 
 
+@pytest.mark.parametrize("count", [1, 7, 15, 16, 17, 33, 100, 300])
+def test_direct_reads_that_are_held_back_for_the_disk_are_all_served(path, count):
+    """Also those behind which nothing comes, and with writes, which are not held back, among them."""
+    pages = [bytes([i % 251]) * 4096 for i in range(count)]
+    with blocker(path, direct=True) as b:
+        writes = [Call(lib.XOP_WRITE, object=DATA, offset=i * 4096, data=page, flags=lib.XREQ_CREATE, arg=4 * MIB)
+                  for i, page in enumerate(pages)]
+        reads = [Call(lib.XOP_READ, object=DATA, offset=i * 4096, size=4096, room=4096) for i in range(count)]
+        assert {r.error for r in b.batch(writes)} == {0}
+        assert [r.data for r in b.batch(reads)] == pages
+        mixed = b.batch([call for pair in zip(reads, writes, strict=True) for call in pair])
+        assert [r.data for r in mixed[::2]] == pages
+
+
 def test_a_read_sees_what_another_process_put_in_place(path):
     with blocker(path) as one, blocker(path) as two:
         one.call(lib.XOP_REPLACE, HEADER, data=b"version 1", flags=lib.XREQ_CREATE)
