@@ -140,7 +140,8 @@ struct object {
     uint32_t refs;
     bool create;                    /* OPENING: make it if it is missing */
     uint64_t grows_to;              /* OPENING: bytes, if it is made; 0: nobody knows */
-    bool doomed;                    /* no longer in the table */
+    bool doomed;                    /* no longer in the table, as its file has lost its name */
+    bool suspect;                   /* OPENING: its file may have lost its name meanwhile */
     bool is_new;                    /* made in this life, its folder entry not yet durable */
     bool dirty;                     /* on its volume's list */
     struct queue waiting;           /* for it to be opened; once open: for direct writes to end */
@@ -298,9 +299,12 @@ void bf_object_get(struct bf *bf, struct xreq *req, bool create);
 /* One more user of an object in the table or in use. */
 void bf_object_hold(struct object *object);
 void bf_object_put(struct bf *bf, struct object *object);
-/* Forgets what is open of an object that was, or is about to be, replaced or removed. If it was
- * not in the end, the caller sets `lost` of its volume. */
-void bf_object_doom(struct bf *bf, const struct xobj *name);
+/* An object was, or may have been, replaced or removed: what is open of it is forgotten if that is the
+ * file that has lost its name. Two open objects that are one file would not know of each other's I/O. */
+void bf_object_renew(struct bf *bf, const struct xobj *name);
+/* It is about to be removed, and nobody uses it: whoever closes it last frees its space, which takes long.
+ * If it was not in the end, the caller sets `lost` of its volume. */
+void bf_object_close_unused(struct bf *bf, const struct xobj *name);
 /* The open object if it is in the table and may be believed, else NULL. */
 struct object *bf_object_find(struct bf *bf, const struct xobj *name);
 /* Tries again what found every object in use. True if it did. */

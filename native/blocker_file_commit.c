@@ -259,7 +259,7 @@ static void commit_done(struct bf *bf, struct work *work, int result)
     bool changes = req->op == XOP_REPLACE || req->op == XOP_DELETE;
 
     if (changes && result != -ENOENT && result != -EEXIST && result != -ESTALE) {
-        bf_object_doom(bf, &req->object);
+        bf_object_renew(bf, &req->object);
         bf_volume(bf, &req->object)->lost |= result < 0;    /* it may be there or not */
     }
     peer_reply(bf->peer, req, result < 0 ? result : 0);
@@ -315,7 +315,7 @@ void bf_commit_request(struct bf *bf, struct xreq *req)
     }
     held(req)->work = (struct work){ .run = delete_run, .done = commit_done };
     if (req->op == XOP_DELETE && req->object.kind != XOBJ_LOCK) {
-        bf_object_doom(bf, &req->object);   /* the last close frees the space: not on the loop */
+        bf_object_close_unused(bf, &req->object);
         held(req)->work.done = delete_done;
         bf_pool_add(bf, &held(req)->work, POOL_SLOW);
     } else {

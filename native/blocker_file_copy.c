@@ -136,7 +136,7 @@ static void copy_done(struct bf *bf, struct work *work, int result)
         peer_reply(bf->peer, req, result);
         return;
     }
-    bf_object_doom(bf, &req->object);
+    bf_object_renew(bf, &req->object);
     bf_object_get(bf, req, false);
 }
 

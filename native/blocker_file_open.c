@@ -80,6 +80,26 @@ static void forget(struct bf *bf, struct object *object)
     bf->unused = object;
 }
 
+/* Its file was renamed over or removed. */
+static bool is_nameless(const struct object *object)
+{
+    struct stat st;
+
+    return fstat(object->fd, &st) < 0 || st.st_nlink == 0;
+}
+
+/* Takes an object that is open out of the table; it is closed when nobody uses it. */
+static void doom(struct bf *bf, struct object *object)
+{
+    unhash(bf, object);
+    bf_dirty_gone(object);
+    object->doomed = true;
+    if (object->refs == 0) {
+        lru_remove(object);
+        forget(bf, object);
+    }
+}
+
 /* The oldest that is not in use, a clean one if there is one near. */
 static struct object *evict(struct bf *bf)
 {
@@ -129,12 +149,27 @@ static void suit_small_io(int fd)
         return;                     /* not our file: then the time is noted */
 }
 
-/* Opens a file of the object, whose descriptor becomes direct_fd if the store does direct I/O. */
-static int open_direct_inline(struct bf *bf, struct object *object, int folder, const char *name)
+static bool is_same_file(int one, int other)
 {
-    if (bf->direct)
-        object->direct_fd = open_cached(folder, name, O_RDWR | O_DIRECT | O_CLOEXEC);
-    return bf->direct && object->direct_fd < 0 ? -EAGAIN : 0;
+    struct stat a, b;
+
+    return fstat(one, &a) == 0 && fstat(other, &b) == 0 && a.st_ino == b.st_ino && a.st_dev == b.st_dev;
+}
+
+/* Takes over what was opened of the object: `fd`, and `direct_fd`, or why that failed, if the store does direct
+ * I/O. EAGAIN: a COPY gave the name to another file between the two; both are closed. */
+static int take_files(struct bf *bf, struct object *object, int fd, int direct_fd)
+{
+    if (bf->direct && (direct_fd < 0 || !is_same_file(fd, direct_fd))) {
+        close(fd);
+        if (direct_fd >= 0)
+            close(direct_fd);
+        return direct_fd < 0 ? direct_fd : -EAGAIN;
+    }
+    suit_small_io(fd);
+    object->fd = fd;
+    object->direct_fd = direct_fd;
+    return 0;
 }
 
 /* The object's file was made. */
@@ -166,13 +201,8 @@ static int open_inline(struct bf *bf, struct object *object, bool make)
         return !make && fd == -ENOENT ? fd : -EAGAIN;
     if (make)
         made(bf, object, fd);
-    if (open_direct_inline(bf, object, folder, name)) {
-        close(fd);
-        return -EAGAIN;
-    }
-    suit_small_io(fd);
-    object->fd = fd;
-    return 0;
+    return take_files(bf, object, fd, bf->direct ? open_cached(folder, name, O_RDWR | O_DIRECT | O_CLOEXEC) : -1)
+        ? -EAGAIN : 0;
 }
 
 static int open_or_create(const struct bf *bf, struct object *object, int folder, const char *name)
@@ -202,18 +232,27 @@ static int open_run(struct bf *bf, struct work *work)
     const char *name;
     uint32_t index;
     int folder = bf_locate(bf, &object->name, object->create, path, &name, &index);
-    int fd = folder < 0 ? folder : open_or_create(bf, object, folder, name);
+    int rc = folder < 0 ? folder : -EAGAIN;
 
-    if (fd < 0)
-        return fd;
-    suit_small_io(fd);
-    object->fd = fd;
-    if (bf->direct) {
-        object->direct_fd = openat(folder, name, O_RDWR | O_DIRECT | O_CLOEXEC);
-        if (object->direct_fd < 0)
-            return -errno;
+    for (int i = 0; rc == -EAGAIN && i < CREATE_TRIES; i++) {
+        int fd = open_or_create(bf, object, folder, name), direct_fd = -1;
+        if (fd < 0)
+            return fd;
+        if (bf->direct && (direct_fd = openat(folder, name, O_RDWR | O_DIRECT | O_CLOEXEC)) < 0)
+            direct_fd = errno == ENOENT ? -EAGAIN : -errno;
+        rc = take_files(bf, object, fd, direct_fd);
     }
-    return 0;
+    return rc;
+}
+
+static bool makes(const struct xreq *req) { return req->op == XOP_WRITE || req->op == XOP_WRITE_ZEROES; }
+
+static void get_all(struct bf *bf, struct queue *waiting)
+{
+    struct xreq *req;
+
+    while ((req = queue_pop(bf->peer, waiting)))
+        bf_object_get(bf, req, makes(req));
 }
 
 /* Gives the object to the request. It stays in use until bf_object_put(). */
@@ -231,6 +270,12 @@ static void opened(struct bf *bf, struct object *object)
     struct xreq *req;
 
     object->waiting = (struct queue){ 0, 0 };
+    if (object->suspect && is_nameless(object)) {
+        unhash(bf, object);
+        forget(bf, object);
+        get_all(bf, &waiting);
+        return;
+    }
     object->state = OBJECT_OPEN;
     object->refs = 1;
     while ((req = queue_pop(bf->peer, &waiting)))
@@ -246,12 +291,10 @@ static void open_failed(struct bf *bf, struct object *object, int error)
     struct xreq *req;
 
     object->waiting = (struct queue){ 0, 0 };
-    if (!object->doomed)
-        unhash(bf, object);
+    unhash(bf, object);
     forget(bf, object);
     while ((req = queue_pop(bf->peer, &waiting))) {
-        bool create = req->op == XOP_WRITE || req->op == XOP_WRITE_ZEROES;
-        if (error == -ENOENT && create && !was_create)
+        if (error == -ENOENT && makes(req) && !was_create)
             bf_object_get(bf, req, true);
         else
             bf_io_missing(bf, req, error);
@@ -287,10 +330,8 @@ static void open_object(struct bf *bf, struct object *object, bool create, bool 
 
 static bool is_replaced_by_others(const struct object *object)
 {
-    struct stat st;
-
     return (object->name.kind == XOBJ_HEADER || object->name.kind == XOBJ_NAME)
-        && object->state == OBJECT_OPEN && (fstat(object->fd, &st) < 0 || st.st_nlink == 0);
+        && object->state == OBJECT_OPEN && is_nameless(object);
 }
 
 struct object *bf_object_find(struct bf *bf, const struct xobj *name)
@@ -298,7 +339,7 @@ struct object *bf_object_find(struct bf *bf, const struct xobj *name)
     struct object *object = lookup(bf, name, object_hash(name));
 
     if (object && is_replaced_by_others(object)) {
-        bf_object_doom(bf, name);
+        doom(bf, object);
         return NULL;
     }
     return object && object->state == OBJECT_OPEN ? object : NULL;
@@ -310,7 +351,7 @@ void bf_object_get(struct bf *bf, struct xreq *req, bool create)
     struct object *object = lookup(bf, &req->object, hash);
 
     if (object && is_replaced_by_others(object)) {
-        bf_object_doom(bf, &req->object);
+        doom(bf, object);
         object = NULL;
     }
     if (object && object->state == OBJECT_OPEN) {
@@ -349,31 +390,32 @@ void bf_object_put(struct bf *bf, struct object *object)
         lru_add(bf, object);
 }
 
-void bf_object_doom(struct bf *bf, const struct xobj *name)
+void bf_object_renew(struct bf *bf, const struct xobj *name)
 {
     struct object *object = lookup(bf, name, object_hash(name));
 
-    if (!object)
-        return;
-    unhash(bf, object);
-    bf_dirty_gone(object);
-    object->doomed = true;
-    if (object->state == OBJECT_OPEN && object->refs == 0) {
-        lru_remove(object);
-        forget(bf, object);
-    }
+    if (object && object->state == OBJECT_OPENING)
+        object->suspect = true;
+    else if (object && is_nameless(object))
+        doom(bf, object);
+}
+
+void bf_object_close_unused(struct bf *bf, const struct xobj *name)
+{
+    struct object *object = lookup(bf, name, object_hash(name));
+
+    if (object && object->state == OBJECT_OPEN && object->refs == 0)
+        doom(bf, object);
 }
 
 bool bf_objects_retry(struct bf *bf)
 {
     struct queue starved = bf->starved;
-    struct xreq *req;
 
     if (queue_empty(&starved) || (!bf->unused && bf->lru.newer == &bf->lru))
         return false;
     bf->starved = (struct queue){ 0, 0 };
-    while ((req = queue_pop(bf->peer, &starved)))
-        bf_object_get(bf, req, req->op == XOP_WRITE || req->op == XOP_WRITE_ZEROES);
+    get_all(bf, &starved);
     return true;
 }
 

@@ -2,6 +2,7 @@
 """blocker-file: its store, its caches, and what is between processes. The contract is tested elsewhere."""
 import errno
 import os
+import random
 import shutil
 import subprocess
 import tempfile
@@ -258,6 +259,24 @@ def test_writes_of_both_kinds_to_one_page_do_not_fail_each_other(path):
             calls += [aligned, Call(lib.XOP_WRITE, object=DATA, offset=4000, data=b"u" * 200)]
             calls += [Call(lib.XOP_SYNC, object=Object(0, 42))] * (i % 20 == 0)
         assert {r.error for r in b.batch(calls)} == {0}
+
+
+@pytest.mark.parametrize("others", ["delete", "copy", "delete copy"])
+def test_writes_of_both_kinds_to_what_is_removed_or_copied_over_do_not_fail_each_other(path, others):
+    """One file is not open twice, as two objects that know nothing of each other's writes."""
+    objects, dice = [Object(lib.XOBJ_DATA, volume, 1, 0) for volume in (1, 2)], random.Random(3)
+
+    def any_call():
+        it = dice.choice(objects)
+        some = {"unaligned": Call(lib.XOP_WRITE, object=it, offset=dice.randrange(9000),
+                                  data=b"w" * dice.randrange(1, 9000)),
+                "aligned": Call(lib.XOP_WRITE, object=it, data=b"f" * 4096, flags=lib.XREQ_FUA),
+                "delete": Call(lib.XOP_DELETE, object=it),
+                "copy": Call(lib.XOP_COPY, object=it, data=dice.choice(objects).pack(), size=9000)}
+        return some[dice.choice(["unaligned", "aligned", *others.split()])]
+
+    with blocker(path, direct=True) as b:
+        assert {r.error for r in b.batch([any_call() for _ in range(4000)])} <= {0, errno.ENOENT}
 
 
 # --- locks between processes
