@@ -133,6 +133,18 @@ static int remove_stale(const struct sockaddr_un *address)
     return unlink(address->sun_path) < 0 ? -errno : 0;
 }
 
+/* The descriptor, which listens now, or a negative errno; it is closed then. */
+static int listen_at(int fd, int rc)
+{
+    if (rc == 0)
+        rc = listen(fd, BACKLOG);
+    if (rc == 0)
+        return fd;
+    rc = -errno;
+    close(fd);
+    return rc;
+}
+
 /* A descriptor that listens, or a negative errno. */
 static int bind_unix(const struct sockaddr_un *address)
 {
@@ -143,14 +155,7 @@ static int bind_unix(const struct sockaddr_un *address)
     rc = bind(fd, (const struct sockaddr *)address, sizeof(*address));
     if (rc == 0)                    /* nobody can connect before listen() */
         rc = chmod(address->sun_path, SOCKET_MODE);
-    if (rc == 0)
-        rc = listen(fd, BACKLOG);
-    if (rc < 0) {
-        rc = -errno;
-        close(fd);
-        return rc;
-    }
-    return fd;
+    return listen_at(fd, rc);
 }
 
 int nbd_listen_unix(struct nbd *nbd, const char *path)
@@ -205,20 +210,12 @@ static int split_address(const char *text, char *host, size_t size, const char *
 /* A descriptor that listens, or a negative errno. */
 static int bind_tcp(const struct addrinfo *address)
 {
-    int fd = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), one = 1, rc;
+    int fd = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), one = 1;
 
     if (fd < 0)
         return -errno;
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-    rc = bind(fd, address->ai_addr, address->ai_addrlen);
-    if (rc == 0)
-        rc = listen(fd, BACKLOG);
-    if (rc < 0) {
-        rc = -errno;
-        close(fd);
-        return rc;
-    }
-    return fd;
+    return listen_at(fd, bind(fd, address->ai_addr, address->ai_addrlen));
 }
 
 int nbd_listen_tcp(struct nbd *nbd, const char *text)

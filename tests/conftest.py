@@ -131,6 +131,17 @@ def shared_instance(request):
 
 
 @pytest.fixture
+def world(shared_instance, request):
+    """No volumes yet, and the oracle's images of them (tests/volumes/world.py); compared in the end."""
+    from world import World
+
+    made = World(shared_instance, request.node.name.split("[")[0][5:])
+    yield made
+    made.check_all()
+    made.remove_all()
+
+
+@pytest.fixture
 def host(request, home):
     """Starts a pipeline of chosen peers: host([(role, type, {option: value}), ...], processes=None).
 

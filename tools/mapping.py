@@ -11,21 +11,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import glob
 import hashlib
 import json
 import os
 import re
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
-from tools import blockdev
+from tools import blockdev, locking
 from tools.mapping_methods import METHODS, boot_id
 from xseg.errors import Busy, Exists, NotFound, XsegError, error
 
-LOCK_TIMEOUT_S = 60.0
 SHOWN_NAME_MAX = 40             # bytes of a volume's name that its entry's file name repeats
 
 
@@ -101,23 +98,13 @@ def entries(home: str) -> list[Entry]:
     return sorted(found, key=lambda entry: entry.name)
 
 
-@contextlib.contextmanager
-def locked(home: str) -> Iterator[None]:
-    """Holds the instance's entries. Busy: LOCK_TIMEOUT_S have passed."""
+def locked(home: str) -> contextlib.AbstractContextManager[None]:
+    """Holds the instance's entries. Busy."""
     folder = os.path.join(home, "run", "mapped")
     if not os.path.isdir(folder):
         os.makedirs(folder, mode=0o770)
-    with open(os.path.join(folder, "lock"), "w", encoding="ascii") as file:
-        end = time.monotonic() + LOCK_TIMEOUT_S
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise Busy("another `vlmc map` or `vlmc unmap` has been at work for a minute") from None
-                time.sleep(0.02)
-        yield
+    return locking.locked(os.path.join(folder, "lock"),
+                          "another `vlmc map` or `vlmc unmap` has been at work for a minute")
 
 
 def why_not() -> str:

@@ -20,21 +20,6 @@ pytestmark = pytest.mark.layout("colocated")
 BLOCK, MIB, GIB = 65536, 1 << 20, 1 << 30
 
 
-@pytest.fixture
-def node(shared_instance):
-    return shared_instance
-
-
-@pytest.fixture
-def ask(node):
-    return node.client.control
-
-
-@pytest.fixture
-def name(request):
-    return request.node.name.split("[")[0][5:]
-
-
 @pytest.fixture(autouse=True)
 def tidy(node):
     """Removes what a test has made, once it has closed it."""

@@ -12,21 +12,6 @@ pytestmark = pytest.mark.layout("colocated")
 BLOCK, MIB, GIB = 4 << 20, 1 << 20, 1 << 30
 
 
-@pytest.fixture
-def node(shared_instance):
-    return shared_instance
-
-
-@pytest.fixture
-def ask(node):
-    return node.client.control
-
-
-@pytest.fixture
-def name(request):
-    return request.node.name.split("[")[0][5:]
-
-
 def noise(seed, length):
     return random.Random(seed).randbytes(length)
 

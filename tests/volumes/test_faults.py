@@ -9,7 +9,7 @@ import pytest
 from oracle import CHUNK
 from support import wait_until
 from walk import Walk
-from world import BLOCK, LEAF_BYTES, Change, World
+from world import BLOCK, LEAF_BYTES, Change
 
 from xseg.errors import XsegError
 
@@ -49,14 +49,6 @@ def routed(instance, edge, role):
         yield
     finally:
         segment.set_route(edge, segment.port_of(edge.split(">")[1]))
-
-
-@pytest.fixture
-def world(shared_instance, request):
-    made = World(shared_instance, request.node.name.split("[")[0][5:])
-    yield made
-    made.check_all()
-    made.remove_all()
 
 
 @pytest.fixture

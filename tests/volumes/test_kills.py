@@ -7,19 +7,11 @@ import time
 
 import pytest
 from walk import Walk
-from world import BLOCK, World
+from world import BLOCK
 
 ROLES = ("vlmc", "mapper", "blockerb", "blockerm")
 SEED = int(os.environ.get("ARCHIPELAGO_KILL_SEED", "5"))
 KILLS = int(os.environ.get("ARCHIPELAGO_KILLS", "4"))
-
-
-@pytest.fixture
-def world(shared_instance, request):
-    made = World(shared_instance, request.node.name.split("[")[0][5:])
-    yield made
-    made.check_all()
-    made.remove_all()
 
 
 def kill_and_restart(instance, role):

@@ -6,24 +6,10 @@ import random
 import numpy
 import pytest
 from oracle import CHUNK, Image
-from world import BLOCK, Change, World, apply, call_of
+from world import BLOCK, SCANTY, Change, apply, call_of
 
-CONFIG = """
-[segment]
-static_slots = 160
-frames = 16
-stacks = [96, 64, 64]
-buffers = [160, 48, 16]
-"""
+CONFIG = SCANTY
 KINDS = ("write", "write", "write", "fua", "zero", "no_hole", "discard")
-
-
-@pytest.fixture
-def world(shared_instance, request):
-    made = World(shared_instance, request.node.name.split("[")[0][5:])
-    yield made
-    made.check_all()
-    made.remove_all()
 
 
 def overlap(world, name, changes):

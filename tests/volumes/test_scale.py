@@ -4,21 +4,13 @@ import random
 
 import pytest
 from oracle import CHUNK
-from world import BLOCK, Change, World
+from world import BLOCK, Change
 
 from xseg._native import lib
 
 pytestmark = pytest.mark.layout("colocated")
 MIB, TIB = 1 << 20, 1 << 40
 RSS_GROWTH_MAX_MIB = 64             # of the mapper while 2,000 leaves are touched; its cache may hold 32
-
-
-@pytest.fixture
-def world(shared_instance, request):
-    made = World(shared_instance, request.node.name.split("[")[0][5:])
-    yield made
-    made.check_all()
-    made.remove_all()
 
 
 def rss_mib(instance, role):

@@ -11,19 +11,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
-from world import BLOCK, LEAF_BYTES, Change, World
+from world import BLOCK, LEAF_BYTES, SCANTY, Change, World
 
-# So little of everything that leaf pages are evicted, stacks run short and requests wait for slots.
-CONFIG = """
-[segment]
-static_slots = 160
-frames = 16
-stacks = [96, 64, 64]
-buffers = [160, 48, 16]
-
-[peers.mapper]
-journal_limit = 16384
-"""
+CONFIG = SCANTY
 VOLUMES_MAX = 9
 KINDS = ("write", "write", "write", "fua", "zero", "no_hole", "discard", "read")
 EDGES = (512, 4096, BLOCK)

@@ -6,19 +6,9 @@ import time
 
 import pytest
 from walk import Walk
-from world import World
+from world import SCANTY, World
 
-# So little of everything that leaf pages are evicted, stacks run short and requests wait for slots.
-CONFIG = """
-[segment]
-static_slots = 160
-frames = 16
-stacks = [96, 64, 64]
-buffers = [160, 48, 16]
-
-[peers.mapper]
-journal_limit = 16384
-"""
+CONFIG = SCANTY
 SOAK_MINUTES = float(os.environ.get("ARCHIPELAGO_SOAK_MINUTES", "1"))
 SOAK_STEPS = 2000                   # of one walk
 

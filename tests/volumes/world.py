@@ -27,6 +27,18 @@ ANSWER_S = 20.0
 AT_ONCE = 64                        # requests of one batch in flight
 BLOCK = 65536
 LEAF_BYTES = BLOCK * lib.XMAP_LEAF
+# Of an archipelago.toml: so little of everything that leaf pages are evicted, stacks run short and requests wait
+# for slots.
+SCANTY = """
+[segment]
+static_slots = 160
+frames = 16
+stacks = [96, 64, 64]
+buffers = [160, 48, 16]
+
+[peers.mapper]
+journal_limit = 16384
+"""
 
 
 class Change(NamedTuple):

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import functools
 import glob
 import json
@@ -25,10 +24,9 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from tools import config
+from tools import config, locking
 from xseg.errors import Busy, Exists, Invalid, WrongVersion, XsegError
 from xseg.segment import Segment, name_for
 
@@ -39,7 +37,6 @@ STOP_TIMEOUT_S = 10.0
 KILL_TIMEOUT_S = 5.0
 POLL_S = 0.005
 LOG_LINES = 15                  # of a process that died, shown to the operator
-LOCK_TIMEOUT_S = 60.0
 ASK_TIMEOUT_S = 120.0           # of a supervisor beyond start_s: it may have to stop and start many processes
 
 
@@ -86,20 +83,9 @@ class Instance:
             if store and os.path.dirname(store) == self.home and not os.path.exists(store):
                 os.mkdir(store, mode=0o770)
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Holds the instance against others that start or stop. Busy: LOCK_TIMEOUT_S have passed."""
-        with open(self.path("run", "lock"), "w", encoding="ascii") as file:
-            end = time.monotonic() + LOCK_TIMEOUT_S
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > end:
-                        raise Busy(f"another archipelago command is at work on {self.home}") from None
-                    time.sleep(0.05)
-            yield
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Holds the instance against others that start or stop. Busy."""
+        return locking.locked(self.path("run", "lock"), f"another archipelago command is at work on {self.home}")
 
     # --- processes
 
