@@ -294,8 +294,9 @@ uint64_t bf_ring_deadline(struct bf *bf);
 
 int bf_objects_start(struct bf *bf, uint64_t limit);
 void bf_objects_stop(struct bf *bf);
-/* Has bf_io_start() or bf_io_missing() called with the request when the object is open. */
-void bf_object_get(struct bf *bf, struct xreq *req, bool create);
+/* Has bf_io_start() or bf_io_missing() called with the request when the object is open. A WRITE or WRITE_ZEROES
+ * makes it if it is missing. */
+void bf_object_get(struct bf *bf, struct xreq *req);
 /* One more user of an object in the table or in use. */
 void bf_object_hold(struct object *object);
 void bf_object_put(struct bf *bf, struct object *object);

@@ -137,7 +137,7 @@ static void copy_done(struct bf *bf, struct work *work, int result)
         return;
     }
     bf_object_renew(bf, &req->object);
-    bf_object_get(bf, req, false);
+    bf_object_get(bf, req);
 }
 
 void bf_copied(struct bf *bf, struct xreq *req, struct object *object)

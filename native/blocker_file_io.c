@@ -346,5 +346,5 @@ void bf_io_request(struct bf *bf, struct xreq *req)
     else if (req->offset > BF_BYTES_MAX || req->size > BF_BYTES_MAX - req->offset)
         peer_reply(bf->peer, req, -EFBIG);
     else
-        bf_object_get(bf, req, req->op == XOP_WRITE || req->op == XOP_WRITE_ZEROES);
+        bf_object_get(bf, req);
 }

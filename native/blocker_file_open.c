@@ -205,23 +205,18 @@ static int open_inline(struct bf *bf, struct object *object, bool make)
         ? -EAGAIN : 0;
 }
 
+/* EAGAIN: another made the object, or removed it, between two looks. */
 static int open_or_create(const struct bf *bf, struct object *object, int folder, const char *name)
 {
-    for (int i = 0; i < CREATE_TRIES; i++) {
-        int fd = openat(folder, name, O_RDWR | O_CLOEXEC);
-        if (fd >= 0)
-            return fd;
-        if (errno != ENOENT || !object->create)
-            return -errno;
-        fd = openat(folder, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, BF_FILE_MODE);
-        if (fd >= 0) {
-            made(bf, object, fd);
-            return fd;
-        }
-        if (errno != EEXIST)
-            return -errno;
-    }
-    return -EAGAIN;
+    int fd = openat(folder, name, O_RDWR | O_CLOEXEC);
+
+    if (fd >= 0 || errno != ENOENT || !object->create)
+        return fd < 0 ? -errno : fd;
+    fd = openat(folder, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, BF_FILE_MODE);
+    if (fd < 0)
+        return errno == EEXIST ? -EAGAIN : -errno;
+    made(bf, object, fd);
+    return fd;
 }
 
 /* In a worker. */
@@ -236,15 +231,14 @@ static int open_run(struct bf *bf, struct work *work)
 
     for (int i = 0; rc == -EAGAIN && i < CREATE_TRIES; i++) {
         int fd = open_or_create(bf, object, folder, name), direct_fd = -1;
-        if (fd < 0)
-            return fd;
-        if (bf->direct && (direct_fd = openat(folder, name, O_RDWR | O_DIRECT | O_CLOEXEC)) < 0)
+        if (fd >= 0 && bf->direct && (direct_fd = openat(folder, name, O_RDWR | O_DIRECT | O_CLOEXEC)) < 0)
             direct_fd = errno == ENOENT ? -EAGAIN : -errno;
-        rc = take_files(bf, object, fd, direct_fd);
+        rc = fd < 0 ? fd : take_files(bf, object, fd, direct_fd);
     }
     return rc;
 }
 
+/* It makes an object that is missing. */
 static bool makes(const struct xreq *req) { return req->op == XOP_WRITE || req->op == XOP_WRITE_ZEROES; }
 
 static void get_all(struct bf *bf, struct queue *waiting)
@@ -252,7 +246,7 @@ static void get_all(struct bf *bf, struct queue *waiting)
     struct xreq *req;
 
     while ((req = queue_pop(bf->peer, waiting)))
-        bf_object_get(bf, req, makes(req));
+        bf_object_get(bf, req);
 }
 
 /* Gives the object to the request. It stays in use until bf_object_put(). */
@@ -295,7 +289,7 @@ static void open_failed(struct bf *bf, struct object *object, int error)
     forget(bf, object);
     while ((req = queue_pop(bf->peer, &waiting))) {
         if (error == -ENOENT && makes(req) && !was_create)
-            bf_object_get(bf, req, true);
+            bf_object_get(bf, req);
         else
             bf_io_missing(bf, req, error);
     }
@@ -345,7 +339,7 @@ struct object *bf_object_find(struct bf *bf, const struct xobj *name)
     return object && object->state == OBJECT_OPEN ? object : NULL;
 }
 
-void bf_object_get(struct bf *bf, struct xreq *req, bool create)
+void bf_object_get(struct bf *bf, struct xreq *req)
 {
     uint64_t hash = object_hash(&req->object);
     struct object *object = lookup(bf, &req->object, hash);
@@ -369,7 +363,7 @@ void bf_object_get(struct bf *bf, struct xreq *req, bool create)
     }
     queue_push(bf->peer, &object->waiting, req);
     object->grows_to = req->flags & XREQ_CREATE ? req->arg : 0;
-    open_object(bf, object, create, req->flags & XREQ_CREATE);
+    open_object(bf, object, makes(req), req->flags & XREQ_CREATE);
 }
 
 void bf_object_hold(struct object *object)

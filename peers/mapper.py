@@ -261,7 +261,7 @@ class Mapper(Peer):
     async def close(self, request: Request) -> None:
         """CLOSE: volume = handle. ESTALE: this port has not opened it, or has closed it.
 
-        The last close takes effect before it is noted, so that a repeated one does not come too late.
+        The note comes before the last close takes effect, so that a repeated one does not come too late.
         """
         early = request.c.volume, request.c.src
         if early in self.closed_early:
@@ -272,13 +272,12 @@ class Mapper(Peer):
             holder = request.c.src, request.c.incarnation
             if volume.handle != request.c.volume or not volume.holders.get(holder):
                 raise fail(errno.ESTALE, "this port does not have it open")
+            mapper_takeover.note_count(request, volume.handle, volume.holders[holder] - 1)
             try:
                 if volume.opens() == 1 and not volume.shared.administrative:
-                    mapper_takeover.note_count(request, volume.handle, 0)
                     await self.close_here(volume)
             finally:
-                if volume.handle:                   # answered with no await after the note
-                    mapper_takeover.note_count(request, volume.handle, volume.holders.get(holder, 1) - 1)
+                if volume.handle:                   # answered with no await after it is counted
                     self.forget_opens(volume, holder, 1)
 
     def forget_opens(self, volume: Volume, holder: tuple[int, int], times: int) -> None:
