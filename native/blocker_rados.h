@@ -267,7 +267,10 @@ int br_hash_run(struct br *br, struct br_op *op);
 
 /* --- blocker_rados_text.c: small objects of text, changed by compare-and-swap. Workers, start. ------ */
 
-/* The text, NUL at its end; its length. ENOENT. EBADMSG: too long, or not of that `kind`. */
+/* Ends a text of `length` bytes (or a negative errno) by NUL and reads its first line; its length.
+ * EBADMSG: too long, or not of that `kind`. */
+int br_text_parse(const char *kind, char text[BR_TEXT_MAX], int length, uint64_t *generation);
+/* Reads an object and does that. ENOENT. */
 int br_text_read(rados_ioctx_t io, const char *name, const char *kind, char text[BR_TEXT_MAX],
                  uint64_t *generation);
 /* Starts a text of a generation; returns its length. */

@@ -55,28 +55,37 @@ static int parse_line(struct lock *lock, const char *line)
     return 0;
 }
 
-/* 0 with generation 0 if there is none. */
-static int lock_read(struct br *br, const char *name, struct lock *lock)
+/* What a text of `length` bytes says behind its first line. */
+static int lock_parse(const char *text, int length, struct lock *lock)
 {
-    char text[BR_TEXT_MAX], *line, *next;
-    uint64_t generation;
-    int n = br_text_read(br->io[XOBJ_LOCK], name, KIND, text, &generation), rc = 0;
+    const char *line = strchr(text, '\n') + 1, *next;
+    int rc = 0;
 
-    *lock = (struct lock){ .generation = generation };
-    if (n < 0)
-        return n == -ENOENT ? 0 : n;
-    for (line = strchr(text, '\n') + 1; rc == 0 && *line != '\n'; line = next) {
+    for (; rc == 0 && *line != '\n'; line = next) {
         next = strchr(line, '\n');
         if (!next)
             return -EBADMSG;
         rc = parse_line(lock, line);
         next++;
     }
-    if (rc || text + n - (line + 1) > BR_OWNER_MAX)
+    if (rc || text + length - (line + 1) > BR_OWNER_MAX)
         return -EBADMSG;
-    lock->owner_size = (uint32_t)(text + n - (line + 1));
+    lock->owner_size = (uint32_t)(text + length - (line + 1));
     memcpy(lock->owner, line + 1, lock->owner_size);
     return 0;
+}
+
+/* 0 with generation 0 if there is none. */
+static int lock_read(struct br *br, const char *name, struct lock *lock)
+{
+    char text[BR_TEXT_MAX];
+    uint64_t generation;
+    int n = br_text_read(br->io[XOBJ_LOCK], name, KIND, text, &generation);
+
+    *lock = (struct lock){ .generation = generation };
+    if (n < 0)
+        return n == -ENOENT ? 0 : n;
+    return lock_parse(text, n, lock);
 }
 
 /* The text of the next generation, without the owner's; its length, or EMSGSIZE. */

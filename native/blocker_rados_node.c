@@ -16,6 +16,7 @@
 #define KIND "node"
 #define SUFFIX ".rados"
 #define FILES_MAX 4096              /* looked at in the run folder */
+#define REGISTRY_MAX 256            /* bytes of a file ROLE.rados, with NUL */
 
 struct client { char role[XSEG_ROLE_MAX], address[BR_ADDRESS_MAX]; };
 
@@ -56,17 +57,13 @@ static int parse_line(struct node *node, const char *line)
     return 0;
 }
 
-/* 0 with generation 0 if there is none. */
-static int node_read(rados_ioctx_t io, const char *name, struct node *node)
+/* What a text says behind its first line. */
+static int node_parse(const char *text, struct node *node)
 {
-    char text[BR_TEXT_MAX], *line, *next;
-    int rc = br_text_read(io, name, KIND, text, &node->generation);
+    const char *line = strchr(text, '\n') + 1, *next;
+    int rc = 0;
 
-    *node = (struct node){ .generation = node->generation };
-    if (rc < 0)
-        return rc == -ENOENT ? 0 : rc;
-    rc = 0;
-    for (line = strchr(text, '\n') + 1; rc == 0 && *line; line = next) {
+    for (; rc == 0 && *line; line = next) {
         next = strchr(line, '\n');
         if (!next)
             return -EBADMSG;
@@ -74,6 +71,19 @@ static int node_read(rados_ioctx_t io, const char *name, struct node *node)
         next++;
     }
     return rc;
+}
+
+/* 0 with generation 0 if there is none. */
+static int node_read(rados_ioctx_t io, const char *name, struct node *node)
+{
+    char text[BR_TEXT_MAX];
+    uint64_t generation;
+    int rc = br_text_read(io, name, KIND, text, &generation);
+
+    *node = (struct node){ .generation = generation };
+    if (rc < 0)
+        return rc == -ENOENT ? 0 : rc;
+    return node_parse(text, node);
 }
 
 /* EAGAIN: it was changed meanwhile. One without any content is removed. */
@@ -305,19 +315,26 @@ static void add_registry(struct br_registry list[BR_REGISTRIES_MAX], uint32_t *c
         list[(*count)++] = *registry;
 }
 
+/* What a file ROLE.rados says. */
+static bool registry_parse(const char *text, struct br_registry *registry)
+{
+    *registry = (struct br_registry){ 0 };
+    return sscanf(text, "%" SCNd64 " %" SCNx64 "%*1[ ]%128[^\n]", &registry->pool, &registry->node,
+                  registry->namespace) >= 2;
+}
+
 static bool read_registry(int folder, const char *name, struct br_registry *registry)
 {
     int fd = openat(folder, name, O_RDONLY | O_CLOEXEC);
-    FILE *file = fd < 0 ? NULL : fdopen(fd, "re");
-    int fields;
+    char text[REGISTRY_MAX];
+    ssize_t n;
 
-    if (!file)
+    if (fd < 0)
         return false;
-    *registry = (struct br_registry){ 0 };
-    fields = fscanf(file, "%" SCNd64 " %" SCNx64 "%*1[ ]%128[^\n]", &registry->pool, &registry->node,
-                    registry->namespace);
-    fclose(file);
-    return fields >= 2;
+    n = read(fd, text, sizeof(text) - 1);
+    close(fd);
+    text[n > 0 ? n : 0] = 0;
+    return registry_parse(text, registry);
 }
 
 uint32_t br_node_registries(struct br *br, struct br_registry list[BR_REGISTRIES_MAX])

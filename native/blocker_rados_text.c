@@ -38,25 +38,29 @@ int br_text_add(char text[BR_TEXT_MAX], const char *format, ...)
     return -EMSGSIZE;
 }
 
-int br_text_read(rados_ioctx_t io, const char *name, const char *kind, char text[BR_TEXT_MAX],
-                 uint64_t *generation)
+int br_text_parse(const char *kind, char text[BR_TEXT_MAX], int length, uint64_t *generation)
 {
     char first[FIRST_LINE_MAX], *end;
-    int n = rados.read(io, name, text, BR_TEXT_MAX, 0);
-    size_t length;
+    size_t size;
 
     *generation = 0;
-    if (n < 0)
-        return n;
-    if (n == BR_TEXT_MAX)
-        return -EBADMSG;
-    text[n] = 0;
+    if (length < 0 || length >= BR_TEXT_MAX)
+        return length < 0 ? length : -EBADMSG;
+    text[length] = 0;
     end = strchr(text, '\n');
+    if (memchr(text, 0, (size_t)length))
+        return -EBADMSG;
     if (!end || end - text < GENERATION_DIGITS || sscanf(end - GENERATION_DIGITS, "%16" SCNx64, generation) != 1
         || *generation == 0)
         return -EBADMSG;
-    length = (size_t)snprintf(first, sizeof(first), FIRST_LINE, kind, *generation);
-    return strncmp(text, first, length) == 0 ? n : -EBADMSG;
+    size = (size_t)snprintf(first, sizeof(first), FIRST_LINE, kind, *generation);
+    return strncmp(text, first, size) == 0 ? length : -EBADMSG;
+}
+
+int br_text_read(rados_ioctx_t io, const char *name, const char *kind, char text[BR_TEXT_MAX],
+                 uint64_t *generation)
+{
+    return br_text_parse(kind, text, rados.read(io, name, text, BR_TEXT_MAX, 0), generation);
 }
 
 rados_write_op_t br_text_swap(const char *kind, uint64_t generation)
