@@ -70,7 +70,7 @@ def test_only_data_is_stored_either_way(instance, folder):
         file.seek(40 << 20)
         file.write(bytes(4 << 20))              # zeros that are no hole
     instance.vlmc("import", source, "vm")
-    assert DATA <= instance.vlmc_json("du", "vm")["exclusive"] <= DATA + (1 << 20)
+    assert DATA <= instance.vlmc_json("du", "vm")[0]["exclusive"] <= DATA + (1 << 20)
     instance.vlmc("export", "vm", target)
     assert DATA <= stored(target) <= DATA + (1 << 20)
     assert os.path.getsize(target) == SIZE

@@ -111,14 +111,14 @@ def test_trimming_gives_space_back(instance, volume):
     with open(os.path.join(point, "big"), "wb") as file:
         file.write(os.urandom(64 << 20))
     run("sync", "-f", point)
-    full = instance.vlmc_json("du", volume)["exclusive"]
+    full = instance.vlmc_json("du", volume)[0]["exclusive"]
     os.unlink(os.path.join(point, "big"))
     run("sync", "-f", point)
     run("fstrim", point)
     run("umount", point)
     instance.vlmc("unmap", volume)
     assert full >= 64 << 20
-    assert instance.vlmc_json("du", volume)["exclusive"] <= full - (48 << 20)
+    assert instance.vlmc_json("du", volume)[0]["exclusive"] <= full - (48 << 20)
 
 
 @one_layout

@@ -195,9 +195,17 @@ def test_du_counts_own_and_shared(node, vlmc, name):
     with node.client.open(name) as volume:
         volume.write(0, b"x" * 65536)
     vlmc("clone", name, name + "-c")
-    usage = node.vlmc_json("du", name)
+    [usage] = node.vlmc_json("du", name)
     assert (usage["logical"], usage["exclusive"], usage["shared"]) == (1 << 30, 0, 65536)
     assert re.search(rf"^{name}-c +1.0G +0 +64.0K +1 +1$", vlmc("du"), flags=re.M)
+
+
+def test_json_of_one_volume_and_of_many_has_one_shape(node, name):
+    node.vlmc("create", name + "-2", "--size", "1M")
+    for verb in ("du", "check"):
+        one, two = node.vlmc_json(verb, name), node.vlmc_json(verb, name, name + "-2")
+        assert [row["name"] for row in one] == [name] and [row["name"] for row in two] == [name, name + "-2"]
+        assert one[0] == two[0] and one[0] in node.vlmc_json(verb)
 
 
 def test_check_of_good_volumes(vlmc, name):
@@ -212,7 +220,7 @@ def test_check_finds_a_missing_object(node, name):
     node.call("blockerb", lib.XOP_DELETE, object=(lib.XOBJ_DATA, int(layer["object"], 16), layer["epoch"], 0))
     done = node.vlmc("check", name, check=False)
     assert done.returncode == 1 and "block 0" in done.stdout and "missing" in done.stdout
-    assert json.loads(node.vlmc("check", name, "--json", check=False).stdout)["problems"]
+    assert json.loads(node.vlmc("check", name, "--json", check=False).stdout)[0]["problems"]
 
 
 def test_a_damaged_header_shows_in_list_and_check(node, vlmc, name):

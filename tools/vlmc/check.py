@@ -38,7 +38,7 @@ def everything(args: argparse.Namespace) -> list[dict[str, Any]]:
 def run(args: argparse.Namespace) -> int:
     results = [check(args, name) for name in args.names] if args.names else everything(args)
     if args.json:
-        cli.print_json(results if len(args.names) != 1 else results[0])
+        cli.print_json(results)
     for result in [] if args.json else results:
         verdict = f"{len(result['problems']) + result['left_out']} problems" if result["problems"] else "good"
         print(f"{result['name']}: {result['blocks']} blocks in {result['objects']} objects: {verdict}")

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         names = [row["name"] for row in rows(args) if "name" in row]
     results = [usage(args, name) for name in names]
     if args.json:
-        cli.print_json(results if len(args.names) != 1 else results[0])
+        cli.print_json(results)
         return 0
     cli.print_table([[row["name"], *(cli.human(row[key]) for key in COLUMNS[1:4]), row["blocks"], row["objects"]]
                      for row in results], list(COLUMNS))
