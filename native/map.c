@@ -306,14 +306,42 @@ static uint64_t record_span(const struct record_info *info)
 
 static bool entries_intact(const uint8_t *record)
 {
+    bool page = get16(record + 6) == RECORD_LEAF;
+    uint64_t at = 0, first = get64(record + 32);
     struct map_item item;
-    uint64_t at = 0;
     uint32_t n = 0;
     int rc;
 
-    while ((rc = record_next(record, &at, &item)) == 1)
+    while ((rc = record_next(record, &at, &item)) == 1) {
+        if (page && item.block - first >= XMAP_LEAF)
+            return false;
         n++;
+    }
     return rc == 0 && n == get32(record + 40);
+}
+
+static bool children_intact(const uint8_t *record)
+{
+    uint64_t at = 0, child = 0, first = get64(record + 32);
+    uint32_t n = 0, level = get32(record + 48);
+    struct page_ref page;
+    int rc;
+
+    if (level == 0 || level > MAP_LEVEL_MAX)
+        return false;
+    while ((rc = record_next_child(record, &at, &child, &page)) == 1) {
+        if (child - (first >> (MAP_LEAF_SHIFT * level)) >= XMAP_LEAF)
+            return false;
+        n++;
+    }
+    return rc == 0 && n == get32(record + 40);
+}
+
+bool record_intact(const void *record)
+{
+    const uint8_t *b = record;
+
+    return get16(b + 6) == RECORD_INNER ? children_intact(b) : entries_intact(b);
 }
 
 /* Why the record at `at` does not go on with the journal; NULL if it does. */
@@ -328,6 +356,10 @@ static const char *breaks_off(const uint8_t *at, uint64_t left, uint64_t volume,
         return "it belongs to another volume";
     if (scan->records && info->seq != scan->last_seq + 1)
         return "its number does not follow";
+    if (info->epoch == UINT32_MAX)
+        return "its epoch leaves none for the next";
+    if (scan->records && info->block_shift != scan->block_shift)
+        return "its block size is another";
     return entries_intact(at) ? NULL : "its entries are damaged";
 }
 
@@ -346,6 +378,7 @@ void journal_scan(const void *journal, uint64_t length, uint64_t volume, struct 
         if (scan->records++ == 0)
             scan->first_seq = info.seq;
         scan->last_seq = info.seq;
+        scan->block_shift = info.block_shift;
         if (info.epoch > scan->epoch_max)
             scan->epoch_max = info.epoch;
         if ((info.flags & RECORD_MARK) && info.epoch + 1 > scan->writable_since)

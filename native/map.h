@@ -90,6 +90,8 @@
 #ifndef ARCHIPELAGO_MAP_H
 #define ARCHIPELAGO_MAP_H
 
+#include <stdbool.h>
+
 #include "maplayout.h"
 
 /* Starts a record in buf. The payload grows by record_add*(). */
@@ -115,11 +117,15 @@ int record_next(const void *buf, uint64_t *at, struct map_item *item);
 /* The same for the children of an inner page. */
 int record_next_child(const void *buf, uint64_t *at, uint64_t *child, struct page_ref *page);
 
+/* Whether the payload of a checked record can be walked and has as many entries as its header says, in
+ * a page only such as lie where its level and first block put it. */
+bool record_intact(const void *record);
+
 /* Puts an item into entry and, where it has one, stack (room for its bitmaps). */
 void item_to_entry(const struct map_item *item, struct xentry *entry, struct xstack *stack);
 
 /* Follows a journal from its start. The stretch ends at `length`, at the first byte that is
- * no intact record, or where a sequence number or volume does not go on. Reports where it
+ * no intact record, or where a sequence number, volume or block size does not go on. Reports where it
  * ended and what it saw; scan->reason tells why it ended before `length`. */
 void journal_scan(const void *journal, uint64_t length, uint64_t volume, struct journal_scan *scan);
 /* The entries of blocks [first, first + count), all of one leaf: those of the leaf page

@@ -14,6 +14,8 @@ enum maplimit {
     RECORD_ALIGN = 512,             /* journal records are padded to it */
     RECORD_JOURNAL = 1, RECORD_LEAF = 2, RECORD_INNER = 3,
     RECORD_MARK = 1,                /* flag: ends a snapshot */
+    MAP_LEVEL_MAX = 5,              /* of a page: XMAP_LEAF^6 blocks of the smallest size are 64 ZiB */
+    MAP_LEAF_SHIFT = 10,            /* XMAP_LEAF = 1 << it */
     RECORD_ENTRY_MAX = 1712,        /* bytes of one encoded entry at most */
     MAP_EPOCH_STRIDE = 256          /* opening raises the epoch by so much; what vlmc adds before a
                                      * record that carries it is durable, is less */
@@ -53,6 +55,7 @@ struct journal_scan {
     uint64_t last_seq;
     uint32_t epoch_max;
     uint32_t writable_since;        /* largest epoch + 1 of a marked record; 0: no mark seen */
+    uint32_t block_shift;           /* of all its records */
     char reason[64];                /* empty: it ended at `length` */
 };
 

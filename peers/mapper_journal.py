@@ -117,8 +117,9 @@ def spoiled(stretch: Stretch, start: int, length: int) -> bool:
     return lib.RECORD_HEADER + int.from_bytes(sector[44:48], "little") <= SECTOR
 
 
-async def load_closed(store: MapStore, name: str, listed: list) -> Stretch:
+async def load_closed(store: MapStore, header: Header, listed: list) -> Stretch:
     """A stretch whose end is known, from the cache if it is there. EBADMSG."""
+    name = header.name
     stretch = Stretch(*listed[:3])
     stretch.end = listed[3]
     if stretch.end > JOURNAL_CAPACITY:
@@ -133,6 +134,8 @@ async def load_closed(store: MapStore, name: str, listed: list) -> Stretch:
     found = scan(stretch, stretch.end)
     if found.end != stretch.end:
         raise damaged(name, stretch, ffi.string(found.reason).decode(), found.end)
+    if found.block_shift != header.block_shift:
+        raise damaged(name, stretch, "its block size is not the volume's", 0)
     store.cache.put(stretch.name, stretch, stretch.end)
     return stretch
 
@@ -152,6 +155,8 @@ async def load_open(store: MapStore, header: Header, listed: list) -> list[Stret
             break
         result = scan(stretch, length)
         stretch.end = result.end
+        if result.records and result.block_shift != header.block_shift:
+            raise damaged(header.name, stretch, "its block size is not the volume's", 0)
         if (result.records and result.first_seq != seq + 1) or lost_records(stretch, result.end, length) \
                 or spoiled(stretch, result.end, length):
             reason = ffi.string(result.reason).decode() or "records before it are missing"
@@ -173,7 +178,7 @@ async def load_stretches(store: MapStore, header: Header) -> list[Stretch]:
         if listed[3] is None:
             found += await load_open(store, header, listed)
         elif listed[3]:
-            found.append(await load_closed(store, header.name, listed))
+            found.append(await load_closed(store, header, listed))
     return found
 
 

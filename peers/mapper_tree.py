@@ -24,6 +24,7 @@ from xseg.request import Object
 
 FANOUT = 1 << ENTRIES_PER_PAGE_SHIFT
 CHILD = struct.Struct("<QQIIQ")
+FIRST_AT = slice(32, 40)            # of a record: the first block it covers
 LEAVES_AT_ONCE = 16                 # leaves under way in a checkpoint
 INLINE_INDEX = 256 << 10            # journal bytes up to which an index is not worth a thread
 
@@ -78,27 +79,20 @@ def check_page(view: View, ref: Ref, level: int, data: bytes) -> None:
         raise damaged(view.name, ref, "it is another page's content")
     if info.block_shift != view.block_shift:
         raise damaged(view.name, ref, "its block size is not the volume's")
-    if level and not children_intact(data, info.count):
-        raise damaged(view.name, ref, "its list of pages is damaged")
+    if not lib.record_intact(ffi.from_buffer(data)):
+        raise damaged(view.name, ref, f"its list of {'pages' if level else 'blocks'} is damaged")
 
 
-def children_intact(data: bytes, count: int) -> bool:
-    """True if an inner page's children can all be read and ascend."""
-    at, child, page = ffi.new("uint64_t *"), ffi.new("uint64_t *"), ffi.new("struct page_ref *")
-    base, seen = ffi.from_buffer(data), 0
-    while (result := lib.record_next_child(base, at, child, page)) == 1:
-        seen += 1
-    return result == 0 and seen == count
-
-
-async def read_page(store: MapStore, view: View, ref: Ref, level: int) -> bytes:
-    """A checked page. EBADMSG. NotFound when there is no such object."""
+async def read_page(store: MapStore, view: View, ref: Ref, level: int, index: int) -> bytes:
+    """A checked page, which is number `index` of its level. EBADMSG. NotFound when there is no such object."""
     name = page_name(ref)
     data = store.cache.get(name)
     if data is None:
         data = await store.read_record(name)
         check_page(view, ref, level, data)
         store.cache.put(name, data, len(data))
+    if int.from_bytes(data[FIRST_AT], "little") != index << ENTRIES_PER_PAGE_SHIFT * (level + 1):
+        raise damaged(view.name, ref, "it belongs to another place of the map")
     return data
 
 
@@ -131,7 +125,7 @@ async def find_page(store: MapStore, view: View, level: int, index: int) -> Ref 
         return None
     ref: Ref | None = view.root
     for above in range(view.level, level, -1):
-        data = await read_page(store, view, ref, above)
+        data = await read_page(store, view, ref, above, index >> ENTRIES_PER_PAGE_SHIFT * (above - level))
         ref = find_child(data, index >> ENTRIES_PER_PAGE_SHIFT * (above - 1 - level))
         if ref is None:
             return None
@@ -141,7 +135,7 @@ async def find_page(store: MapStore, view: View, level: int, index: int) -> Ref 
 async def leaf_page(store: MapStore, view: View, leaf: int) -> bytes | None:
     """The leaf's page as the tree has it, without the journal."""
     ref = await find_page(store, view, 0, leaf)
-    return await read_page(store, view, ref, 0) if ref else None
+    return await read_page(store, view, ref, 0, leaf) if ref else None
 
 
 def merge(view: View, page: bytes | None, first: int, count: int, identity: Ref,
@@ -173,6 +167,9 @@ async def merged_leaf(store: MapStore, view: View, leaf: int, identity: Ref, ind
     """A whole leaf, up to the end of the view, as a record's bytes. `index` is of the view's stretches."""
     first = leaf << ENTRIES_PER_PAGE_SHIFT
     count = min(FANOUT, view.blocks - first)
+    if count <= 0:
+        raise fail(errno.EBADMSG, f"volume '{view.name}': its map has blocks from {first} on, but it ends with "
+                                  f"{view.blocks}")
     page = await leaf_page(store, view, leaf)
     capacity = lib.RECORD_HEADER + lib.RECORD_ENTRY_MAX + FANOUT * entry_max(view.block_shift)
     out = bytearray(capacity)
@@ -203,7 +200,7 @@ async def tree_pages(store: MapStore, view: View, ref: Ref, level: int, index: i
     if level == 0:
         return
     try:
-        below = children(await read_page(store, view, ref, level))
+        below = children(await read_page(store, view, ref, level, index))
     except OSError as failure:
         if damage is None:
             raise
@@ -342,7 +339,7 @@ class Rebuild:
         if ref is None:
             return {}
         self.replaced.append(ref)
-        return children(await read_page(self.store, self.view, ref, level))
+        return children(await read_page(self.store, self.view, ref, level, index))
 
     async def inner(self, level: int, changed: dict[int, Ref | None]) -> dict[int, Ref | None]:
         """Writes the pages of a level whose children changed. Number -> its new page."""
@@ -383,7 +380,7 @@ class Rebuild:
             self.level = 0
             return
         while self.cut and self.level > depth_for(self.view.blocks):
-            page = await read_page(self.store, self.view, self.root, self.level)
+            page = await read_page(self.store, self.view, self.root, self.level, 0)
             self.replaced.append(self.root)
             self.root, self.level = children(page)[0], self.level - 1
 

@@ -172,12 +172,12 @@ async def own_objects(store: MapStore, view: View, header: Header, writable_sinc
     yield list(seen)
     if not view.root:
         return
-    async for ref, level, _index in tree_pages(
+    async for ref, level, index in tree_pages(
             store, view, view.root, view.level, 0, first_block // lib.XMAP_LEAF,
             enter=lambda ref: own(ref, header.id, writable_since), damage=damage):
         if level == 0:
             try:
-                yield [name for name in mine(items_of(await read_page(store, view, ref, 0))) if name not in seen]
+                yield [name for name in mine(items_of(await read_page(store, view, ref, 0, index))) if name not in seen]
             except (OSError, ValueError) as failure:
                 if damage is None:
                     raise
