@@ -196,6 +196,7 @@ class Mapper(Peer):
                 volume.start_life()
                 await volume.write_header()
             handle = self.free_place()
+            volume.publish(self.segment.c.volumes + (handle - 1), handle)
         except BaseException:
             volume.current = None
             if taken:
@@ -203,7 +204,6 @@ class Mapper(Peer):
             raise
         self.handles[handle] = volume
         self.closed_early = {early for early in self.closed_early if early[0] != handle}
-        volume.publish(self.segment.c.volumes + (handle - 1), handle)
         volume.checkpoint_soon()
 
     async def close_here(self, volume: Volume) -> None:
@@ -327,8 +327,8 @@ class Mapper(Peer):
         """MAP_COMMIT, see native/map.h."""
         volume = self.handle_of(request)
         await mapper_keep.keep_locks(self)
-        record = request.data[:request.c.size]
-        if len(record) != request.c.size or len(record) < lib.RECORD_HEADER:
+        record = request.payload        # a copy: what is checked is what is written
+        if len(record) < lib.RECORD_HEADER:
             raise fail(errno.EINVAL, "the record is cut short")
         request.reply(done=await volume.append(record))
 

@@ -17,7 +17,7 @@ SHA-256 of the name) have one shape, little-endian, and are written by REPLACE o
 Payload of a name pointer: id, name. A pointer counts only if the header of its id carries that name;
 any other is left over from a create or rename that was cut short, and may be taken over.
 
-Payload of a header:
+Payload of a header. Numbers lie in RANGES, so that what follows from them fits where it is put:
 
     key             what
     id              64-bit id: milliseconds since 1970 << 22 | a random start that counts up; never reused
@@ -63,6 +63,10 @@ SIZE_MAX = 1 << 60
 SECTOR = 512
 BLOCK_MIN_SHIFT, BLOCK_MAX_SHIFT, BLOCK_DEFAULT_SHIFT = 16, 24, 22
 JOURNALS_MAX = 64
+LEVEL_MAX = 5
+EPOCH_LIMIT = 1 << 32
+COUNT_LIMIT = 1 << 63                   # of what only ever grows by one
+REFERENCE_LIMITS = (1 << 64, EPOCH_LIMIT, COUNT_LIMIT)      # of volume, epoch and number
 ENTRIES_PER_PAGE_SHIFT = 10
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -148,8 +152,12 @@ class Header:
 
 
 STORED = tuple(f.name for f in fields(Header) if f.name != "generation")
-INTEGERS = ("id", "size", "block_shift", "epoch", "writable_since", "parent", "level", "seq",
-            "next_page", "next_journal", "created", "token")
+KINDS = ("volume", "snapshot", "removed")
+RANGES = {                          # of the numbers of a header: from, below
+    "id": (1, 1 << 64), "size": (0, SIZE_MAX + 1), "block_shift": (BLOCK_MIN_SHIFT, BLOCK_MAX_SHIFT + 1),
+    "epoch": (0, EPOCH_LIMIT), "writable_since": (0, EPOCH_LIMIT), "parent": (0, 1 << 64),
+    "level": (0, LEVEL_MAX + 1), "seq": (0, COUNT_LIMIT), "next_page": (1, COUNT_LIMIT),
+    "next_journal": (1, COUNT_LIMIT), "created": (0, 1 << 64), "token": (0, 1 << 64)}
 
 
 def unpack_header(data: bytes, wanted: int) -> Header:
@@ -157,36 +165,52 @@ def unpack_header(data: bytes, wanted: int) -> Header:
     generation, payload = unpack_frame(HEADER_MAGIC, data)
     if set(payload) != set(STORED):
         raise ValueError("its payload has other keys than it should")
-    for key in INTEGERS:
-        if not isinstance(payload[key], int) or not 0 <= payload[key] < 1 << 64:
-            raise ValueError(f"its {key} is no number")
+    for key, (low, limit) in RANGES.items():
+        if not is_number(payload[key], low, limit):
+            raise ValueError(f"its {key} is no number from {low} to {limit - 1}")
     if payload["id"] != wanted:
         raise ValueError("it belongs to another volume")
-    if payload["kind"] not in ("volume", "snapshot", "removed") or not isinstance(payload["name"], str):
+    if payload["kind"] not in KINDS or not good_name(payload["name"]):
         raise ValueError("its kind or name is damaged")
-    if not BLOCK_MIN_SHIFT <= payload["block_shift"] <= BLOCK_MAX_SHIFT or payload["size"] > SIZE_MAX:
-        raise ValueError("its size or block size is out of range")
-    if payload["level"] > 5 or not good_references(payload["root"], payload["journals"]):
+    if not isinstance(payload["auto"], bool) or not 0 < generation < COUNT_LIMIT:
+        raise ValueError("its mark or generation is damaged")
+    if payload["size"] % SECTOR or (payload["size"] == 0 and payload["kind"] != "removed"):
+        raise ValueError("its size is no number of sectors")
+    if not good_root(payload["root"], payload["level"]) or not good_journals(payload["journals"], payload["kind"]):
         raise ValueError("its root or journals are damaged")
     return Header(generation=generation, **payload)
 
 
-def good_references(root: object, journals: object) -> bool:
-    """True if root and journals have the shape of the table above."""
-    def numbers(values: object, count: int) -> bool:
-        return isinstance(values, list) and len(values) == count and all(
-            isinstance(v, int) and 0 <= v < 1 << 64 for v in values)
+def is_number(value: object, low: int, limit: int) -> bool:
+    """True for a whole number in [low, limit)."""
+    return type(value) is int and low <= value < limit
 
-    if root is not None and not (numbers(root, 3) and root[1] < 1 << 32):
+
+def good_name(name: object) -> bool:
+    """True for what check_name() lets a volume have."""
+    try:
+        return check_name(name) == name
+    except OSError:
         return False
+
+
+def good_root(root: object, level: int) -> bool:
+    """True if a root has the shape of the table above: [volume, epoch, number], or nil at level 0."""
+    if root is None:
+        return level == 0
+    return isinstance(root, list) and len(root) == 3 and all(map(is_number, root, (1, 0, 1), REFERENCE_LIMITS))
+
+
+def good_journals(journals: object, kind: str) -> bool:
+    """True if journals have the shape of the table above. Only the last may have an open end, and no snapshot's."""
     if not isinstance(journals, list) or len(journals) > JOURNALS_MAX:
         return False
     for place, stretch in enumerate(journals):
-        if not isinstance(stretch, list) or len(stretch) != 4:
+        if not isinstance(stretch, list) or len(stretch) != 4 \
+                or not all(map(is_number, stretch[:3], (1, 0, 1), REFERENCE_LIMITS)):
             return False
-        last = place == len(journals) - 1
-        closed = stretch if stretch[3] is not None else [*stretch[:3], 0] if last else None
-        if not numbers(closed, 4):
+        may_be_open = place == len(journals) - 1 and kind != "snapshot"
+        if not is_number(stretch[3], 0, COUNT_LIMIT) and not (stretch[3] is None and may_be_open):
             return False
     return True
 
@@ -207,8 +231,10 @@ def unpack_name(data: bytes, wanted: str) -> tuple[int, int]:
     """Generation and id. ValueError, saying how, for what is damaged."""
     generation, payload = unpack_frame(NAME_MAGIC, data)
     volume = payload.get("id")
-    if payload.get("name") != wanted or not isinstance(volume, int) or not 0 < volume < 1 << 64:
+    if payload.get("name") != wanted:
         raise ValueError("it belongs to another name")
+    if set(payload) != {"id", "name"} or not is_number(volume, 1, 1 << 64) or not 0 < generation < COUNT_LIMIT:
+        raise ValueError("its id or generation is damaged")
     return generation, volume
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 CLONES_MAX = 100_000                # of one request
 BULK_AT_ONCE = 1024                 # requests under way while clones are made
+EPOCHS_OF_SNAPSHOT = 2              # of a volume that is not open: its next, and writable_since of the snapshot
 AUTO_NAME_BYTES = 220               # of the volume's name that a snapshot made for cloning keeps
 
 
@@ -166,6 +167,7 @@ async def fix_closed(m: "Mapper", volume: Volume) -> View:
     async with m.locked(volume):
         await volume.load()
         await volume.keep_up()
+        volume.need_epochs(EPOCHS_OF_SNAPSHOT)
         volume.epoch += 1
         volume.writable_since = volume.epoch
         await volume.write_header()

@@ -38,7 +38,8 @@ from xseg.errors import Exists, NotFound, Stale
 from xseg.errors import error as fail
 
 CLOSE_CHECKPOINT = 256 << 10        # journal bytes worth a checkpoint when a volume closes
-RECORD_SEQ = slice(24, 32)
+EPOCH_MAX = (1 << 32) - 1
+EPOCHS_LEFT = 1 << 16               # that an opening must find: each snapshot of an open volume takes one
 log = logging.getLogger("mapper")
 
 
@@ -144,21 +145,30 @@ class Volume:
 
     def start_life(self) -> None:
         """The volume begins to take records: a new journal, numbers from 1, and an epoch that vlmc has
-        not reached in the last life, whatever of it became durable."""
+        not reached in the last life, whatever of it became durable. EOVERFLOW: there is none left."""
         assert self.header is not None
+        self.need_epochs(EPOCHS_LEFT)
         self.epoch += lib.MAP_EPOCH_STRIDE
         self.seq = 0
         self.current = fresh(self.id, self.epoch, self.header.next_journal)
         self.current.first_seq = 1
 
+    def need_epochs(self, count: int) -> None:
+        """EOVERFLOW: the volume has not so many epochs left."""
+        if self.epoch > EPOCH_MAX - count:
+            raise fail(errno.EOVERFLOW, f"volume '{self.header.name}' has used up its {EPOCH_MAX} epochs: make a "
+                                        "clone of it (`vlmc clone`) and use that")
+
     async def resume(self, shared: Any) -> None:
         """Takes up the life of a volume that is open in the segment, after a restart. EBADMSG."""
         await self.load()
+        if (self.header.block_shift, self.header.readonly) != (shared.block_shift, bool(shared.readonly)):
+            raise fail(errno.EBADMSG, f"volume '{self.header.name}' is open, but its header is that of another kind")
         shared.size = self.header.size
         shared.name = self.header.name.encode()
         if self.header.readonly:
             return
-        listed = self.header.journals[-1]
+        listed = self.header.journals[-1] if self.header.journals else [0, 0, 0, 0]
         if listed[3] is not None:
             raise fail(errno.EBADMSG, f"volume '{self.header.name}' is open, but its header says it is closed")
         life = [stretch for stretch in self.stretches if self.of_this_life(stretch, listed)]
@@ -180,13 +190,13 @@ class Volume:
         """True if the stretch was found behind the header's open end, so that it may be appended to."""
         return stretch.volume == self.id and stretch.epoch >= listed[1] and stretch.number >= listed[2]
 
-    async def append(self, record: memoryview) -> int:
+    async def append(self, record: bytes) -> int:
         """Appends a journal record and makes it durable. Returns the journal's offset after it.
 
         One already appended is acknowledged and skipped. EINVAL: its number is not the next.
         """
         async with self.appending:
-            seq = int.from_bytes(record[RECORD_SEQ], "little")
+            seq = self.number_of(record)
             if self.abandoned:
                 return 0
             if self.broken:
@@ -202,6 +212,15 @@ class Volume:
             await self.store.write(self.current.name, self.current.end, record, durable=True)
             return self.appended(record, seq)
 
+    def number_of(self, record: bytes) -> int:
+        """The number of a record that vlmc sends. EINVAL: this volume's journal could not be read with it."""
+        found = ffi.new("struct journal_scan *")
+        lib.journal_scan(ffi.from_buffer(record), len(record), self.id, found)
+        if found.records != 1 or found.end != len(record) or found.block_shift != self.header.block_shift:
+            raise fail(errno.EINVAL, f"volume '{self.header.name}': vlmc sent a record that is none: "
+                                     f"{ffi.string(found.reason).decode()}")
+        return found.first_seq
+
     def next_object(self) -> None:
         """Begins another journal object for want of room. ENOSPC: too many wait to be folded."""
         if len(self.stretches) >= CHAIN_MAX - 1:
@@ -209,7 +228,7 @@ class Volume:
                                      "checkpoint that fails; the log says why")
         self.begin_stretch()
 
-    def appended(self, record: memoryview, seq: int) -> int:
+    def appended(self, record: bytes, seq: int) -> int:
         """Notes a record that has become durable."""
         current, size = self.current, len(record)
         current.data[current.end:current.end + size] = record
@@ -325,22 +344,22 @@ class Volume:
         return sum(self.holders.values())
 
     def publish(self, shared: Any, handle: int) -> None:
-        """Fills in a free struct xvolume; open to all when this returns."""
-        header = self.header
+        """Fills in a free struct xvolume; open to all when this returns. OverflowError: nothing has happened."""
+        filled = self.filled(shared.generation + 1 & 0xffffffff)
         lib.export_volume_state(shared, lib.XVOL_OPENING)
-        generation = shared.generation + 1
-        after_state = ffi.sizeof("struct xvolume") - 4
-        ffi.memmove(ffi.cast("char *", shared) + 4, bytes(after_state), after_state)
-        shared.generation, shared.id, shared.size = generation, header.id, header.size
-        shared.block_shift, shared.readonly = header.block_shift, int(header.readonly)
-        shared.opened_ns, shared.lock_number, shared.parent = time.time_ns(), self.lock_number, header.parent
-        shared.name = header.name.encode()
-        shared.epoch, shared.writable_since = self.epoch, self.writable_since
-        shared.epoch_durable = self.epoch
-        shared.commit_seq = self.seq
-        shared.journal_offset = self.current.end if self.current else 0
+        ffi.memmove(ffi.cast("char *", shared) + 4, ffi.cast("char *", filled) + 4, ffi.sizeof("struct xvolume") - 4)
         self.shared, self.handle = shared, handle
         lib.export_volume_state(shared, lib.XVOL_OPEN)
+
+    def filled(self, generation: int) -> Any:
+        """What its struct xvolume is to say, behind the state."""
+        header = self.header
+        return ffi.new("struct xvolume *", {
+            "generation": generation, "id": header.id, "size": header.size, "block_shift": header.block_shift,
+            "readonly": int(header.readonly), "opened_ns": time.time_ns(), "lock_number": self.lock_number,
+            "parent": header.parent, "name": header.name.encode(), "epoch": self.epoch,
+            "writable_since": self.writable_since, "epoch_durable": self.epoch, "commit_seq": self.seq,
+            "journal_offset": self.current.end if self.current else 0})
 
     def unpublish(self) -> None:
         """Gives the place in the segment back."""

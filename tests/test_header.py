@@ -18,7 +18,7 @@ from peers.mapper_header import (
 )
 from xseg.errors import XsegError
 
-FULL = Header(id=7 << 22, name="vol-ü", kind="snapshot", size=3 << 40, block_shift=22, epoch=9, writable_since=4,
+FULL = Header(id=7 << 22, name="vol-ü", kind="volume", size=3 << 40, block_shift=22, epoch=9, writable_since=4,
               parent=5, root=[3, 2, 11], level=2, journals=[[3, 2, 1, 512], [7 << 22, 9, 2, None]], seq=17,
               next_page=12, next_journal=3, created=1700000000000, token=99, auto=True, generation=6)
 
