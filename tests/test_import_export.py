@@ -105,7 +105,7 @@ def test_a_backing_file_is_read_through(instance, folder):
     run("qemu-img", "create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw", middle)
     run("qemu-img", "create", "-q", "-f", "qcow2", "-b", "middle.qcow2", "-F", "qcow2", top)
     run("qemu-io", "-c", "write -q -P 7 1M 1M", top)
-    instance.vlmc("import", top, "vm")
+    instance.vlmc("import", top, "vm", "--follow")
     assert same(instance, top, "vm")
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import re
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
-from xseg.errors import Invalid, XsegError, error
+from xseg.errors import XsegError, error
 
-FORMATS = ("raw", "qcow2")
 PARALLEL = "8"                          # requests that qemu-img keeps under way; 16 is its bound
 INFO_TIMEOUT_S = 300
 CHECK_GOOD = (0, 3)                     # statuses of qemu-img check: no errors; only leaked clusters
@@ -23,17 +21,9 @@ TEXT_MAX = 65536                        # bytes of its complaints that are looke
 NAME_KEPT_MAX = 200                     # bytes of the name that a partial file repeats
 PERCENT = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
 PROGRAM = "qemu-img"
+PR_SET_PDEATHSIG = 1                    # linux/prctl.h
 
 Progress = Callable[[float], None]      # is told what part is done, 0 to 1
-
-
-@dataclass
-class Image:
-    """A disk image in a file."""
-
-    path: str                           # absolute
-    format: str                         # as qemu calls it
-    size: int                           # bytes the disk in it has
 
 
 def environment() -> dict[str, str]:
@@ -58,33 +48,25 @@ def complaint(text: str, subject: str) -> XsegError:
     return error(code, f"{subject}: {PROGRAM}: {said}")
 
 
-def probe(file: str, image_format: str | None = None) -> Image:
-    """Looks at an image and at those it stands on.
+def end_with_us() -> Callable[[], None]:
+    """For a child to call before it runs its program: it is killed when this process ends, however that ends."""
+    import ctypes
+    libc, parent = ctypes.CDLL(None), os.getpid()
 
-    OSError: it cannot be read, is no image, is damaged, or its backing file is missing.
-    """
-    path = os.path.abspath(file)
-    try:
-        with open(path, "rb"):
-            pass
-    except OSError as failure:
-        raise about(file, failure) from None
-    known = ["-f", image_format] if image_format else []
-    chain = json.loads(inspect(file, "info", "--output=json", "--backing-chain", *known, path))
-    if not chain[0]["virtual-size"]:
-        raise Invalid(f"{file}: it is empty, so there is no disk in it")
-    for image in chain:
-        if image["format"] == "qcow2":          # one that was cut short would read as zeros beyond its end
-            inspect(f"{file} is damaged or cut short", "check", "-q", "-f", "qcow2", image["filename"],
-                    good=CHECK_GOOD)
-    return Image(path, chain[0]["format"], chain[0]["virtual-size"])
+    def ask() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return ask
 
 
-def inspect(subject: str, *words: str, good: tuple[int, ...] = (0,)) -> str:
-    """What qemu-img prints. OSError with its complaint about the subject unless its status is good."""
+def inspect(subject: str, *words: str, good: tuple[int, ...] = (0,), files: tuple[int, ...] = ()) -> str:
+    """What qemu-img prints, which inherits `files`. OSError with its complaint about the subject unless its status
+    is good."""
     try:
         done = subprocess.run([PROGRAM, *words], capture_output=True, text=True, timeout=INFO_TIMEOUT_S,
-                              env=environment(), stdin=subprocess.DEVNULL)
+                              env=environment(), stdin=subprocess.DEVNULL, pass_fds=files, preexec_fn=end_with_us())
     except FileNotFoundError:
         raise missing_program() from None
     except subprocess.TimeoutExpired:
@@ -95,8 +77,8 @@ def inspect(subject: str, *words: str, good: tuple[int, ...] = (0,)) -> str:
     return done.stdout
 
 
-def convert(subject: str, words: list[str], progress: Progress) -> None:
-    """Runs `qemu-img convert` with these words. OSError with its complaint about the subject.
+def convert(subject: str, words: list[str], progress: Progress, files: tuple[int, ...] = ()) -> None:
+    """Runs `qemu-img convert` with these words; it inherits `files`. OSError with its complaint about the subject.
 
     The target is flushed before it ends (its cache mode would be `unsafe` otherwise).
     """
@@ -104,7 +86,8 @@ def convert(subject: str, words: list[str], progress: Progress) -> None:
         try:
             child = subprocess.Popen(
                 [PROGRAM, "convert", "-p", "-m", PARALLEL, "-t", "writeback", *words],
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, env=environment())
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, env=environment(), pass_fds=files,
+                preexec_fn=end_with_us())
         except FileNotFoundError:
             raise missing_program() from None
         try:

@@ -2,15 +2,24 @@
 """Copies a disk image, raw or qcow2 (or whatever qemu-img reads), into a new volume.
 
 What is zeros in the image takes no space. The volume has the image's size unless --size is larger. All
-of it is durable when the command succeeds; when it fails, the half-made volume is removed. An image of
-unknown origin should be named by --format: one that is taken for qcow2 can point to other files.
+of it is durable when the command succeeds; when it fails, the half-made volume is removed.
+
+An image can name other files of this machine or of the network: a backing file, an external data file, extents.
+Whoever made it would read them through the volume, so such an image is refused; --follow is for those whose
+origin is known. What FILE is, is read from its first bytes; a raw one whose content is a guest's is named by
+--format raw, as that content may look like anything.
 """
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from tools.vlmc._common import add_json, add_size, nbd_uri, token
 
+if TYPE_CHECKING:
+    from tools.image_source import Image
+
+FORMATS = ("raw", "qcow2")
 HELP = "copy a disk image into a new volume"
 REMOVE_S = 10.0                 # how long the NBD server is given to notice that qemu-img is gone
 POLL_S = 0.05
@@ -19,7 +28,8 @@ POLL_S = 0.05
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="the image")
     parser.add_argument("name", metavar="NAME", help="name of the new volume")
-    parser.add_argument("--format", choices=("raw", "qcow2"), help="what FILE is (default: look into it)")
+    parser.add_argument("--format", choices=FORMATS, help="what FILE is (default: look into it)")
+    parser.add_argument("--follow", action="store_true", help="open the files that the image names as well")
     add_size(parser, "--size", help="size of the volume, if larger than the image's")
     add_size(parser, "--block-size", help="a power of two from 64K to 16M (default 4M)")
     parser.add_argument("--progress", action="store_true", help="show a bar though stderr is no terminal")
@@ -27,12 +37,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from tools import image_source
+    with image_source.opened(args.file, args.format, args.follow) as image:
+        return bring_in(args, image)
+
+
+def bring_in(args: argparse.Namespace, image: Image) -> int:
+    """The image becomes the volume."""
     import sys
 
     from tools import cli, images
     from xseg.client import Client
     from xseg.errors import Invalid
-    image = images.probe(args.file, args.format)
     size = args.size or image.size
     if size < image.size:
         raise Invalid(f"{args.file}: the disk in it has {image.size} bytes, which --size {size} cannot hold")
@@ -56,8 +72,8 @@ def copy(client, image, name: str, uri: str, progress) -> None:
     """Copies and flushes. The volume is kept open meanwhile, so that the flush is of what was copied."""
     from tools import images
     with client.open(name) as volume:
-        words = ["-n", "--target-is-zero", "-W", "-f", image.format, "-O", "raw", image.path, uri]
-        images.convert(name, words, progress)
+        words = ["-n", "--target-is-zero", "-W", *image.words, "-O", "raw", image.source, uri]
+        images.convert(name, words, progress, image.files)
         volume.flush()
 
 

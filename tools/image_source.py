@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A disk image that somebody else has written, opened so that it leads nowhere else.
+
+An image may name other files: a qcow2 its backing file and its external data file, a vmdk its extents, a vhdx its
+parent. Whoever reads the image reads these as well, with the reader's rights, and such a name may be any of qemu's
+("nbd:...", "json:{...}"). So unless the operator says that they are to be followed, qemu is told every node of what
+it opens, and finds out nothing by itself:
+
+* What the image is stands in its first bytes, which are read here. Only formats that name no other file, and qcow2
+  without a name in it, are taken; all others are refused before a program is started.
+* The format is given, and so is the node below it, a plain file or a block device; a qcow2's backing node is null,
+  whatever its header says. The file is handed over as a descriptor: its path may have been given to another since.
+* A qcow2's external data file would be opened if its header came to name one after it was looked at. So it is held
+  by a read lease: the kernel refuses that when somebody has it open for writing, and tells when somebody wants to,
+  who then waits until it is given up. (Where the file system knows no leases, this much is trusted.)
+"""
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import signal
+import stat
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from tools import images
+from xseg.errors import Busy, Invalid, XsegError
+
+ALONE = ("raw", "qcow2", "vdi", "vpc")  # that name no other file, or are looked into
+MAGICS = (                              # format, offset, bytes there
+    ("qcow2", 0, b"QFI\xfb\0\0\0\x02"), ("qcow2", 0, b"QFI\xfb\0\0\0\x03"), ("qcow", 0, b"QFI\xfb\0\0\0\x01"),
+    ("qcow2", 0, b"QFI\xfb"), ("vmdk", 0, b"KDMV"), ("vmdk", 0, b"COWD"), ("vmdk", 0, b"# Disk DescriptorFile"),
+    ("vhdx", 0, b"vhdxfile"), ("vpc", 0, b"conectix"), ("vdi", 64, b"\x7f\x10\xda\xbe"), ("qed", 0, b"QED\0"),
+    ("parallels", 0, b"WithoutFreeSpace"), ("parallels", 0, b"WithouFreSpacExt"), ("luks", 0, b"LUKS\xba\xbe"),
+    ("bochs", 0, b"Bochs Virtual HD Image"), ("cloop", 0, b"#!/bin/sh\n#V2.0 Format\n"))
+HEAD = 65536                            # bytes looked at
+QCOW2_HEADER = struct.Struct(">4sIQI")  # magic, version, offset and length of the backing file's name
+QCOW2_INCOMPATIBLE = struct.Struct(">Q")
+QCOW2_INCOMPATIBLE_AT, QCOW2_LENGTH_AT = 72, 100
+QCOW2_V2_LENGTH = 72
+QCOW2_DATA_FILE = 1 << 2                # incompatible feature: the data lie in another file
+QCOW2_EXTENSION = struct.Struct(">II")  # type, length; then the content, to a multiple of 8
+QCOW2_DATA_FILE_NAME = 0x44415441
+NAME_MAX = 1023                         # bytes of a name in a qcow2
+FOLLOW = "--follow opens what it names, wherever that is"
+
+
+@dataclass
+class Image:
+    """A disk image."""
+
+    source: str                         # what qemu-img is to open
+    format: str                         # as qemu calls it
+    size: int                           # bytes the disk in it has
+    words: list[str] = field(default_factory=list)      # that qemu-img needs before `source`
+    files: tuple[int, ...] = ()         # descriptors that it inherits
+
+
+@contextlib.contextmanager
+def opened(file: str, image_format: str | None = None, follow: bool = False) -> Iterator[Image]:
+    """An image for as long as it is needed, with what it names if `follow` says so.
+
+    OSError: it cannot be read, is no image, is damaged; without `follow` EPERM: it names other files.
+    """
+    number = open_file(file)
+    try:
+        if follow:
+            yield probe_chain(file, image_format)
+            return
+        head = os.pread(number, HEAD, 0)
+        found = image_format or detect(head)
+        if found not in ALONE:
+            raise XsegError(errno.EPERM, f"{file}: a {found} image can name other files: {FOLLOW}")
+        with leased(file, number) if found == "qcow2" else contextlib.nullcontext():
+            if found == "qcow2":
+                refuse_references(file, os.pread(number, HEAD, 0), number)
+            yield probe(file, number, found)
+    finally:
+        os.close(number)
+
+
+def open_file(file: str) -> int:
+    """A descriptor of a plain file or block device. OSError that names it."""
+    try:
+        number = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as failure:
+        raise images.about(file, failure) from None
+    mode = os.fstat(number).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+        os.close(number)
+        code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+        raise XsegError(code, f"{file}: it is {'a directory' if stat.S_ISDIR(mode) else 'no plain file'}, no image")
+    return number
+
+
+def detect(head: bytes) -> str:
+    """The format that an image's first bytes tell; raw where they tell none."""
+    return next((name for name, at, magic in MAGICS if head[at:at + len(magic)] == magic), "raw")
+
+
+# --- qcow2 ------------------------------------------------------------------------------------------
+
+def refuse_references(file: str, head: bytes, number: int) -> None:
+    """EPERM: the qcow2 names another file. EINVAL: it is none."""
+    if len(head) < QCOW2_HEADER.size or head[:4] != b"QFI\xfb":
+        raise Invalid(f"{file}: it is no qcow2 image")
+    _magic, version, backing_at, backing_length = QCOW2_HEADER.unpack_from(head)
+    if backing_at:
+        name = os.pread(number, min(backing_length, NAME_MAX), min(backing_at, 1 << 62))
+        raise XsegError(errno.EPERM, f"{file}: it stands on a backing file, {shown(name)}: {FOLLOW}")
+    if version < 3 or len(head) < QCOW2_INCOMPATIBLE_AT + QCOW2_INCOMPATIBLE.size:
+        return
+    [features] = QCOW2_INCOMPATIBLE.unpack_from(head, QCOW2_INCOMPATIBLE_AT)
+    if features & QCOW2_DATA_FILE:
+        raise XsegError(errno.EPERM, f"{file}: its data lie in another file, {shown(data_file_name(head))}: {FOLLOW}")
+
+
+def data_file_name(head: bytes) -> bytes:
+    """The name of the external data file, empty where it is not found."""
+    at = int.from_bytes(head[QCOW2_LENGTH_AT:QCOW2_LENGTH_AT + 4], "big")
+    while at + QCOW2_EXTENSION.size <= len(head):
+        kind, length = QCOW2_EXTENSION.unpack_from(head, at)
+        at += QCOW2_EXTENSION.size
+        if kind == QCOW2_DATA_FILE_NAME:
+            return head[at:at + min(length, NAME_MAX)]
+        if kind == 0:
+            break
+        at += -(-length // 8) * 8
+    return b""
+
+
+def shown(name: bytes) -> str:
+    """A name out of an image, for a sentence."""
+    return repr(name.decode(errors="replace")) if name else "whose name cannot be read"
+
+
+@contextlib.contextmanager
+def leased(file: str, number: int) -> Iterator[None]:
+    """Nobody writes to the file meanwhile. Busy: somebody has it open for writing, or (raised in the middle, from
+    a signal) wants to. Nothing on file systems that know no leases."""
+    def broken(_signal: int, _frame: Any) -> None:
+        raise Busy(f"{file}: somebody opened it for writing while it was read")
+
+    before = signal.signal(signal.SIGIO, broken)
+    try:
+        try:
+            fcntl.fcntl(number, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        except OSError as failure:
+            if failure.errno == errno.EAGAIN:
+                raise Busy(f"{file}: somebody has it open for writing: it must not change while it is read") from None
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(number, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        signal.signal(signal.SIGIO, before)
+
+
+# --- what qemu is told ------------------------------------------------------------------------------
+
+def probe(file: str, number: int, image_format: str) -> Image:
+    """An image by itself, opened as descriptor `number`. OSError: damaged, or empty."""
+    driver = "host_device" if stat.S_ISBLK(os.fstat(number).st_mode) else "file"
+    node: dict[str, Any] = {"driver": image_format, "file": {"driver": driver, "filename": f"/dev/fd/{number}"}}
+    if image_format == "qcow2":
+        node["backing"] = None
+    source = "json:" + json.dumps(node)
+    info = json.loads(images.inspect(file, "info", "--output=json", source, files=(number,)))
+    check(file, image_format, source, (number,))
+    return Image(source, image_format, disk_size(file, info), files=(number,))
+
+
+def probe_chain(file: str, image_format: str | None) -> Image:
+    """An image with all that it names. OSError: something of it is missing or damaged, or it is empty."""
+    path = os.path.abspath(file)
+    known = ["-f", image_format] if image_format else []
+    chain = json.loads(images.inspect(file, "info", "--output=json", "--backing-chain", *known, path))
+    for image in chain:
+        check(file, image["format"], image["filename"])
+    return Image(path, chain[0]["format"], disk_size(file, chain[0]), ["-f", chain[0]["format"]])
+
+
+def check(file: str, image_format: str, source: str, files: tuple[int, ...] = ()) -> None:
+    """EIO...: one that was cut short would read as zeros beyond its end."""
+    if image_format == "qcow2":
+        known = [] if source.startswith("json:") else ["-f", image_format]
+        images.inspect(f"{file} is damaged or cut short", "check", "-q", *known, source,
+                       good=images.CHECK_GOOD, files=files)
+
+
+def disk_size(file: str, info: dict[str, Any]) -> int:
+    """Bytes of the disk. EINVAL: none."""
+    if not info["virtual-size"]:
+        raise Invalid(f"{file}: it is empty, so there is no disk in it")
+    return info["virtual-size"]
