@@ -5,7 +5,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from peers import mapper_walk
-from peers.mapper_header import ENTRIES_PER_PAGE_SHIFT, Header, check_name, check_size, id_text
+from peers.mapper_header import ENTRIES_PER_PAGE_SHIFT, Header, id_text
 from peers.mapper_journal import Stretch
 from peers.mapper_store import HEADER, LOCK, named
 from peers.mapper_tree import View, own, page_name, tree_pages
@@ -24,7 +24,7 @@ NO_EPOCH = 1 << 32                  # later than any: a volume that is writable 
 
 async def rename(m: "Mapper", a: "Arguments", room: int) -> dict:
     """Another name. An open volume is frozen for the instant that the segment's copy changes."""
-    old, new, token = check_name(a["name"]), check_name(a["to"]), a.get("token", 0)
+    old, new, token = a["name"], a["to"], a["token"]
     async with m.names.locked([old, new]):
         renamed = await renamed_before(m, new, token)
         if renamed:
@@ -65,7 +65,7 @@ async def write_name(m: "Mapper", volume: Volume, name: str, token: int) -> None
 
 async def resize(m: "Mapper", a: "Arguments", room: int) -> dict:
     """Another size. What a smaller one cuts off is gone, and zeros when it grows again. EROFS, EINVAL."""
-    size = check_size(a["size"])
+    size = a["size"]
     async with m.by_name(a["name"]) as volume:
         if volume.header.readonly:
             raise fail(errno.EROFS, f"'{a['name']}' is a snapshot: its size cannot change, but a clone may be larger")
@@ -129,7 +129,7 @@ async def remove(m: "Mapper", a: "Arguments", room: int) -> dict:
     """Frees the name at once, then gives back the space that only this volume had. EBUSY: it is open.
 
     With force, one whose header is damaged is removed as well; its space is left to the collector."""
-    name, token, slot = a["name"], a.get("token", 0), a["request"].c
+    name, token, slot = a["name"], a["token"], a["request"].c
     async with m.names.locked([name]):
         try:
             _generation, volume_id = await m.names.target(name)
@@ -139,7 +139,7 @@ async def remove(m: "Mapper", a: "Arguments", room: int) -> dict:
                 return {"objects": slot.arg & ~REMOVED}
             header = await m.names.lookup(name)
         except Damaged:
-            if not a.get("force"):
+            if not a["force"]:
                 await m.names.lookup(name)
             return await remove_damaged(m, name)
         if header.kind != "removed" or header.name != name or not token or header.token != token:

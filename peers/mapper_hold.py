@@ -25,11 +25,11 @@ async def close_volume(m: "Mapper", a: "Arguments", room: int) -> dict:
     """Undoes `open`. With force, closes it under whoever else has it open; if it is broken (its lock was
     lost, or its map is damaged), what was not committed is thrown away. EINVAL: not open."""
     async with m.by_name(a["name"]) as volume:
-        if not volume.handle or not (volume.shared.administrative & lib.XVOL_BY_OPEN or a.get("force")):
+        if not volume.handle or not (volume.shared.administrative & lib.XVOL_BY_OPEN or a["force"]):
             who = f": it is open by {m.openers(volume)}" if volume.handle else ""
             raise fail(errno.EINVAL, f"volume '{a['name']}' was not opened by `vlmc open`{who}")
         volume.shared.administrative &= 0 if volume.broken else ~lib.XVOL_BY_OPEN & 0xffffffff
-        if a.get("force"):
+        if a["force"]:
             volume.abandoned = volume.broken is not None
             for holder in list(volume.holders):
                 m.forget_opens(volume, holder, volume.holders[holder])
@@ -61,7 +61,7 @@ async def unlock(m: "Mapper", a: "Arguments", room: int) -> dict:
             raise fail(errno.EBUSY, f"volume '{name}' is open by {who}: it is unlocked when it is closed")
         volume.lock_number = 0
         try:
-            await m.store.release(volume.id, m.token, bool(a.get("force")))
+            await m.store.release(volume.id, m.token, a["force"])
         except NotFound:
             raise fail(errno.EINVAL, f"volume '{name}' is not locked") from None
         except Busy:

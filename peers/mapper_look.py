@@ -30,7 +30,7 @@ WALK_TRIES = 4                      # of a portion of a walk that a checkpoint o
 async def list_volumes(m: "Mapper", a: "Arguments", room: int) -> dict:
     """Volumes and snapshots, in no order. One whose header is damaged has `id` and `damaged` only."""
     names_room = LIST_ROOM if room >= LIST_ROOM // NAME_BYTES * ROW_MAX else LIST_ROOM_MIN
-    reply = await m.store.blockerm(lib.XOP_LIST, object=named(HEADER, 0), arg=a.get("cursor", 0), room=names_room)
+    reply = await m.store.blockerm(lib.XOP_LIST, object=named(HEADER, 0), arg=a["cursor"], room=names_room)
     rows = await gather_bounded(lambda name: row(m, name.volume), objects(reply.data))
     return {"volumes": [found for found in rows if found], "cursor": reply.arg}
 
@@ -125,14 +125,14 @@ async def walk(m: "Mapper", name: str, work: Callable[[Volume, View], Awaitable[
 async def mapinfo(m: "Mapper", a: "Arguments", room: int) -> dict:
     """Blocks that are not zeros, and the objects they lie in."""
     most = room // ENTRY_ROOM
-    return await walk(m, a["name"], lambda _v, view: mapper_walk.mapinfo(m.store, view, a.get("cursor", 0), most))
+    return await walk(m, a["name"], lambda _v, view: mapper_walk.mapinfo(m.store, view, a["cursor"], most))
 
 
 async def du(m: "Mapper", a: "Arguments", room: int) -> dict:
     """Space: logical size, and what its objects take, by whether only it can have them."""
     async def work(volume: Volume, view: View) -> dict:
         used = mapper_walk.Usage(volume.id, volume.writable_since)
-        return {"logical": volume.header.size} | await mapper_walk.du(m.store, view, used, a.get("cursor", 0))
+        return {"logical": volume.header.size} | await mapper_walk.du(m.store, view, used, a["cursor"])
 
     return await walk(m, a["name"], work)
 
@@ -145,4 +145,4 @@ async def check(m: "Mapper", a: "Arguments", room: int) -> dict:
         _volume, view = await at_rest(m, a["name"], store)
     except Damaged as damage:
         return {"blocks": 0, "objects": 0, "problems": [str(damage)], "left_out": 0, "cursor": 0}
-    return await mapper_walk.Check(store, view).run(a.get("cursor", 0))
+    return await mapper_walk.Check(store, view).run(a["cursor"])

@@ -26,7 +26,8 @@ notes in its request's `arg` that it is about to give back the name: what has th
     check     name, [cursor]                                blocks, objects, problems, left_out, cursor
     du        name, [cursor]                                logical, blocks, objects, exclusive, shared, cursor
 
-Answers with a cursor are asked for again with it until it is 0.
+Answers with a cursor are asked for again with it until it is 0. Types and bounds of the arguments are in
+mapper_arguments.py; what breaks them is refused before anything is done.
 """
 import errno
 import os
@@ -35,11 +36,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
+from peers.mapper_arguments import parse, shown
 from peers.mapper_change import remove, rename, resize
 from peers.mapper_hold import close_volume, lock, open_volume, unlock
 from peers.mapper_look import check, du, info, list_volumes, mapinfo
 from peers.mapper_make import clone, create, snapshot
 from xseg.errors import error as fail
+from xseg.peer import tell_failure
 from xseg.request import Request
 
 if TYPE_CHECKING:
@@ -48,7 +51,7 @@ if TYPE_CHECKING:
 ANSWER_MIN = 1024                   # bytes of a control request that its arguments must leave
 SENTENCE_FRAME = 16                 # bytes of {"error": sentence} beside the sentence
 
-Arguments = dict[str, Any]          # a verb's, and "request": the request itself
+Arguments = dict[str, Any]          # a verb's, all of them, and "request": the request itself
 
 VERBS: dict[str, Callable[["Mapper", Arguments, int], Awaitable[dict]]] = {
     "create": create, "clone": clone, "snapshot": snapshot, "list": list_volumes, "info": info,
@@ -59,36 +62,38 @@ VERBS: dict[str, Callable[["Mapper", Arguments, int], Awaitable[dict]]] = {
 
 async def control(m: "Mapper", request: Request) -> None:
     """CONTROL: unpacks the arguments, runs the verb, packs its answer or what became of it."""
-    verb, room = "", len(request.data) - request.c.size
+    verb, name, room = "control", "", len(request.data) - request.c.size
     try:
-        arguments = msgpack.unpackb(request.payload)
-        verb = arguments.pop("verb")
-        work = VERBS[verb]
-        arguments["request"] = request
-    except Exception:
-        refuse(m, request, errno.EOPNOTSUPP, f"the mapper has no verb '{verb}'; it has {', '.join(VERBS)}"
-               if verb else "a control request must be a msgpack map with a verb")
-        return
-    if room < ANSWER_MIN:
-        refuse(m, request, errno.EMSGSIZE, f"{verb}: beside its arguments there are {room} bytes for the answer")
-        return
-    try:
-        result = msgpack.packb(await work(m, arguments, room))
+        verb, given = unpack(request.payload)
+        arguments = parse(verb, given)
+        name = arguments.get("name", "")
+        if room < ANSWER_MIN:
+            raise fail(errno.EMSGSIZE, f"{verb}: beside its arguments there are {room} bytes for the answer")
+        result = msgpack.packb(await VERBS[verb](m, arguments | {"request": request}, room))
         if len(result) > room:
             raise fail(errno.EMSGSIZE, f"the answer has {len(result)} bytes, more than the request has room for")
         request.reply(data=result)
-    except (KeyError, TypeError) as failure:
-        m.log.exception("verb %s", verb)
-        refuse(m, request, errno.EINVAL, f"{verb}: an argument is missing or wrong ({failure})")
     except OSError as failure:
         sentence = str(failure)
         if sentence == os.strerror(failure.errno or 0):
-            sentence = f"{verb} '{arguments.get('name', '')}': the store says: {sentence}"
+            sentence = f"{verb} '{name}': the store says: {sentence}"
         refuse(m, request, failure.errno or errno.EIO, sentence)
     except Exception as failure:
-        m.log.exception("verb %s", verb)
-        refuse(m, request, errno.EIO, f"{verb} '{arguments.get('name', '')}': the mapper failed: "
-                                  f"{type(failure).__name__} {failure}; its log says where")
+        tell_failure(m.log, f"verb {verb}", failure)
+        refuse(m, request, errno.EIO, f"{verb} '{name}': the mapper failed: {type(failure).__name__} {failure}; "
+                                      "its log says where")
+
+
+def unpack(data: bytes) -> tuple[str, dict]:
+    """The verb of a control request, and what came with it. EOPNOTSUPP: there is no such verb, or no request."""
+    try:
+        given = msgpack.unpackb(data)
+        verb = given.pop("verb")
+    except Exception:                   # msgpack has many
+        raise fail(errno.EOPNOTSUPP, "a control request must be a msgpack map with a verb") from None
+    if not isinstance(verb, str) or verb not in VERBS:
+        raise fail(errno.EOPNOTSUPP, f"the mapper has no verb {shown(verb)}; it has {', '.join(VERBS)}")
+    return verb, given
 
 
 def refuse(m: "Mapper", request: Request, code: int, sentence: str) -> None:

@@ -23,6 +23,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import time
+import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from xseg.segment import Segment
 
 SIZE_SUFFIXES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, "P": 1 << 50}
+TRACEBACK_S = 60.0              # between two tracebacks of one failure in the log
+TRACEBACKS_MAX = 64             # failures remembered for that
 KINDS = ("str", "path", "int", "size", "float", "bool", "role")
 
 
@@ -157,10 +161,28 @@ class Peer:
         except OSError as failure:
             self.log.error("%r: %s", request, failure)
             return failure.errno or errno.EIO
-        except Exception:
-            self.log.exception("%r failed", request)
+        except Exception as failure:
+            tell_failure(self.log, repr(request), failure)
             return errno.EIO
         return 0
+
+
+told: dict[tuple[str, str], float] = {}         # (where, what) of failures -> when their traceback was logged
+
+
+def tell_failure(log: logging.Logger, what: str, failure: Exception) -> None:
+    """Logs a failure that nobody expected: one line, and where it came from once in TRACEBACK_S, so that nobody can
+    fill the log by asking for it again."""
+    frames = traceback.extract_tb(failure.__traceback__)
+    place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    key, now = (place, type(failure).__name__), time.monotonic()
+    if now - told.get(key, -TRACEBACK_S) < TRACEBACK_S:
+        log.error("%s failed: %s %s (see above)", what, type(failure).__name__, failure)
+        return
+    if len(told) >= TRACEBACKS_MAX:
+        told.clear()
+    told[key] = now
+    log.error("%s failed", what, exc_info=failure)
 
 
 def below_home(path: str, home: str) -> str:

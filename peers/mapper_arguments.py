@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the mapper's verbs take: every argument of every verb, its type and its bounds.
+
+parse() holds a request against this table before the verb begins, so that a verb can believe what it gets: each
+argument is there, or has its default. One that is not in the table is refused, too. The verbs are told in
+mapper_verbs.py.
+"""
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from peers.mapper_header import BLOCK_DEFAULT_SHIFT, check_block_size, check_name, check_size
+from xseg.errors import error as fail
+
+CLONES_MAX = 100_000                # of one request
+TEXT_MAX = 4096                     # bytes of a name that is looked for
+NUMBER_LIMIT = 1 << 64
+SHOWN_MAX = 40                      # characters of a wrong value that its sentence repeats
+REQUIRED = object()
+
+
+@dataclass(frozen=True)
+class Argument:
+    """How one is checked: `parse` returns the value, or raises ValueError with the rest of a sentence, or an error
+    that says all. None stands for the default."""
+
+    parse: Callable[[Any], Any]
+    default: Any = REQUIRED
+
+
+def number(low: int, limit: int) -> Callable[[Any], int]:
+    """A whole number in [low, limit)."""
+    def parse(value: Any) -> int:
+        if type(value) is not int or not low <= value < limit:
+            raise ValueError(f"must be a whole number from {low} to {limit - 1}")
+        return value
+
+    return parse
+
+
+def flag(value: Any) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
+
+
+def text(value: Any) -> str:
+    """A name to be looked for, whether or not a volume may have it; a pattern."""
+    if not isinstance(value, str):
+        raise ValueError("must be a text")
+    if len(value.encode(errors="replace")) > TEXT_MAX:
+        raise fail(errno.ENAMETOOLONG, f"{value[:SHOWN_MAX]}...: {TEXT_MAX} bytes are the most")
+    return value
+
+
+def new_names(value: Any) -> list[str]:
+    """Names that volumes may have."""
+    if not isinstance(value, list) or not 1 <= len(value) <= CLONES_MAX:
+        raise ValueError(f"must be a list of 1 to {CLONES_MAX} names")
+    return [check_name(name) for name in value]
+
+
+def block_size(value: Any) -> int:
+    """Bytes that a block may have."""
+    check_block_size(value)
+    return value
+
+
+NAME = Argument(text)
+NEW_NAME = Argument(check_name)
+TOKEN = Argument(number(0, NUMBER_LIMIT), 0)
+CURSOR = Argument(number(0, NUMBER_LIMIT), 0)
+FORCE = Argument(flag, False)
+
+ARGUMENTS: dict[str, dict[str, Argument]] = {
+    "create": {"name": NEW_NAME, "size": Argument(check_size), "token": TOKEN,
+               "block_size": Argument(block_size, 1 << BLOCK_DEFAULT_SHIFT)},
+    "clone": {"name": NAME, "names": Argument(new_names, None), "pattern": Argument(text, None),
+              "count": Argument(number(1, CLONES_MAX + 1), None), "first": Argument(number(0, NUMBER_LIMIT), 1),
+              "size": Argument(check_size, None), "token": TOKEN},
+    "snapshot": {"name": NAME, "snapshot": NEW_NAME, "token": TOKEN},
+    "list": {"cursor": CURSOR},
+    "info": {"name": NAME},
+    "rename": {"name": NEW_NAME, "to": NEW_NAME, "token": TOKEN},
+    "resize": {"name": NAME, "size": Argument(check_size)},
+    "remove": {"name": NAME, "force": FORCE, "token": TOKEN},
+    "open": {"name": NAME},
+    "close": {"name": NAME, "force": FORCE},
+    "lock": {"name": NAME},
+    "unlock": {"name": NAME, "force": FORCE},
+    "mapinfo": {"name": NAME, "cursor": CURSOR},
+    "check": {"name": NAME, "cursor": CURSOR},
+    "du": {"name": NAME, "cursor": CURSOR},
+}
+
+
+def parse(verb: str, given: dict[Any, Any]) -> dict[str, Any]:
+    """The arguments of a verb that there is, every one of the table. EINVAL, ENAMETOOLONG, EFBIG."""
+    known = ARGUMENTS[verb]
+    for key in given:
+        if key not in known:
+            raise fail(errno.EINVAL, f"{verb}: there is no argument {shown(key)}; there are: {', '.join(known)}")
+    return {key: value_of(verb, key, argument, given.get(key)) for key, argument in known.items()}
+
+
+def value_of(verb: str, key: str, argument: Argument, value: Any) -> Any:
+    """One of them."""
+    if value is None:
+        if argument.default is REQUIRED:
+            raise fail(errno.EINVAL, f"{verb}: the argument {key} is missing")
+        return argument.default
+    try:
+        return argument.parse(value)
+    except ValueError as wrong:
+        raise fail(errno.EINVAL, f"{verb}: {key} = {shown(value)} {wrong}") from None
+
+
+def shown(value: Any) -> str:
+    """A value for people, cut where it is long."""
+    words = repr(value)
+    return words if len(words) <= SHOWN_MAX else words[:SHOWN_MAX] + "..."
