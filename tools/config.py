@@ -53,6 +53,7 @@ import tomllib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tools.messages import parse_changes
 from xseg.errors import Invalid, XsegError
 from xseg.segment import PARAMETERS
 
@@ -333,9 +334,12 @@ def read_changes(home: str) -> dict[str, dict[str, Any]]:
     """What `archipelago route` changed: {"filters": {role: {"type": ..., options}}, "routes": {edge: role}}."""
     try:
         with open(os.path.join(home, CHANGES), encoding="utf-8") as file:
-            return json.load(file)
+            return parse_changes(file.read())
     except FileNotFoundError:
         return {"filters": {}, "routes": {}}
+    except (Invalid, UnicodeDecodeError) as failure:
+        raise Invalid(f"{os.path.join(home, CHANGES)} is damaged ({failure}): remove it, and set the routes and "
+                      "filters again") from None
 
 
 def write_changes(home: str, changes: dict[str, dict[str, Any]]) -> None:

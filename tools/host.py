@@ -24,6 +24,7 @@ import time
 from typing import Any
 
 from tools import config
+from tools.messages import parse_pid, parse_sockets
 from xseg._native import ffi, lib
 from xseg.errors import NotRunning, XsegError, check
 from xseg.segment import Segment
@@ -35,8 +36,8 @@ log = logging.getLogger("host")
 
 def inherited_sockets(role: str) -> list[tuple[str, str]]:
     """What the supervisor hands on in ARCHIPELAGO_SOCKETS, "ROLE.OPTION=FD ...": (option, fd) of this role."""
-    words = (word.partition("=") for word in os.environ.get("ARCHIPELAGO_SOCKETS", "").split())
-    return [(name.removeprefix(role + "."), fd) for name, _, fd in words if name.startswith(role + ".")]
+    given = parse_sockets(os.environ.get("ARCHIPELAGO_SOCKETS", ""))
+    return [(name.removeprefix(role + "."), str(fd)) for name, fd in given.items() if name.startswith(role + ".")]
 
 
 class NativeLoop:
@@ -169,8 +170,8 @@ def wait_until_known(home: str, process: str) -> None:
     then nobody knows of this process, and it must not be there when another is started. NotRunning."""
     path, end = os.path.join(home, "run", process + ".pid"), time.monotonic() + KNOWN_S
     while time.monotonic() < end:
-        with contextlib.suppress(FileNotFoundError), open(path, encoding="ascii") as file:
-            if file.read().split()[:1] == [str(os.getpid())]:
+        with contextlib.suppress(FileNotFoundError, UnicodeDecodeError), open(path, encoding="ascii") as file:
+            if parse_pid(file.read())[0] == os.getpid():
                 return
         time.sleep(0.01)
     raise NotRunning(f"{path} does not name this process: whoever started it has died")

@@ -2,7 +2,8 @@
 """What operators ask of the supervisor: verbs over run/supervisor.sock, one operator at a time.
 
 A connection carries one JSON object a line, {"verb": ..., "processes": [...]}, and its answer: {"said": [lines for
-people]} or {"errno", "error"}; Instance.ask_supervisor() is the other side.
+people]} or {"errno", "error"}; Instance.ask_supervisor() is the other side. What is no such line (tools/messages.py),
+or does not come in time, is answered by an error, and nothing is done.
 
     start     starts those of the processes that do not run; returns when they are ready
     stop      stops them, and does not start them again
@@ -16,15 +17,22 @@ import asyncio
 import contextlib
 import errno
 import json
+import logging
 import os
 import socket
 from collections.abc import Callable
 from typing import Any
 
+from tools.messages import Order, parse_order
 from tools.supervisor_processes import Processes
 from tools.supervisor_sockets import SOCKET_MODE
+from xseg.errors import Busy, Invalid
+from xseg.peer import tell_failure
 
 LINE_MAX = 65536                # bytes of an operator's request
+LINE_S = 10.0                   # that it may take to come, or its answer to be taken
+OPERATORS_MAX = 64              # connected at once
+log = logging.getLogger("supervisor")
 
 
 class Operators:
@@ -38,6 +46,7 @@ class Operators:
         self.ended = ended
         self.note = note
         self.operating = asyncio.Lock()                 # by who starts or stops processes
+        self.connected = 0                              # operators
 
     async def listen(self, folder: str) -> None:
         """Begins to serve at supervisor.sock in a folder. The path may be longer than sockets allow, so it goes by
@@ -57,21 +66,60 @@ class Operators:
 
     async def _operator(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serves one connection: a line, its answer."""
-        verb = ""
-        with contextlib.suppress(ConnectionError):
-            if line := await reader.readline():
-                asked = json.loads(line)
-                verb = asked["verb"]
-                async with self.operating:
-                    answer = await self._serve(verb, asked["processes"])
-                    writer.write(json.dumps(answer).encode() + b"\n")
-                    await writer.drain()
-                    if verb == "renew" and "error" not in answer:
-                        self.hand_over()
-        if verb == "quit":
+        order, self.connected = None, self.connected + 1
+        try:
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                order = await self._serve_line(reader, writer)
+        finally:
+            self.connected -= 1
+        if order and order.verb == "quit":
             self.ended.set()                # the connection ends with this process
         else:
             writer.close()
+
+    async def _serve_line(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Order | None:
+        """What was asked, and is answered by now."""
+        try:
+            if self.connected > OPERATORS_MAX:
+                raise Busy(f"{OPERATORS_MAX} operators are connected already: try again")
+            order = await self._order(reader)
+        except OSError as failure:
+            await self._say(writer, {"errno": failure.errno, "error": str(failure)})
+            return None
+        if order is None:
+            return None
+        async with self.operating:
+            answer = await self._serve(order.verb, order.processes)
+            await self._say(writer, answer)
+            if order.verb == "renew" and "error" not in answer:
+                self.hand_over()
+        return order if "error" not in answer else None
+
+    async def _order(self, reader: asyncio.StreamReader) -> Order | None:
+        """What an operator asks; None: nothing. Invalid."""
+        try:
+            async with asyncio.timeout(LINE_S):
+                line = await reader.readline()
+        except TimeoutError:
+            raise Invalid(f"no whole line within {LINE_S:g} s") from None
+        except ValueError:
+            raise Invalid(f"a request has {LINE_MAX} bytes at most") from None
+        return parse_order(line) if line else None
+
+    async def _say(self, writer: asyncio.StreamWriter, answer: dict[str, Any]) -> None:
+        writer.write(json.dumps(answer).encode() + b"\n")
+        async with asyncio.timeout(LINE_S):
+            await writer.drain()
+
+    def _known(self, verb: str, processes: list[str]) -> list[str]:
+        """These processes, if the configuration has all of them; some that it had may be stopped. Invalid."""
+        instance = self.processes.instance
+        gone = {*self.processes.watched, *instance.known()} if verb == "stop" else set()
+        known = {*instance.config.processes, *gone}
+        for process in processes:
+            if process not in known:
+                raise Invalid(f"there is no process {process}; there are: {', '.join(sorted(known))}")
+        return processes
 
     async def _serve(self, verb: str, processes: list[str]) -> dict[str, Any]:
         try:
@@ -81,12 +129,17 @@ class Operators:
                 self.must_be_calm()
                 return {"said": []}
             if verb == "stop":
-                said = await self.processes.stop(processes)
+                said = await self.processes.stop(self._known(verb, processes))
             else:
                 self.processes.renew()
-                said = await (self.processes.restart if verb == "restart" else self.processes.start)(processes)
+                todo = self._known(verb, processes)
+                said = await (self.processes.restart if verb == "restart" else self.processes.start)(todo)
         except OSError as failure:
             return {"errno": failure.errno or errno.EIO, "error": str(failure)}
+        except Exception as failure:
+            tell_failure(log, verb, failure)
+            return {"errno": errno.EIO, "error": f"the supervisor failed: {type(failure).__name__} {failure}; its log "
+                                                 "says where"}
         finally:
             self.processes.forget_stopped()
             self.note()

@@ -13,6 +13,7 @@ import socket
 import stat
 
 from tools.config import Config
+from tools.messages import parse_sockets
 
 BACKLOG = 128
 SOCKET_MODE = 0o660
@@ -54,8 +55,8 @@ def inherited_by(pid: int, pidfd: int) -> dict[str, socket.socket]:
     except OSError:
         return {}
     found = {}
-    for name, _, fd in (word.partition("=") for word in words.get(b"ARCHIPELAGO_SOCKETS", b"").decode().split()):
-        mine = ctypes.CDLL(None).syscall(PIDFD_GETFD, pidfd, int(fd), 0)
+    for name, fd in parse_sockets(words.get(b"ARCHIPELAGO_SOCKETS", b"").decode(errors="replace")).items():
+        mine = ctypes.CDLL(None).syscall(PIDFD_GETFD, pidfd, fd, 0)
         if mine >= 0:                       # else we may not: it is made anew when the process dies
             found[name] = socket.socket(fileno=mine)
     return found

@@ -26,7 +26,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from tools import config, locking
+from tools import config, locking, messages
 from xseg.errors import Busy, Exists, Invalid, WrongVersion, XsegError
 from xseg.segment import Segment, name_for
 
@@ -93,10 +93,10 @@ class Instance:
         """Pid of a process that runs; 0: it does not."""
         try:
             with open(self.path("run", process + ".pid"), encoding="ascii") as file:
-                pid, started = map(int, file.read().split())
-        except (FileNotFoundError, ValueError):
+                pid, started = messages.parse_pid(file.read())
+        except (FileNotFoundError, UnicodeDecodeError):
             return 0
-        return pid if started and start_time(pid) == started else 0
+        return pid if pid and start_time(pid) == started else 0
 
     def pid_file_exists(self, process: str) -> bool:
         return os.path.exists(self.path("run", process + ".pid"))
@@ -233,18 +233,16 @@ class Instance:
                 stream.read()               # ends when the old program does
             if verb == "quit":
                 wait_for_end(struct.unpack("3i", made.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0])
-        answer = json.loads(line) if line else {"errno": errno.ESRCH, "error": "the supervisor ended meanwhile; see "
-                                                f"{self.path('log', 'supervisor.log')}"}
-        if "error" in answer:
-            raise XsegError(answer["errno"], answer["error"])
-        return answer["said"]
+        if not line:
+            raise XsegError(errno.ESRCH, f"the supervisor ended meanwhile; see {self.path('log', 'supervisor.log')}")
+        return messages.parse_answer(line)
 
     def deaths(self) -> dict[str, dict[str, Any]]:
         """What the supervisor noted: process -> state, deaths, restarts, last_death."""
         try:
             with open(self.path("run", "supervisor.json"), encoding="utf-8") as file:
-                return json.load(file)["processes"]
-        except (FileNotFoundError, ValueError, KeyError):
+                return messages.parse_deaths(file.read())
+        except (FileNotFoundError, UnicodeDecodeError):
             return {}
 
     # --- the segment

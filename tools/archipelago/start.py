@@ -17,11 +17,11 @@ is left; what dies stays dead until `archipelago restart`.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 
+from tools import messages
 from tools.archipelago.instance import Instance
 from xseg.errors import Exists, XsegError
 from xseg.segment import Segment
@@ -68,10 +68,11 @@ def leave_supervisor(instance: Instance, processes: list[str]) -> None:
         said = pipe.read()
     if not said:
         raise XsegError(f"the supervisor ended with status {child.wait()}; see {log.name}")
-    answer = json.loads(said)
-    if "error" in answer:
+    try:
+        messages.parse_answer(said)
+    except OSError:
         child.wait()
-        raise XsegError(answer["errno"], answer["error"])
+        raise
 
 
 def run(args: argparse.Namespace) -> int:
