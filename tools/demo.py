@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from tools import cli, cluster, demo_image, mapping
+from tools import cli, cluster, demo_image, image_source, mapping
 from tools.vlmc._common import nbd_uri
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -182,9 +182,9 @@ class Demo:
 
     def compare(self, one: str, other: str, expected: int) -> None:
         """Compares two volumes, or the image and a volume."""
-        first = [one] if one == self.image else ["-f", "raw", self.uri(one)]
-        status = self.run("qemu-img", "compare", *first, *([] if one == self.image else ["-F", "raw"]),
-                          self.uri(other), statuses=(IDENTICAL, DIFFERENT))
+        first = [image_source.format_of(one), one] if one == self.image else ["raw", self.uri(one)]
+        status = self.run("qemu-img", "compare", "-f", *first, "-F", "raw", self.uri(other),
+                          statuses=(IDENTICAL, DIFFERENT))
         what = "equal" if expected == IDENTICAL else "different"
         self.judge(f"{os.path.basename(one)} and {other} are {what}", status == expected)
 

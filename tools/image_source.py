@@ -103,6 +103,15 @@ def detect(head: bytes) -> str:
     return next((name for name, at, magic in MAGICS if head[at:at + len(magic)] == magic), "raw")
 
 
+def format_of(file: str) -> str:
+    """The same of a file. OSError that names it."""
+    number = open_file(file)
+    try:
+        return detect(os.pread(number, HEAD, 0))
+    finally:
+        os.close(number)
+
+
 # --- qcow2 ------------------------------------------------------------------------------------------
 
 def refuse_references(file: str, head: bytes, number: int) -> None:
