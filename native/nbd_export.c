@@ -8,6 +8,7 @@
  */
 #include <assert.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 
 #include "barrier.h"
@@ -82,8 +83,8 @@ static void inform(struct nbd_connection *conn, const struct xvolume *volume)
     if (conn->informs & 1u << NBD_INFO_NAME)
         inform_text(conn, NBD_INFO_NAME, conn->name);
     if (conn->informs & 1u << NBD_INFO_DESCRIPTION) {
-        snprintf(text, sizeof(text), "%s in blocks of %u KiB", volume->readonly ? "snapshot" : "volume",
-                 1u << (volume->block_shift - 10));
+        snprintf(text, sizeof(text), "%s %016" PRIx64 " in blocks of %u KiB", volume->readonly ? "snapshot" : "volume",
+                 load_relaxed(&volume->id), 1u << (volume->block_shift - 10));
         inform_text(conn, NBD_INFO_DESCRIPTION, text);
     }
     if (conn->informs & 1u << NBD_INFO_BLOCK_SIZE) {

@@ -28,6 +28,9 @@ struct keeper {
     uint32_t life;                  /* of this connection to the server; changes under `wire` */
     const char *path;
     const char *name;
+    const char *id;
+    bool known;                     /* the server has told the id, in this handshake */
+    bool curious;                   /* the description was asked for by us, not by the client */
     bool closing;                   /* atomic: the client has gone, or wants to */
     pthread_mutex_t wire;
     pthread_mutex_t table;
@@ -65,6 +68,16 @@ static int give(int fd, const void *from, size_t size)
 
 /* --- handshake ---------------------------------------------------------------- */
 
+/* Looks at what is told of the export. True if only we have asked for it. */
+static bool note_information(struct keeper *k, const uint8_t *data, uint32_t size)
+{
+    if (size < 2 || nbd_get16(data) != NBD_INFO_DESCRIPTION)
+        return false;
+    if (memmem(data + 2, size - 2, k->id, strlen(k->id)))
+        k->known = true;
+    return k->curious;
+}
+
 /* Takes in the answers to an option; hands them to the client if that is wanted. The last one's
  * type, or a negative errno. */
 static int64_t take_answers(struct keeper *k, int server, bool relay)
@@ -78,7 +91,10 @@ static int64_t take_answers(struct keeper *k, int server, bool relay)
         if (nbd_get64(answer) != NBD_REPLY_MAGIC || size > KEEP_TALK)
             return -EPROTO;
         rc = take(server, answer + NBD_OPTION_REPLY_SIZE, size);
-        if (rc == 0 && relay)
+        bool ours = rc == 0 && type == NBD_REP_INFO && note_information(k, answer + NBD_OPTION_REPLY_SIZE, size);
+        if (rc == 0 && type == NBD_REP_ACK && nbd_get32(answer + 8) == NBD_OPT_GO && !k->known)
+            rc = -ESTALE;
+        if (rc == 0 && relay && !ours)
             rc = give(k->client, answer, NBD_OPTION_REPLY_SIZE + size);
         if (rc < 0)
             return rc;
@@ -98,26 +114,50 @@ static int remember(struct keeper *k, const void *data, uint32_t size)
     return 0;
 }
 
+/* Makes GO ask for the description. `wishes`: the count of what it asks for, and these. */
+static int remember_wishes(struct keeper *k, const uint8_t *wishes, uint32_t size)
+{
+    uint8_t count[2], description[2];
+    if (size < 2 || size != 2u + 2u * nbd_get16(wishes))
+        return -EPROTO;
+    k->curious = true;
+    for (uint32_t at = 2; at < size; at += 2)
+        if (nbd_get16(wishes + at) == NBD_INFO_DESCRIPTION)
+            k->curious = false;
+    nbd_put16(count, nbd_get16(wishes) + (uint32_t)k->curious);
+    nbd_put16(description, NBD_INFO_DESCRIPTION);
+    int rc = remember(k, count, 2);
+    if (rc == 0)
+        rc = remember(k, wishes + 2, size - 2);
+    return rc == 0 && k->curious ? remember(k, description, 2) : rc;
+}
+
 /* Remembers an option, with our export's name where it has one. */
-static int remember_option(struct keeper *k, uint8_t *head, const uint8_t *data, uint32_t size)
+static int remember_option(struct keeper *k, const uint8_t *head, const uint8_t *data, uint32_t size)
 {
     uint32_t option = nbd_get32(head + 8), skip = 0, length = (uint32_t)strlen(k->name);
     bool named = option == NBD_OPT_INFO || option == NBD_OPT_GO || option == NBD_OPT_SET_META_CONTEXT ||
                  option == NBD_OPT_LIST_META_CONTEXT;
     uint8_t prefix[4];
+    uint32_t before = k->talked;
     if (named) {
         if (size < 4 || nbd_get32(data) > size - 4)
             return -EPROTO;
         skip = 4 + nbd_get32(data);
         nbd_put32(prefix, length);
-        nbd_put32(head + 12, size - skip + 4 + length);
     }
     int rc = remember(k, head, NBD_OPTION_SIZE);
     if (rc == 0 && named)
         rc = remember(k, prefix, 4);
     if (rc == 0 && named)
         rc = remember(k, k->name, length);
-    return rc < 0 ? rc : remember(k, data + skip, size - skip);
+    if (rc == 0 && option == NBD_OPT_GO)
+        rc = remember_wishes(k, data + skip, size - skip);
+    else if (rc == 0)
+        rc = remember(k, data + skip, size - skip);
+    if (rc == 0)
+        nbd_put32(k->talk + before + 12, k->talked - before - NBD_OPTION_SIZE);
+    return rc;
 }
 
 /* Passes one option and its answers on. 1: transmission begins. */
@@ -161,6 +201,7 @@ static int repeat_handshake(struct keeper *k, int server)
 {
     uint8_t greeting[NBD_GREETING_SIZE];
     int64_t rc = take(server, greeting, sizeof(greeting));
+    k->known = false;
     if (rc == 0)
         rc = give(server, k->talk, k->talked);
     for (uint32_t at = 4; rc >= 0 && at < k->talked; at += NBD_OPTION_SIZE + nbd_get32(k->talk + at + 12))
@@ -400,15 +441,16 @@ static int carry_replies(struct keeper *k)
     }
 }
 
-int nbd_keep(int client, const char *path, const char *name)
+int nbd_keep(int client, const char *path, const char *name, const char *id)
 {
     static struct keeper keeper = { .wire = PTHREAD_MUTEX_INITIALIZER, .table = PTHREAD_MUTEX_INITIALIZER,
                                     .room = PTHREAD_COND_INITIALIZER, .life = 1 };
     struct keeper *k = &keeper;     /* one in a process, and its threads may outlive this call */
-    assert(!k->path);
+    assert(!k->path && *id && strlen(id) <= KEEP_ID_MAX);
     k->client = client;
     k->path = path;
     k->name = name;
+    k->id = id;
     k->server = connect_to(path);
     int rc = k->server < 0 ? k->server : make_room(k, NBD_CHUNK_SIZE);
     if (rc == 0)

@@ -7,7 +7,12 @@
  *     nbdfuse <--socket pair--> keeper <--unix socket--> nbd
  *
  * The handshake is passed on and remembered, with the name of our export put in place of
- * the one the client asks for. After that each request is kept until its reply has come
+ * the one the client asks for, and with the wish to be told the export's description: the
+ * server's has the volume's id in it, and a server that does not tell the id we serve is none
+ * of ours, at the beginning and whenever it is connected to again. So a device never comes to
+ * stand on another volume, whichever has the name by then, and whoever listens at the socket.
+ * A size that has become another one is the same volume's, resized: what lies within it is
+ * served, the rest of the device fails. After that each request is kept until its reply has come
  * whole. When the connection to the server ends, the keeper makes another, says the same
  * handshake, and sends again what was not answered: the client sees a pause. Requests
  * may so be done twice; none is answered before it was done, so this is as in any other
@@ -31,6 +36,7 @@ enum keep_bound {
     KEEP_OPTIONS = 64,              /* in a handshake */
     KEEP_ANSWERS = 1024,            /* to an option */
     KEEP_FRAME_MAX = 67108864,      /* bytes of a request or reply */
+    KEEP_ID_MAX = 64,
     KEEP_ABSENT_S = 10,
     KEEP_PATIENCE_S = 300,
     KEEP_POLL_US = 10000            /* between two tries to connect */
@@ -38,7 +44,8 @@ enum keep_bound {
 
 /* Serves the client at the socket `client` until its connection ends: 0. `path` is the server's
  * socket, `name` the export. -ECONNREFUSED, -ENOENT...: there is no server to begin with;
- * -ETIMEDOUT: it did not come back; -EPROTO: somebody does not speak NBD. */
-int nbd_keep(int client, const char *path, const char *name);
+ * -ETIMEDOUT: it did not come back; -EPROTO: somebody does not speak NBD; -ESTALE: the server does
+ * not tell `id` of it, which is a text of at most KEEP_ID_MAX bytes. */
+int nbd_keep(int client, const char *path, const char *name, const char *id);
 
 #endif

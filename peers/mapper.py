@@ -33,7 +33,7 @@ from typing import Any
 
 from peers import mapper_keep, mapper_takeover, mapper_verbs
 from peers.mapper_header import Ids, id_text
-from peers.mapper_names import Names, missing
+from peers.mapper_names import Names, means, missing
 from peers.mapper_store import CACHE_BYTES, HEADER, JOURNAL_LIMIT, MapStore, gather_bounded
 from peers.mapper_tree import load_range
 from peers.mapper_volume import Volume, read_header
@@ -120,7 +120,8 @@ class Mapper(Peer):
 
     @asynccontextmanager
     async def by_name(self, name: str) -> AsyncIterator[Volume]:
-        """The volume of that name, with its control lock held and its header known. ENOENT, EBADMSG."""
+        """The volume of that name, or of the id in it, with its control lock held and its header known. ENOENT,
+        EBADMSG."""
         for _ in range(LOOKUP_TRIES):
             header = await self.names.lookup(name)
             async with self.using(header.id) as volume:
@@ -131,7 +132,7 @@ class Mapper(Peer):
                         await volume.read_header()
                     except NotFound:
                         raise missing(name) from None
-                if volume.header.name == name and volume.header.kind != "removed":
+                if means(name, volume.header):
                     yield volume
                     return
         raise missing(name)
@@ -244,7 +245,7 @@ class Mapper(Peer):
         return ", ".join(who)
 
     async def open(self, request: Request) -> None:
-        """OPEN: data = name. Reply: done = handle."""
+        """OPEN: data = name, or one that holds the id (xseg/volume_name.py). Reply: done = handle."""
         try:
             name = request.payload.decode()
         except UnicodeDecodeError:

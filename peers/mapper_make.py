@@ -83,7 +83,7 @@ async def clone(m: "Mapper", a: "Arguments", room: int) -> dict:
     source = await m.names.lookup(a["name"])
     made = None
     if source.kind == "volume":
-        made = f"{a['name'].encode()[:AUTO_NAME_BYTES].decode(errors='ignore')}@clone-{token or m.ids.next():x}"
+        made = f"{source.name.encode()[:AUTO_NAME_BYTES].decode(errors='ignore')}@clone-{token or m.ids.next():x}"
         source = await take_snapshot(m, a["name"], made, token, auto=True)
     if len(source.journals) > STRETCHES_LIMIT:
         source = await fold_snapshot(m, source)

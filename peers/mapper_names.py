@@ -20,11 +20,17 @@ from peers.mapper_volume import create_frame, read_header
 from xseg.errors import Damaged, NotFound
 from xseg.errors import error as fail
 from xseg.request import Object
+from xseg.volume_name import id_in
 
 
 def pointer(name: str) -> Object:
     """The pointer's object."""
     return Object(NAME, digest=name_digest(name))
+
+
+def means(name: str, header: Header) -> bool:
+    """True if the volume of this header is what the name means."""
+    return header.kind != "removed" and (header.name == name or header.id == id_in(name))
 
 
 def exists(name: str) -> OSError:
@@ -66,15 +72,17 @@ class Names:
             raise fail(errno.EBADMSG, f"the name pointer of '{name}' is damaged: {damage}") from None
 
     async def lookup(self, name: str) -> Header:
-        """The header of the volume of that name. NotFound; EBADMSG."""
+        """The header of the volume of that name, or of the id in it (xseg/volume_name.py). NotFound; EBADMSG."""
+        volume = id_in(name)
         try:
-            _generation, volume = await self.target(name)
+            if volume is None:
+                _generation, volume = await self.target(name)
             header = await read_header(self.store, volume)
         except NotFound:
             raise missing(name) from None
         except Damaged as damage:
             raise fail(errno.EBADMSG, f"volume '{name}': {damage}") from None
-        if header.name != name or header.kind == "removed":
+        if not means(name, header):
             raise missing(name)
         return header
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """nbd: serves volumes and snapshots to NBD clients. All of it is native: native/nbd.h tells how.
 
-Every volume and every snapshot is an export by its name; there is no default export. Snapshots
-are read-only. A connection opens its volume with the mapper when it begins and closes it when it
-ends. A volume that is resized meanwhile is served at its new size at once; clients see it when
-they connect again.
+Every volume and every snapshot is an export by its name, and by its id as "/id/0123456789abcdef": a client that
+connects again by this name finds the same volume, whatever it is called by then. There is no default export; the
+list shows names. The description of an export tells its id. Snapshots are read-only. A connection opens its volume
+with the mapper when it begins and closes it when it ends. A volume that is resized meanwhile is served at its new
+size at once; clients see it when they connect again.
 
 Protocol: fixed newstyle with EXPORT_NAME, GO, INFO (name, description, block sizes: 1 byte at
 least, 4 KiB preferred, 32 MiB at most), LIST, ABORT, structured replies, the metadata context

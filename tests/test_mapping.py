@@ -6,9 +6,10 @@ import os
 import signal
 import struct
 import subprocess
+import sys
 
 import pytest
-from support import run, wait_until
+from support import libnbd, run, wait_until
 
 from tools import blockdev, mapping
 
@@ -25,7 +26,7 @@ def instance(instance):
         if point.endswith("/mnt"):
             run("umount", "--lazy", point, check=False)
     for entry in mapping.entries(instance.home):
-        instance.vlmc("unmap", "--force", entry.name, check=False)
+        instance.vlmc("unmap", "--force", entry.id, check=False)
     assert not blockdev.mounts_below(instance.home)
 
 
@@ -135,7 +136,94 @@ def test_a_renamed_volume_is_not_mapped_twice(instance, volume):
     instance.vlmc("rename", volume, "other")
     again = instance.vlmc("map", "other", check=False)
     assert again.returncode == 1
-    assert device in again.stderr and volume in again.stderr
+    assert device in again.stderr
+    assert "no volume" in instance.vlmc("map", volume, check=False).stderr
+
+
+def mark(device, word):
+    """Writes a word to the beginning of a device, past all caches."""
+    with open(device, "r+b") as file:
+        file.write(word)
+        os.fsync(file.fileno())
+    run("blockdev", "--flushbufs", device)
+
+
+def marked(instance, name):
+    """The word at the beginning of a volume."""
+    with instance.client.open(name) as opened:
+        return opened.read(0, 8)
+
+
+def test_a_device_stays_on_its_volume_when_another_gets_the_name(instance, volume):
+    device = vmap(instance, volume)
+    mark(device, b"of first")
+    instance.vlmc("rename", volume, "first")
+    instance.vlmc("create", volume, "--size", str(SIZE))
+    with instance.client.open(volume) as other:
+        other.write(0, b"of other")
+        other.flush()
+    if instance.vlmc_json("showmapped")[0]["method"] == "nbdfuse":
+        for again in (lambda: instance.archipelago("restart"), lambda: (instance.kill("nbd"), instance.restart("nbd"))):
+            again()
+            run("blockdev", "--flushbufs", device)
+            with open(device, "rb") as file:
+                assert file.read(8) == b"of first"
+    mark(device, b"of 1st !")
+    assert (marked(instance, "first"), marked(instance, volume)) == (b"of 1st !", b"of other")
+
+
+@one_layout
+def test_mappings_are_called_by_the_present_names(instance, volume):
+    first = vmap(instance, volume)
+    instance.vlmc("rename", volume, "first")
+    assert "not mapped" in instance.vlmc("unmap", volume, check=False).stderr
+    instance.vlmc("create", volume, "--size", str(SIZE))
+    second = vmap(instance, volume)
+    assert {(row["name"], row["device"]) for row in instance.vlmc_json("showmapped")} == {
+        ("first", first), (volume, second)}
+    instance.vlmc("unmap", volume)
+    assert [(row["name"], row["device"]) for row in instance.vlmc_json("showmapped")] == [("first", first)]
+    instance.vlmc("unmap", "first")
+    nothing_left(instance)
+
+
+@one_layout
+def test_unmapping_by_id_and_without_the_mapper(instance, volume):
+    instance.vlmc("create", "other", "--size", "1M")
+    identity = instance.vlmc_json("info", volume)["id"]
+    vmap(instance, volume)
+    vmap(instance, "other")
+    instance.archipelago("stop", "--force")
+    assert {row["name"] for row in instance.vlmc_json("showmapped")} == {volume, "other"}
+    instance.vlmc("unmap", "--force", identity)
+    instance.vlmc("unmap", "--force", "other")
+    nothing_left(instance)
+    instance.start()
+
+
+@one_layout
+def test_the_keeper_serves_no_volume_but_the_one_it_was_told(instance, volume, tmp_path):
+    """qemu-nbd stands in for another server at the same socket, with an export of the right name."""
+    identity = instance.vlmc_json("info", volume)["id"]
+    disk, path = str(tmp_path / "disk"), str(tmp_path / "s")
+    run("truncate", "-s", "1M", disk)
+    for description, served in ((f"volume {identity} in blocks", True), ("volume 0123456789abcdef", False)):
+        server = subprocess.Popen(["qemu-nbd", "-k", path, "-x", f"/id/{identity}", "-D", description, "-f", "raw",
+                                   disk])
+        try:
+            wait_until(lambda: os.path.exists(path), "qemu-nbd listens")
+            handle = libnbd().NBD()
+            command = [sys.executable, "-P", "-m", "tools.keeper", path, identity]
+            if served:
+                handle.connect_command(command)
+                assert handle.get_size() == 1 << 20
+                handle.shutdown()
+            else:
+                with pytest.raises(libnbd().Error):
+                    handle.connect_command(command)
+        finally:
+            server.terminate()
+            server.wait()
 
 
 @one_layout

@@ -82,12 +82,13 @@ def test_an_option_of_gigabytes_ends_the_connection(wire):
     assert wire.ends()
 
 
-def test_info_tells_name_description_and_sizes(wire, volume):
+def test_info_tells_name_description_and_sizes(server, wire, volume):
+    identity = server.instance.client.control("info", name=volume)["id"]
     answers = wire.hello().option(OPT_INFO, go_data(volume, (1, 2, 3, 99)))
     infos = {struct.unpack(">H", a.data[:2])[0]: a.data[2:] for a in answers if a.type == REP_INFO}
     assert struct.unpack(">QH", infos[0])[0] == SIZE
     assert infos[1] == volume.encode()
-    assert infos[2] == b"volume in blocks of 1024 KiB"
+    assert infos[2] == f"volume {identity} in blocks of 1024 KiB".encode()
     assert struct.unpack(">III", infos[3]) == (1, 4096, 32 * MIB)
 
 

@@ -282,7 +282,7 @@ class Demo:
 
     def clean_up(self) -> None:
         """Stops and removes everything; says what cannot be, and goes on."""
-        commands = [["vlmc", "unmap", "--force", entry.name] for entry in mapping.entries(self.home)]
+        commands = [["vlmc", "unmap", "--force", entry.id] for entry in mapping.entries(self.home)]
         self.unmount()
         if os.path.isdir(os.path.join(self.home, "run")):
             commands.append(["archipelago", "stop", "--force"])

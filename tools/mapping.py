@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Volumes as block devices: what `vlmc map`, `unmap` and `showmapped` share.
 
-Each mapped volume has an entry, HOME/run/mapped/NAME-HASH.json (HASH tells apart names that look
-alike as file names), written before its device exists, so that a command that is killed midway
-leaves something that `vlmc unmap` can undo. Whoever changes entries holds run/mapped/lock.
+Each mapped volume has an entry, HOME/run/mapped/ID.json, written before its device exists, so that a
+command that is killed midway leaves something that `vlmc unmap` can undo. Whoever changes entries holds
+run/mapped/lock.
+
+A device stands on a volume, not on a name: entry, mount point and NBD connections are called by the
+volume's id. What people see and say is its present name, which the mapper is asked for; while it cannot be
+asked, that is the name the volume had when it was mapped.
 
 An entry is stale when what it names is gone: after a boot, or when nbdfuse was killed.
 """
@@ -12,25 +16,25 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
-import hashlib
 import json
 import os
-import re
 import time
 from dataclasses import asdict, dataclass, field
 
 from tools import blockdev, locking
 from tools.mapping_methods import METHODS, boot_id
-from xseg.errors import Busy, Exists, NotFound, XsegError, error
+from xseg.client import Client
+from xseg.errors import Busy, Damaged, Exists, Invalid, NotFound, XsegError, error
+from xseg.volume_name import by_id
 
-SHOWN_NAME_MAX = 40             # bytes of a volume's name that its entry's file name repeats
+NAMES_TIMEOUT_S = 10.0          # for the mapper to tell the present names
 
 
 @dataclass
 class Entry:
     """A mapped volume."""
 
-    name: str                           # the volume's when it was mapped
+    name: str                           # the volume's: in the file when it was mapped, else the present one
     id: str                             # the volume's
     home: str
     readonly: bool
@@ -40,13 +44,12 @@ class Entry:
     start_time: int = 0                 # of that process, in clock ticks after boot
     since: str = ""                     # local time, ISO 8601
     boot: str = field(default_factory=boot_id)
+    key: str = ""                       # what its files are called: the id, unless an older version made them
 
     @property
     def base(self) -> str:
         """Path of all that belongs to the entry, less the endings."""
-        shown = re.sub(r"[^A-Za-z0-9._-]", "_", self.name)[:SHOWN_NAME_MAX]
-        digest = hashlib.sha256(self.name.encode()).hexdigest()[:8]
-        return os.path.join(self.home, "run", "mapped", f"{shown}-{digest}")
+        return os.path.join(self.home, "run", "mapped", self.key or self.id)
 
     @property
     def mountpoint(self) -> str:
@@ -92,10 +95,29 @@ def entries(home: str) -> list[Entry]:
         with contextlib.suppress(OSError, ValueError, TypeError), open(path, encoding="utf-8") as file:
             values = json.load(file)
             values.pop("mountpoint", None)
-            entry = Entry(**{**values, "home": home})
+            entry = Entry(**{**values, "home": home, "key": os.path.basename(path).removesuffix(".json")})
             if any(method.name == entry.method for method in METHODS):
                 found.append(entry)
     return sorted(found, key=lambda entry: entry.name)
+
+
+def shown_entries(home: str) -> list[Entry]:
+    """The same under the volumes' present names, as far as the mapper can tell them."""
+    found = entries(home)
+    if found:
+        with contextlib.suppress(OSError), Client(home, "vlmc") as client:
+            if client.segment.alive(client.segment.port_of("mapper")):
+                for entry in found:
+                    entry.name = present_name(client, entry)
+    return sorted(found, key=lambda entry: entry.name)
+
+
+def present_name(client: Client, entry: Entry) -> str:
+    """What its volume is called now; what it was called if there is no such volume any more."""
+    try:
+        return client.control("info", timeout=NAMES_TIMEOUT_S, name=by_id(entry.id))["name"]
+    except (NotFound, Damaged):
+        return entry.name
 
 
 def locked(home: str) -> contextlib.AbstractContextManager[None]:
@@ -129,7 +151,7 @@ def attach(entry: Entry, uri: str) -> list[str]:
         for old in entries(entry.home):
             if old.id == entry.id:
                 if old.alive:
-                    was = f", under its earlier name {old.name}" if old.name != entry.name else ""
+                    was = f", since it was called {old.name}" if old.name != entry.name else ""
                     raise Exists(f"{entry.name} is mapped already, at {old.device}{was}")
                 notes.append(_clean_up(old))
         entry.since = time.strftime("%Y-%m-%dT%H:%M:%S%z")
@@ -157,12 +179,19 @@ def _clean_up(entry: Entry) -> str:
 
 
 def find(home: str, what: str) -> Entry:
-    """The entry of a volume's name or a device's path. NotFound."""
+    """The entry of a volume's present name, its id, or a device's path. NotFound. Invalid: two were mapped under
+    that name, and the mapper cannot be asked which has it now."""
     device = os.path.realpath(what) if what.startswith("/") else ""
-    for entry in entries(home):
-        if entry.name == what or (device and device in (entry.device, *blockdev.partitions(entry.device))):
-            return entry
-    raise NotFound(f"{what} is not mapped; `vlmc showmapped` lists what is")
+    known = shown_entries(home)
+    found = [entry for entry in known if entry.name == what] or [
+        entry for entry in known if entry.id == what or (
+            device and entry.device and device in (entry.device, *blockdev.partitions(entry.device)))]
+    if not found:
+        raise NotFound(f"{what} is not mapped; `vlmc showmapped` lists what is")
+    if len(found) > 1:
+        raise Invalid(f"{what} may be any of {', '.join(f'{entry.id} ({entry.device})' for entry in found)}: "
+                      "say which, by its id or device")
+    return found[0]
 
 
 def detach(home: str, what: str, force: bool) -> tuple[Entry, list[str]]:

@@ -5,8 +5,8 @@
     nbdfuse   nbdfuse (libnbd-bin) makes the export a file, losetup makes the file a device; needs
               /dev/fuse, /dev/loop-control, nbdfuse
 
-Each reaches the volume through the instance's NBD socket like any other client; nbdfuse by way of a keeper
-(tools/keeper.py). Each has:
+Each reaches the volume through the instance's NBD socket like any other client, by an export name that holds its
+id; nbdfuse by way of a keeper (tools/keeper.py). Each has:
 
     keeps_on            whether its devices survive that the NBD server is restarted
     missing()           "", or a sentence that says what this machine lacks
@@ -35,6 +35,7 @@ from urllib.parse import parse_qs, urlsplit
 from tools import blockdev
 from tools.archipelago.instance import start_time
 from xseg.errors import error
+from xseg.volume_name import by_id
 
 if TYPE_CHECKING:
     from tools.mapping import Entry
@@ -71,7 +72,7 @@ class KernelNbd:
     @staticmethod
     def attach(entry: Entry, uri: str) -> None:
         device = KernelNbd._free()
-        words = ["nbd-client", "-unix", socket_of(uri), device, "-name", entry.name, "-block-size", "512"]
+        words = ["nbd-client", "-unix", socket_of(uri), device, "-name", by_id(entry.id), "-block-size", "512"]
         blockdev.run(*words, *(["-readonly"] if entry.readonly else []))
         if not blockdev.wait_for(lambda: KernelNbd._pid(device) != 0, READY_S):
             raise error(errno.EIO, f"{entry.name}: nbd-client connected {device}, but the kernel does not say so")
@@ -150,7 +151,7 @@ class Nbdfuse:
             child = subprocess.Popen(
                 ["nbdfuse", *(["--readonly"] if entry.readonly else []), "--pidfile", ready,
                  os.path.join(entry.mountpoint, FILE),
-                 "--command", sys.executable, "-P", "-m", "tools.keeper", socket_of(uri), entry.name],
+                 "--command", sys.executable, "-P", "-m", "tools.keeper", socket_of(uri), entry.id],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/")
         entry.pid, entry.start_time = child.pid, start_time(child.pid)
         end = time.monotonic() + READY_S

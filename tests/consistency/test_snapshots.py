@@ -27,7 +27,7 @@ def instance(instance):
         if "/mnt-" in point:
             run("umount", "--lazy", point, check=False)
     for entry in mapping.entries(instance.home):
-        instance.vlmc("unmap", "--force", entry.name, check=False)
+        instance.vlmc("unmap", "--force", entry.id, check=False)
     assert not blockdev.mounts_below(instance.home)
 
 

@@ -292,7 +292,7 @@ class Instance:
     def mapped(self) -> list[mapping.Entry]:
         """Volumes that are block devices now. What a dead mapping left behind does not count."""
         from tools import mapping
-        return [entry for entry in mapping.entries(self.home) if entry.alive]
+        return [entry for entry in mapping.shown_entries(self.home) if entry.alive]
 
     def refuse_while_mapped(self, consequence: str, restart: bool = False) -> None:
         """Busy: volumes are mapped, in a way that does not survive a restart if it is but that.

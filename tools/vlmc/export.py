@@ -28,12 +28,13 @@ def run(args: argparse.Namespace) -> int:
     import sys
 
     from tools import cli, images
+    from xseg.volume_name import by_id
     info = control(args, "info", name=args.name)
     target = os.path.realpath(args.file)
     check_target(args.file, target, args.force)
     with images.partial(args.file, target) as part, \
             images.progress_bar(args.name, info["size"], args.progress or sys.stderr.isatty()) as progress:
-        source = nbd_uri(args.home, args.name)
+        source = nbd_uri(args.home, by_id(info["id"]))
         images.convert(args.file, ["-W", "-f", "raw", "-O", args.format, source, part], progress)
     stored = os.stat(target).st_blocks * 512
     if args.json:

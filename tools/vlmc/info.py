@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shows what is known of a volume or snapshot: size, epoch, parent, who has it open, its NBD address."""
+"""Shows what is known of a volume or snapshot: size, epoch, parent, who has it open, its NBD address.
+
+Of the two addresses the first is of whichever volume has this name, the second of this volume for ever."""
 from __future__ import annotations
 
 import argparse
 
 from tools import cli
 from tools.vlmc._common import add_json, control, nbd_uri, when
+from xseg.volume_name import by_id
 
 HELP = "show what is known of a volume"
 
@@ -17,7 +20,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     answer = control(args, "info", name=args.name)
-    answer["nbd_uri"] = nbd_uri(args.home, args.name)
+    answer["nbd_uri"] = nbd_uri(args.home, answer["name"])
+    answer["nbd_uri_by_id"] = nbd_uri(args.home, by_id(answer["id"]))
     if args.json:
         cli.print_json(answer)
         return 0

@@ -5,6 +5,8 @@ What it uses is said on stderr: the kernel's NBD client (nbd) where /dev/nbd0 an
 else nbdfuse and a loop device with direct I/O. Partitions in it become devices as well (/dev/loop0p1).
 A snapshot is mapped read-only. Needs root. Undone by `vlmc unmap`.
 
+The device stays on this volume whatever is renamed, removed or restarted meanwhile.
+
 A flush of the device (fsync, sync) is a flush of the volume. A mapped volume can be snapshotted and
 cloned like any other: a snapshot holds what the file system had written by then, so run sync before.
 """

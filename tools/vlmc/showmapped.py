@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lists the volumes that are mapped to block devices, and where these are mounted.
+"""Lists the volumes that are mapped to block devices, by their present names, and where these are mounted.
 
 State: mapped, or stale: what served the device is gone (a boot, a kill); `vlmc unmap` clears that away.
 """
@@ -18,7 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from tools import cli, mapping
-    shown = [entry.shown() for entry in mapping.entries(args.home)]
+    shown = [entry.shown() for entry in mapping.shown_entries(args.home)]
     if args.json:
         cli.print_json(shown)
         return 0

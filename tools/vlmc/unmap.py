@@ -13,7 +13,8 @@ HELP = "undo map"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME|DEVICE", help="the volume as map was told it, or its device")
+    parser.add_argument("name", metavar="NAME|ID|DEVICE",
+                        help="the volume, by its present name or its id, or its device")
     parser.add_argument("-f", "--force", action="store_true", help="though it is in use or cannot be flushed")
 
 
