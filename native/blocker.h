@@ -18,7 +18,9 @@
  *                 NO_HOLE: space is allocated          NO_HOLE. Creates the object
  *   DISCARD       offset, size                         those bytes read as zeros and hold no space
  *                                                      afterwards. No such object: 0
- *   DELETE        -                                    ENOENT if there is none
+ *   DELETE        arg = expected first 8 bytes of      ENOENT: there is none. ESTALE: the first 8 bytes
+ *                 the present content, as a u64        were not arg. A look and a removal in one atomic
+ *                 (0: whatever they are)               step, for objects that only REPLACE writes
  *   COPY          data: struct xobj of the source;     object becomes a copy of the source's first
  *                 size                                 size bytes (zeros past its end; without the
  *                                                      all-zero parts). ENOENT: no source

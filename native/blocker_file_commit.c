@@ -2,7 +2,8 @@
  *
  * blocker_file_commit.c - REPLACE, DELETE, ACQUIRE, RELEASE: many made durable at once.
  *
- * Objects are removed by any worker, as freeing their space may take milliseconds each. The rest
+ * Objects are removed by any worker, as freeing their space may take milliseconds each, unless the
+ * request says what they must begin with: such a look is step 3. The rest
  * gathers on the loop; one worker at a time gets what did, and does, in the order in which it came:
  *
  *     1. REPLACE: writes the content to a temporary file each
@@ -10,7 +11,7 @@
  *     3. gives them their names; locks and unlocks
  *     4. makes the folders durable together, those of removed objects too
  *
- * "Together" is an fsync each for up to BF_FEW, else one syncfs(). Whether a REPLACE finds the
+ * "Together" is an fsync each for up to BF_FEW, else one syncfs(). Whether a REPLACE or DELETE finds the
  * content it expects is looked at in step 3 under a flock on the folder, so that no other
  * process comes between the look and the rename.
  */
@@ -139,13 +140,41 @@ static int replace(struct bf *bf, struct commit *commit, struct xreq *req)
     return rc;
 }
 
+static int delete_expected(struct bf *bf, struct commit *commit, struct xreq *req)
+{
+    char path[BF_PATH];
+    const char *name;
+    uint32_t index;
+    int folder = bf_locate(bf, &req->object, false, path, &name, &index), old, rc;
+
+    if (folder < 0)
+        return folder;
+    if (flock(folder, LOCK_EX) < 0)
+        return -errno;
+    rc = old = open_present(folder, name, req->arg);
+    if (old >= 0) {
+        rc = unlinkat(folder, name, 0) < 0 ? -errno : 0;
+        commit->closing[commit->closing_count++] = old;
+    }
+    flock(folder, LOCK_UN);
+    return rc;
+}
+
+/* What is left of a DELETE: one that expects nothing was done before. */
+static int publish_delete(struct bf *bf, struct commit *commit, struct xreq *req)
+{
+    if (req->object.kind == XOBJ_LOCK)
+        return bf_lock_delete(bf, req);
+    return req->arg ? delete_expected(bf, commit, req) : 0;
+}
+
 static int publish(struct bf *bf, struct commit *commit, struct xreq *req)
 {
     switch (req->op) {
     case XOP_REPLACE: return replace(bf, commit, req);
     case XOP_ACQUIRE: return bf_lock_acquire(bf, req);
     case XOP_RELEASE: return bf_lock_release(bf, req);
-    default: return req->object.kind == XOBJ_LOCK ? bf_lock_delete(bf, req) : 0;
+    default: return publish_delete(bf, commit, req);
     }
 }
 
@@ -314,8 +343,9 @@ void bf_commit_request(struct bf *bf, struct xreq *req)
         return;
     }
     held(req)->work = (struct work){ .run = delete_run, .done = commit_done };
-    if (req->op == XOP_DELETE && req->object.kind != XOBJ_LOCK) {
+    if (req->op == XOP_DELETE && req->object.kind != XOBJ_LOCK)
         bf_object_close_unused(bf, &req->object);
+    if (req->op == XOP_DELETE && req->object.kind != XOBJ_LOCK && !req->arg) {
         held(req)->work.done = delete_done;
         bf_pool_add(bf, &held(req)->work, POOL_SLOW);
     } else {

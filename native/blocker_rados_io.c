@@ -161,18 +161,35 @@ static void discard(struct br *br, struct br_op *op)
 
 /* --- DELETE, REPLACE ----------------------------------------------------------------------- */
 
-static void delete(struct br *br, struct br_op *op)
-{
-    char name[OBJECT_NAME_MAX];
-
-    object_name_print(&op->req->object, name);
-    br_prepare(br, op, op->req->object.kind);
-    br_submitted(br, op, rados.aio_remove(op->io, name, op->completion));
-}
-
 static void replace_done(struct br *br, struct br_op *op)
 {
     br_reply(br, op, op->result <= -RADOS_COMPARE_BASE ? -ESTALE : op->result);
+}
+
+/* The object must be there, and begin with the 8 bytes that the request expects, if it expects any. */
+static void expect_present(rados_write_op_t write, const struct xreq *req)
+{
+    rados.write_op_assert_exists(write);
+    if (req->arg)
+        rados.write_op_cmpext(write, (const char *)&req->arg, sizeof(req->arg), 0, NULL);
+}
+
+static void delete(struct br *br, struct br_op *op)
+{
+    char name[OBJECT_NAME_MAX];
+    rados_write_op_t write;
+
+    if (op->req->arg) {
+        write = rados.create_write_op();
+        op->done = replace_done;
+        expect_present(write, op->req);
+        rados.write_op_remove(write);
+        operate(br, op, write);
+        return;
+    }
+    object_name_print(&op->req->object, name);
+    br_prepare(br, op, op->req->object.kind);
+    br_submitted(br, op, rados.aio_remove(op->io, name, op->completion));
 }
 
 static void replace(struct br *br, struct br_op *op)
@@ -181,13 +198,10 @@ static void replace(struct br *br, struct br_op *op)
     rados_write_op_t write = rados.create_write_op();
 
     op->done = replace_done;
-    if (req->flags & XREQ_CREATE) {
+    if (req->flags & XREQ_CREATE)
         rados.write_op_create(write, RADOS_CREATE_EXCLUSIVE, NULL);
-    } else {
-        rados.write_op_assert_exists(write);
-        if (req->arg)
-            rados.write_op_cmpext(write, (const char *)&req->arg, sizeof(req->arg), 0, NULL);
-    }
+    else
+        expect_present(write, req);
     rados.write_op_write_full(write, (const char *)data_of(br, req), req->size);
     operate(br, op, write);
 }

@@ -79,12 +79,24 @@ static int serve_io(struct peer *peer, struct xreq *req)
 
 /* --- whole objects ------------------------------------------------------------------------ */
 
+/* Whether an object begins with the 8 bytes that a request expects, if it expects any. */
+static bool is_expected(struct memory_object *object, uint64_t expected)
+{
+    uint64_t first = 0;
+
+    if (expected)
+        memory_read(object, &first, 0, sizeof(first));
+    return !expected || (object->size >= sizeof(first) && first == expected);
+}
+
 static int serve_delete(struct peer *peer, struct xreq *req)
 {
     struct memory_object *object = table_find(table_of(peer), &req->object);
 
     if (!object)
         return -ENOENT;
+    if (!is_expected(object, req->arg))
+        return -ESTALE;
     table_remove(table_of(peer), object);
     return 0;
 }
@@ -225,7 +237,6 @@ static int serve_replace(struct peer *peer, struct xreq *req)
 {
     struct memory_table *table = table_of(peer);
     struct memory_object *object = table_find(table, &req->object);
-    uint64_t first;
     int rc;
 
     if (req->object.kind == XOBJ_LOCK || req->size > BLOCKER_REPLACE_MAX
@@ -235,11 +246,8 @@ static int serve_replace(struct peer *peer, struct xreq *req)
         return -EEXIST;
     if (!object && !(req->flags & XREQ_CREATE))
         return -ENOENT;
-    if (object && req->arg) {
-        memory_read(object, &first, 0, sizeof(first));
-        if (object->size < sizeof(first) || first != req->arg)
-            return -ESTALE;
-    }
+    if (object && !is_expected(object, req->arg))
+        return -ESTALE;
     object = object ? object : table_make(table, &req->object);
     if (!object)
         return -ENOMEM;

@@ -383,6 +383,29 @@ def test_replace_of_something_too_short_to_compare_is_stale(b):
     assert replace(b, b"abcd", arg=first8(b"abc\0\0\0\0\0")) == errno.ESTALE
 
 
+def test_delete_of_what_is_expected(b):
+    replace(b, b"version 1, a", flags=lib.XREQ_CREATE)
+    def delete(arg):
+        return b.call(lib.XOP_DELETE, HEADER, arg=arg, check=False).error
+
+    assert delete(first8(b"versions")) == errno.ESTALE
+    assert b.read(HEADER, 0, 12) == b"version 1, a"
+    assert delete(first8(b"version 1")) == 0
+    assert delete(first8(b"version 1")) == errno.ENOENT
+    assert replace(b, b"version 3", flags=lib.XREQ_CREATE) == 0
+
+
+def test_of_a_delete_and_a_replace_that_expect_the_same_one_wins(b):
+    for _ in range(20):
+        replace(b, b"expected", flags=lib.XREQ_CREATE)
+        calls = [Call(lib.XOP_DELETE, object=HEADER, arg=first8(b"expected")),
+                 Call(lib.XOP_REPLACE, object=HEADER, data=b"replaced", arg=first8(b"expected"))]
+        deleted, replaced = [r.error for r in b.batch(calls)]
+        assert (deleted, replaced) in ((0, errno.ENOENT), (errno.ESTALE, 0))
+        if not replaced:
+            b.call(lib.XOP_DELETE, HEADER)
+
+
 def test_replace_up_to_its_limit(b):
     data = os.urandom(65536)
     assert replace(b, data, flags=lib.XREQ_CREATE) == 0
