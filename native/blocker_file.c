@@ -72,6 +72,7 @@ static void stop(struct peer *peer)
     struct bf *bf = peer->state;
 
     pool_stop(&bf->pool);
+    bf_sync_settle(bf);
     finished_stop(&bf->finished);
     bf_ring_stop(bf);
     bf_objects_stop(bf);
@@ -110,7 +111,7 @@ static int start(struct peer *peer)
         return -ENOMEM;
     peer->state = bf;
     bf->peer = peer;
-    bf->root = bf->life = -1;
+    bf->root = bf->life = bf->witness = -1;
     for (uint32_t i = 0; i < BF_FOLDERS; i++)
         bf->folder[i] = -1;
     pthread_mutex_init(&bf->kinds, NULL);

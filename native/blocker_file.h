@@ -65,6 +65,31 @@
  * SYNCs of a volume never overlap; those that come meanwhile share the next round. An error
  * found by fsync goes to all that wait for it; one found by somebody else's fsync (a FUA write's,
  * another's syncfs) is kept for the volume's next SYNC.
+ *
+ * What the disk has lost
+ * ----------------------
+ * When writing back fails, the kernel says so once to each open file that was open before, takes
+ * the pages for clean and goes on: the next fsync succeeds, and the bytes are gone with the page
+ * cache. So whoever might hear of an error must, and what it says must last:
+ *
+ *   - A volume's list holds objects that have been open since they were written, so that an fsync of
+ *     each tells all, whoever else has called fsync or syncfs meanwhile. That is why a round that
+ *     goes object by object asks nobody else, and fails for no other volume's sake.
+ *   - What was closed meanwhile is told by syncfs() on `root`, which was open before it was written.
+ *     As one call tells it for all volumes, failed calls are counted, and each volume whose list has
+ *     lost something looks whether there was one since its last round.
+ *   - What an earlier life wrote is told by syncfs() on `witness`, a descriptor of the root that the
+ *     supervisor has had open since before that life, and that each life looks at once, at its first
+ *     SYNC. A `root` opened after the error would not tell one that somebody else has heard already.
+ *     Without a supervisor there is no witness, and an error before a start can then be missed if
+ *     another has called syncfs() between the two.
+ *
+ * Before a failed SYNC (DATA) is answered the volume's `lost` is set in the segment, where it outlives
+ * this process, and stays until the volume is opened anew; when the witness tells of an error, that of
+ * each volume with data not yet synced is. A process killed between hearing and setting it leaves the
+ * next one to hear it from the witness, which `root` and the objects' descriptors do not use up. A life
+ * that ends in order and has met errors settles which volumes they concern, and uses up what its
+ * witness would say of them to the next.
  */
 #ifndef ARCHIPELAGO_BLOCKER_FILE_H
 #define ARCHIPELAGO_BLOCKER_FILE_H
@@ -161,9 +186,11 @@ struct volume {
     uint32_t left;                  /* fsyncs of this round still away */
     bool running;
     bool lost;                      /* something dirty is not on the list */
+    bool by_syncfs;                 /* this round */
     int error;                      /* for the next SYNC */
     int round_error;
     uint32_t failures_seen;         /* of bf->failures */
+    uint32_t failures_begun;        /* ... when this round began */
     struct queue waiting, serving;
     struct volume *syncfs_next;
 };
@@ -208,14 +235,16 @@ struct bf {
     bool direct, sync;
     uint32_t commit_max;            /* BF_COMMIT_MAX, or what the limit on descriptors allows */
     int root;                       /* never closed: syncfs() reports errors since its opening */
+    int witness;                    /* the same, of the supervisor's since before this life; -1: none */
     int life;                       /* ROOT/tmp/<life> */
     char life_name[32];
     uint64_t temporaries;           /* atomic: names given out in it */
     int folder[BF_FOLDERS];         /* atomic: opened on first use, -1 before */
     pthread_mutex_t kinds;          /* held while a kind's folders are made */
     uint32_t failures;              /* atomic: syncfs() calls that failed */
-    uint32_t failures_unknown;      /* atomic: of these, while `unknown`: volumes yet to come hear of them */
-    bool unknown;                   /* atomic; the loop writes it */
+    bool unknown;                   /* nobody has looked yet what earlier lives left unsynced */
+    bool has_data;                  /* the data of volumes: a SYNC (DATA) has come */
+    bool troubled;                  /* a SYNC has failed in this life */
     bool no_nowait;                 /* the file system has no RWF_NOWAIT */
     struct lock *locks;
     struct pool pool;
@@ -269,6 +298,8 @@ void bf_temporary_drop(struct bf *bf, int fd, uint64_t number);
 int bf_publish(struct bf *bf, int fd, uint64_t number, const struct xobj *object, bool must_be_new);
 /* All of the file system. Counts failures. 0 or a negative errno. */
 int bf_syncfs(struct bf *bf);
+/* What the witness tells of earlier lives: 0, or a negative errno, which is noted in the segment. */
+int bf_ask_witness(struct bf *bf);
 
 /* --- blocker_file.c: work for the pool -------------------------------------------------- */
 
@@ -323,6 +354,8 @@ int bf_write_all(int fd, const uint8_t *data, uint64_t size, uint64_t offset);
 /* --- blocker_file_sync.c: SYNC ------------------------------------------------------ */
 
 void bf_sync_start(struct bf *bf);
+/* The end of a life in order: nothing is under way. */
+void bf_sync_settle(struct bf *bf);
 void bf_sync_stop(struct bf *bf);
 void bf_sync_request(struct bf *bf, struct xreq *req);
 struct volume *bf_volume(struct bf *bf, const struct xobj *name);

@@ -146,9 +146,8 @@ void bf_copied(struct bf *bf, struct xreq *req, struct object *object)
         object->is_new = true;
         bf_dirty(bf, object);
         bf_object_put(bf, object);
-    } else {
-        bf_volume(bf, &req->object)->lost = true;
     }
+    bf_volume(bf, &req->object)->lost = true;   /* it was opened after it was written */
     req->done = req->size;
     peer_reply(bf->peer, req, 0);
 }

@@ -126,7 +126,8 @@ static struct object *new_object(struct bf *bf, const struct xobj *name, uint64_
     object = bf->unused;
     bf->unused = object->older;
     *object = (struct object){ .name = *name, .hash = hash, .fd = -1, .direct_fd = -1,
-                               .state = OBJECT_OPENING, .hash_next = *bucket(bf, hash) };
+                               .state = OBJECT_OPENING, .hash_next = *bucket(bf, hash),
+                               .volume = bf_volume(bf, name) };     /* known before the first write */
     *bucket(bf, hash) = object;
     return object;
 }

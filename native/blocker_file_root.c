@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
@@ -126,8 +127,19 @@ int bf_syncfs(struct bf *bf)
     if (!bf->sync || syncfs(bf->root) == 0)
         return 0;
     rc = -errno;
-    if (load_acquire(&bf->unknown))
-        fetch_add(&bf->failures_unknown, 1);
+    fetch_add(&bf->failures, 1);
+    return rc;
+}
+
+int bf_ask_witness(struct bf *bf)
+{
+    int rc;
+
+    if (bf->witness < 0 || syncfs(bf->witness) == 0)
+        return 0;
+    rc = -errno;
+    if (bf->has_data)
+        xseg_volume_lost(bf->peer->seg, 0, rc);
     fetch_add(&bf->failures, 1);
     return rc;
 }
@@ -311,6 +323,22 @@ static int check_direct(struct bf *bf)
     return 0;
 }
 
+/* Takes over the supervisor's descriptor of the root. One of what was mounted there before tells nothing. */
+static int open_witness(struct bf *bf)
+{
+    struct statx there, here;
+    uint64_t fd;
+    int rc = peer_option_u64(bf->peer, "path_fd", UINT64_MAX, &fd);
+
+    if (rc || fd > INT_MAX)
+        return rc;
+    if (statx((int)fd, "", AT_EMPTY_PATH, STATX_INO | STATX_MNT_ID, &there) == 0
+        && statx(bf->root, "", AT_EMPTY_PATH, STATX_INO | STATX_MNT_ID, &here) == 0
+        && there.stx_ino == here.stx_ino && there.stx_mnt_id == here.stx_mnt_id)
+        bf->witness = (int)fd;
+    return 0;
+}
+
 int bf_root_open(struct bf *bf)
 {
     int rc;
@@ -319,6 +347,8 @@ int bf_root_open(struct bf *bf)
     if (bf->root < 0)
         return peer_fail(bf->peer, -errno, "%.160s: %s", bf->path, strerror(errno));
     rc = check_store(bf);
+    if (rc == 0)
+        rc = open_witness(bf);
     if (rc == 0)
         rc = check_direct(bf);
     if (rc == 0) {

@@ -5,6 +5,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "barrier.h"
 #include "blocker_file.h"
@@ -24,9 +25,7 @@ static struct volume *new_volume(struct bf *bf, uint64_t id)
         return NULL;
     bf->volume_count++;
     volume->id = id;
-    /* A failure of the first syncfs() concerns what an earlier life wrote: everyone's. */
-    volume->failures_seen = bf->unknown ? 0
-                            : load_acquire(&bf->failures) - load_acquire(&bf->failures_unknown);
+    volume->failures_seen = bf->unknown ? 0 : load_acquire(&bf->failures);
     return volume;
 }
 
@@ -96,13 +95,17 @@ void bf_dirty_gone(struct object *object)
 /* --- rounds ------------------------------------------------------------------------------ */
 
 static void round_start(struct bf *bf, struct volume *volume);
+static void sync_by_syncfs(struct bf *bf, struct volume *volume);
 
 static void reply_all(struct bf *bf, struct queue *queue, int error)
 {
     struct xreq *req;
 
-    while ((req = queue_pop(bf->peer, queue)))
+    while ((req = queue_pop(bf->peer, queue))) {
+        if (error && req->object.kind == XOBJ_DATA && req->object.volume)
+            xseg_volume_lost(bf->peer->seg, req->object.volume, error);
         peer_reply(bf->peer, req, error);
+    }
 }
 
 /* An error is about what those who came meanwhile ask for too. */
@@ -111,10 +114,11 @@ static void round_end(struct bf *bf, struct volume *volume)
     uint32_t failures = load_acquire(&bf->failures);
     int error = volume->round_error;
 
-    if (error == 0 && volume->failures_seen != failures)
+    if (error == 0 && volume->by_syncfs && volume->failures_seen != failures)
         error = -EIO;
-    volume->failures_seen = failures;
+    volume->failures_seen = error ? failures : volume->failures_begun;
     volume->running = false;
+    bf->troubled |= error != 0;
     reply_all(bf, &volume->serving, error);
     if (error) {
         volume->lost = true;
@@ -129,18 +133,27 @@ static void round_left(struct bf *bf, struct volume *volume, int result)
     if (result < 0)
         volume->round_error = result;
     assert(volume->left > 0);
-    if (--volume->left == 0)
+    if (--volume->left)
+        return;
+    if (volume->round_error && !volume->by_syncfs) {
+        volume->by_syncfs = true;   /* so that what `root` would tell of this is not told to a later round */
+        sync_by_syncfs(bf, volume);
+    } else {
         round_end(bf, volume);
+    }
 }
 
 /* --- by one syncfs() that all who wait share ---------------------------------------------- */
 
 static void syncfs_start(struct bf *bf);
 
+/* The first of a life is about what earlier ones have left, too. */
 static int syncfs_run(struct bf *bf, struct work *work)
 {
+    int rc = bf_syncfs(bf), told = bf->unknown ? bf_ask_witness(bf) : 0;
+
     (void)work;
-    return bf_syncfs(bf);
+    return rc ? rc : told;
 }
 
 static void syncfs_done(struct bf *bf, struct work *work, int result)
@@ -148,8 +161,7 @@ static void syncfs_done(struct bf *bf, struct work *work, int result)
     struct volume *volume = bf->syncfs_serving, *next;
 
     (void)work;
-    if (result == 0)
-        store_release(&bf->unknown, false);
+    bf->unknown &= result != 0;
     for (; volume; volume = next) {
         next = volume->syncfs_next;
         round_left(bf, volume, result);
@@ -241,8 +253,10 @@ static void round_start(struct bf *bf, struct volume *volume)
     volume->round_error = volume->error;
     volume->error = 0;
     volume->left = 1;
-    if (volume == &bf->rest || bf->unknown || volume->lost || volume->dirty_count > BF_FEW
-        || bf->free_op_count < 2 * BF_FEW)
+    volume->failures_begun = load_acquire(&bf->failures);
+    volume->by_syncfs = volume == &bf->rest || bf->unknown || volume->lost || volume->dirty_count > BF_FEW
+                        || bf->free_op_count < 2 * BF_FEW;
+    if (volume->by_syncfs)
         sync_by_syncfs(bf, volume);
     else
         sync_objects(bf, volume);
@@ -257,6 +271,7 @@ void bf_sync_request(struct bf *bf, struct xreq *req)
         peer_reply(bf->peer, req, 0);
         return;
     }
+    bf->has_data |= req->object.kind == XOBJ_DATA;
     volume = volume_by_id(bf, req->object.volume);
     queue_push(bf->peer, &volume->waiting, req);
     if (!volume->running)
@@ -315,6 +330,36 @@ void bf_sync_start(struct bf *bf)
         bf->sync_ops[i].next = bf->free_ops;
         bf->free_ops = &bf->sync_ops[i];
     }
+}
+
+/* Whether what was written to it is there, now that syncfs() has succeeded. */
+static int settle(const struct bf *bf, const struct volume *volume)
+{
+    int rc = volume->lost && volume->failures_seen != bf->failures ? -EIO : volume->error;
+
+    for (const struct object *object = volume->dirty; object && rc == 0; object = object->dirty_next)
+        if (fsync(object->fd) < 0)
+            rc = -errno;
+    return rc;
+}
+
+void bf_sync_settle(struct bf *bf)
+{
+    int rc;
+
+    if (!bf->troubled || bf->unknown || !bf->has_data)
+        return;
+    rc = bf_syncfs(bf);
+    if (rc || bf->volume_count == BF_VOLUMES)
+        xseg_volume_lost(bf->peer->seg, 0, rc ? rc : -EIO);
+    for (uint32_t i = 0; i < BF_VOLUME_BUCKETS; i++)
+        for (struct volume *volume = bf->volumes[i]; volume; volume = volume->next) {
+            int error = settle(bf, volume);
+            if (error)
+                xseg_volume_lost(bf->peer->seg, volume->id, error);
+        }
+    if (bf->witness >= 0)
+        syncfs(bf->witness);        /* all that it can tell has been noted */
 }
 
 void bf_sync_stop(struct bf *bf)

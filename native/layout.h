@@ -226,6 +226,9 @@ enum xvolume_state { XVOL_FREE = 0, XVOL_OPENING = 1, XVOL_OPEN = 2, XVOL_CLOSIN
 /* Data that a SYNC has yet to make durable: written since the last was sent; waiting for that one's answer. */
 enum xdirty { XDIRTY_WRITTEN = 1, XDIRTY_SYNCING = 2 };
 
+/* Of a volume's `lost`: the errno of the sync that failed, and whether a FLUSH has been answered with it. */
+enum xlost { XLOST_ERRNO = 0xffff, XLOST_TOLD = 0x10000 };
+
 /* An open volume. The mapper writes it while OPENING and, of an open one, only
  * while vlmc has it frozen; vlmc writes the second part; everyone reads. */
 struct xvolume {
@@ -252,7 +255,7 @@ struct xvolume {
     uint32_t dirty;                 /* bits of enum xdirty */
     uint32_t frozen;
     uint32_t epoch_durable;         /* in the last record known to be durable, or when opened */
-    uint32_t pad;
+    uint32_t lost;                  /* atomic; enum xlost: what was written since the last SYNC may be gone */
     uint64_t writes_in_flight;
     uint64_t reads;                 /* counters */
     uint64_t writes;

@@ -67,6 +67,11 @@
  * are, asks the data blocker for a SYNC, and only then has the mapper append the record: so
  * a bit is never durable before the data it vouches for. Commits of a volume never overlap.
  *
+ * When the data blocker has found that data may be gone it says so in the volume's `lost`, and
+ * from then on every commit fails, until the volume has been closed and opened anew: a disk tells
+ * an error once, so that a second SYNC would succeed, and its record would vouch for data that are
+ * not there. What is closed so has the map of its last commit.
+ *
  * Between vlmc and mapper
  * -----------------------
  *   MAP_LOAD    volume; offset = first block, size = number of blocks (never across a leaf's
@@ -86,6 +91,7 @@
  *   VOL_THAW    forget the volume's leaf pages (size, root and so on may have changed in
  *               xvolume), go on. Without a preceding freeze: 0.
  *   VOL_CLOSE   as VOL_FREEZE, then forget the leaf pages; the slot may be reused after it.
+ *               FORCE: of a volume whose data may be gone, what was not committed is given up.
  */
 #ifndef ARCHIPELAGO_MAP_H
 #define ARCHIPELAGO_MAP_H

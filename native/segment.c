@@ -68,7 +68,7 @@ static uint64_t layout_hash(void)
         sizeof(struct xvolume), AT(xvolume, id), AT(xvolume, size), AT(xvolume, block_shift),
         AT(xvolume, lock_number), AT(xvolume, name), AT(xvolume, opens), AT(xvolume, opened_by),
         AT(xvolume, commit_seq),
-        AT(xvolume, epoch), AT(xvolume, dirty), AT(xvolume, reads),
+        AT(xvolume, epoch), AT(xvolume, dirty), AT(xvolume, lost), AT(xvolume, reads),
         sizeof(struct xframe), AT(xframe, valid), AT(xframe, used), AT(xframe, stack_class),
         AT(xframe, dirty), AT(xframe, committing), AT(xframe, entry),
         sizeof(struct xstack), AT(xstack, layer),
@@ -239,6 +239,22 @@ void xseg_detach(struct xseg *seg)
             close(seg->bell_fd[i]);
     munmap(seg->base, seg->size);
     free(seg);
+}
+
+/* --- volumes -------------------------------------------------------------- */
+
+static bool has_unsynced(const struct xvolume *vol)
+{
+    return !vol->readonly && (load_relaxed(&vol->dirty) || load_relaxed(&vol->writes_in_flight));
+}
+
+void xseg_volume_lost(struct xseg *seg, uint64_t id, int error)
+{
+    for (uint32_t slot = 0; slot < XSEG_VOLUMES; slot++) {
+        struct xvolume *vol = &seg->volumes[slot];
+        if (load_acquire(&vol->state) != XVOL_FREE && (id ? vol->id == id : has_unsynced(vol)))
+            swap_if(&vol->lost, 0u, (uint32_t)-error & XLOST_ERRNO);
+    }
 }
 
 /* --- routes --------------------------------------------------------------- */

@@ -42,6 +42,14 @@
  * writers wait. The record with all changes is then encoded, the epoch raised, and writes
  * go on; syncing the data and appending the record happen afterwards. FREEZE and CLOSE
  * hold back everything.
+ *
+ * Data that may be gone
+ * ---------------------
+ * `lost` of a volume is set by the data blocker before it answers the SYNC that failed, and is
+ * never taken back while the volume is open. A commit looks at it before it begins and once more
+ * when its SYNC is answered; so of two SYNCs after a failure, whoever got the error, whichever
+ * peer died between, none leads to a record. FLUSH, FUA, snapshots and freezes fail; reads and
+ * writes go on as long as there is memory.
  */
 #ifndef ARCHIPELAGO_VLMC_H
 #define ARCHIPELAGO_VLMC_H
@@ -115,6 +123,7 @@ struct volume {
     uint32_t committing_entries;    /* in the commit under way */
     uint32_t dirty_frame_count;     /* in that list and in committing_frames */
     enum commit_state commit;
+    bool draining;                  /* its SYNC is that of a volume that is given up: see refuse_commits() */
     bool commit_wanted;             /* start one as soon as possible */
     struct queue flushing;          /* answered by the commit under way */
     struct queue flushes;           /* by the next one */

@@ -220,6 +220,28 @@ void epoch_leave(struct vlmc *v, uint32_t slot)
         store_release(&vol->epoch, vol->epoch + 1);
 }
 
+/* --- data that may be gone ------------------------------------------------------------ */
+
+/* 0, or the error with which all commits of the volume fail: see vlmc.h. */
+static int lost_error(const struct vlmc *v, uint32_t slot)
+{
+    return -(int)(load_acquire(&v->seg->volumes[slot].lost) & XLOST_ERRNO);
+}
+
+/* What was written since the last commit is given up, so that the volume can be closed. */
+static void give_up_dirty(struct vlmc *v, uint32_t slot)
+{
+    struct volume *volume = &v->volumes[slot];
+
+    for (uint32_t at = volume->dirty_frames; at; at = v->frames[at - 1].dirty_next) {
+        struct xframe *frame = &v->seg->frames[at - 1];
+        v->frames[at - 1].listed = false;
+        for (uint32_t word = 0; word < XMAP_LEAF / 32; word++)
+            store_release(&frame->dirty[word], 0u);
+    }
+    volume->dirty_frames = volume->dirty_entries = volume->dirty_frame_count = 0;
+}
+
 /* --- a commit ----------------------------------------------------------------------- */
 
 void answer_all(struct vlmc *v, struct queue *queue, int error)
@@ -265,16 +287,35 @@ static void fail_starved(struct vlmc *v, uint32_t slot, int error)
     }
 }
 
+/* True if the first of the volume's freezes is a close that does not wait for what cannot be committed. */
+static bool closes_with_loss(const struct vlmc *v, uint32_t slot)
+{
+    const struct queue *freezes = &v->volumes[slot].freezes;
+    const struct xreq *first = queue_empty(freezes) ? NULL : &v->seg->reqs[freezes->head - 1];
+
+    return first && first->op == XOP_VOL_CLOSE && (first->flags & XREQ_FORCE) && lost_error(v, slot);
+}
+
 static void fail_freezes(struct vlmc *v, uint32_t slot, int error)
 {
     struct volume *volume = &v->volumes[slot];
 
-    if (queue_empty(&volume->freezes))
+    if (queue_empty(&volume->freezes) || closes_with_loss(v, slot))
         return;
     answer_all(v, &volume->freezes, error);
     volume->hold_all = v->seg->volumes[slot].frozen != 0;
     if (!volume->hold_all)
         release_held(v, slot);
+}
+
+/* A volume whose users were told that data are lost may be closed without them. */
+static void note_told(struct vlmc *v, uint32_t slot, const struct queue *flushes)
+{
+    struct xvolume *vol = &v->seg->volumes[slot];
+    uint32_t lost = load_acquire(&vol->lost);
+
+    if (lost && !queue_empty(flushes))
+        store_release(&vol->lost, lost | XLOST_TOLD);
 }
 
 static void commit_end(struct vlmc *v, uint32_t slot, int error, const struct xreq *last)
@@ -291,6 +332,7 @@ static void commit_end(struct vlmc *v, uint32_t slot, int error, const struct xr
     } else {
         count(&v->seg->volumes[slot].commits, 1);
     }
+    note_told(v, slot, &volume->flushing);
     answer_all(v, &volume->flushing, error);
     answer_snapshot(v, slot, error, last);
     volume->commit = COMMIT_IDLE;   /* only now: what ended above must not begin the next */
@@ -362,8 +404,11 @@ void commit_synced(struct vlmc *v, struct xreq *child)
     int error = child->error;
 
     xreq_put(v->peer->port, child);
-    if (error)
+    if (error == 0)
+        error = lost_error(v, slot);
+    if (error && !v->volumes[slot].draining)
         data_written(vol);          /* as it was */
+    v->volumes[slot].draining = false;
     store_relaxed(&vol->dirty, vol->dirty & XDIRTY_WRITTEN);
     if (error)
         commit_end(v, slot, error, NULL);
@@ -444,14 +489,61 @@ static void commit_if_dirty(struct vlmc *v, uint32_t slot)
     }
 }
 
+/* Has the blocker say, to nobody, what else it knows of the data that are given up: the volume's next life must not
+ * hear of it. False: nothing is left to be said. */
+static bool drain(struct vlmc *v, uint32_t slot)
+{
+    struct xvolume *vol = &v->seg->volumes[slot];
+
+    if (!vol->dirty)
+        return false;
+    if (send_sync(v, slot)) {
+        commit_want(v, slot);
+        return true;
+    }
+    store_relaxed(&vol->dirty, (uint32_t)XDIRTY_SYNCING);
+    v->volumes[slot].draining = true;
+    v->volumes[slot].commit = COMMIT_SYNC;
+    return true;
+}
+
+/* No commit can be begun any more: everything that asks for one fails; so do requests that wait for memory that
+ * one was to free. */
+static void refuse_commits(struct vlmc *v, uint32_t slot, int error, bool memory_wanted)
+{
+    struct volume *volume = &v->volumes[slot];
+
+    note_told(v, slot, &volume->flushes);
+    answer_all(v, &volume->flushes, error);
+    answer_all(v, &volume->snapshots, error);
+    if (memory_wanted)
+        fail_starved(v, slot, error);
+    if (volume->hold_writes_ns) {
+        volume->hold_writes_ns = 0;
+        if (!volume->hold_all)
+            release_held(v, slot);
+    }
+    fail_freezes(v, slot, error);
+    if (closes_with_loss(v, slot) && volume->in_flight == 0 && !drain(v, slot)) {
+        give_up_dirty(v, slot);
+        finish_freezes(v, slot);
+    }
+}
+
 void commit_kick(struct vlmc *v, uint32_t slot)
 {
     struct volume *volume = &v->volumes[slot];
     bool wanted = volume->commit_wanted;
+    int lost;
 
     if (volume->commit != COMMIT_IDLE)
         return;                     /* its end kicks again */
     volume->commit_wanted = false;
+    lost = lost_error(v, slot);
+    if (lost) {
+        refuse_commits(v, slot, lost, wanted);
+        return;
+    }
     if (!queue_empty(&volume->snapshots)) {
         if (!volume->hold_writes_ns)
             volume->hold_writes_ns = clock_ns();

@@ -181,6 +181,9 @@ static inline struct xvolume *xreq_volume(const struct xseg *seg, const struct x
 {
     return req->volume && req->volume <= XSEG_VOLUMES ? &seg->volumes[req->volume - 1] : NULL;
 }
+/* Notes that what was written to the open volume of that id since its last SYNC may be gone; id 0: to each that
+ * has such data. `error` is a negative errno; the first one stays. Any thread. */
+void xseg_volume_lost(struct xseg *seg, uint64_t id, int error);
 /* True if [data, data + length) lies in the segment: before a peer touches data of a
  * request that another sent. */
 bool xreq_data_ok(const struct xseg *seg, const struct xreq *req, uint64_t length);

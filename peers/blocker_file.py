@@ -24,8 +24,10 @@ gives up durability: SYNC and FUA are answered at once. It is for scratch stores
 What would block the loop is done by `workers` threads. `fds` objects are kept open, those used
 last; others are opened when they are needed.
 
-A full disk is ENOSPC for the request that hit it; all others are served. An error of the disk
-found by SYNC is the answer to that SYNC.
+A full disk is ENOSPC for the request that hit it; all others are served. When the disk fails to take
+what was written, every later flush of the volumes concerned fails until they are closed and opened anew,
+as the system tells of it once and then forgets the data. An error that came while no process served the
+store is heard of, too, by a descriptor of the folder that the supervisor keeps open.
 """
 from __future__ import annotations
 
@@ -37,6 +39,7 @@ class BlockerFile(Peer):
 
     type = "blocker-file"
     native = "blocker-file"
+    keeps = ("path",)
     options = {
         "path": Option(None, "path", "the folder of the store"),
         "direct": Option(False, "bool", "bypass the page cache where requests are aligned to 4 KiB"),

@@ -173,7 +173,7 @@ class Mapper(Peer):
 
     async def vlmc(self, op: int, volume: Volume, **fields: Any) -> Any:
         """An operation of vlmc on an open volume. It may need this mapper to finish it."""
-        return await self.call("vlmc", op, volume=volume.handle, flags=lib.XREQ_ASIDE, **fields)
+        return await self.call("vlmc", op, volume=volume.handle, **{"flags": lib.XREQ_ASIDE} | fields)
 
     # --- opening and closing
 
@@ -210,13 +210,18 @@ class Mapper(Peer):
     async def close_here(self, volume: Volume) -> None:
         """Closes an open volume whose control lock is held. What vlmc says; it is open then."""
         volume.shared.closing = 1
+        giving_up = volume.abandoned or bool(volume.shared.lost & lib.XLOST_TOLD)
         try:
-            await self.vlmc(lib.XOP_VOL_CLOSE, volume)
+            await self.vlmc(lib.XOP_VOL_CLOSE, volume, flags=lib.XREQ_ASIDE | lib.XREQ_FORCE * giving_up)
         except Stale:                   # done already, for a mapper that was killed before it could note it
             self.log.info("vlmc has closed volume '%s' already", volume.header.name)
         except OSError:
             volume.shared.closing = 0
+            if volume.lost:
+                raise volume.lost from None
             raise
+        if volume.lost:
+            self.log.error("%s: it is closed without that", volume.lost)
         lib.export_volume_state(volume.shared, lib.XVOL_CLOSING)
         try:
             if not volume.abandoned:

@@ -23,14 +23,15 @@ async def open_volume(m: "Mapper", a: "Arguments", room: int) -> dict:
 
 async def close_volume(m: "Mapper", a: "Arguments", room: int) -> dict:
     """Undoes `open`. With force, closes it under whoever else has it open; if it is broken (its lock was
-    lost, or its map is damaged), what was not committed is thrown away. EINVAL: not open."""
+    lost, its map is damaged, the disk has failed), what was not committed is thrown away. EINVAL: not open."""
     async with m.by_name(a["name"]) as volume:
         if not volume.handle or not (volume.shared.administrative & lib.XVOL_BY_OPEN or a["force"]):
             who = f": it is open by {m.openers(volume)}" if volume.handle else ""
             raise fail(errno.EINVAL, f"volume '{a['name']}' was not opened by `vlmc open`{who}")
-        volume.shared.administrative &= 0 if volume.broken else ~lib.XVOL_BY_OPEN & 0xffffffff
+        volume.shared.administrative &= 0 if volume.broken or (volume.lost and a["force"]) \
+            else ~lib.XVOL_BY_OPEN & 0xffffffff
         if a["force"]:
-            volume.abandoned = volume.broken is not None
+            volume.abandoned = (volume.broken or volume.lost) is not None
             for holder in list(volume.holders):
                 m.forget_opens(volume, holder, volume.holders[holder])
         await m.close_if_unused(volume)

@@ -89,7 +89,7 @@ def usage(m: "Mapper", volume: Volume) -> dict:
                 "commits", "snapshots", "snapshots_held_ns")
     by_hand = volume.shared.administrative
     return {"handle": volume.handle, "by": ports, "administrative": bool(by_hand & lib.XVOL_BY_OPEN),
-            "locked": bool(by_hand & lib.XVOL_BY_LOCK),
+            "locked": bool(by_hand & lib.XVOL_BY_LOCK), "lost": str(volume.lost) if volume.lost else None,
             "journal_bytes": sum(stretch.end for stretch in volume.view().stretches)} | {
         counter: getattr(volume.shared, counter) for counter in counters}
 

@@ -17,6 +17,7 @@ refer to it, by the state at that moment.
 import asyncio
 import errno
 import logging
+import os
 import time
 from dataclasses import replace
 from typing import Any
@@ -70,6 +71,14 @@ class Volume:
         self.abandoned = False              # closed by force though broken: commits are thrown away
         self.not_closed = ""                # why it could not be closed, as far as that was logged
         self.checkpointing: asyncio.Task | None = None
+
+    @property
+    def lost(self) -> OSError | None:
+        """Why nothing that was written to it since its last flush can be made durable any more; None: it can."""
+        code = self.shared.lost & lib.XLOST_ERRNO if self.shared is not None else 0
+        return fail(code, f"volume '{self.header.name}': what was written since its last flush may be gone, as the "
+                          f"store failed ({os.strerror(code)}): mend that, then `vlmc close --force "
+                          f"{self.header.name}` gives it up, and the volume can be opened anew") if code else None
 
     # --- header
 

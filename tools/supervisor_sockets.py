@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sockets that peers listen at (Peer.listens): the supervisor makes them and processes inherit them, so that they
-stay when a process dies: who connects meanwhile waits in their backlog.
+stay when a process dies: who connects meanwhile waits in their backlog. And the folders of stores (Peer.keeps), whose
+descriptors tell of errors of the disk that came while a process was dead.
 """
 from __future__ import annotations
 
@@ -47,8 +48,31 @@ def listening_socket(kind: str, address: str) -> socket.socket:
     return made
 
 
-def inherited_by(pid: int, pidfd: int) -> dict[str, socket.socket]:
-    """The listening sockets that a process was started with: "ROLE.OPTION" -> a descriptor of our own."""
+class Folder:
+    """A folder that is open."""
+
+    family = None
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def fileno(self) -> int:
+        return self.fd
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+def is_at(folder: Folder, path: str) -> bool:
+    """True if that folder is what the path leads to."""
+    try:
+        return os.path.samestat(os.fstat(folder.fd), os.stat(path))
+    except OSError:
+        return False
+
+
+def inherited_by(pid: int, pidfd: int) -> dict[str, int]:
+    """The sockets and folders that a process was started with: "ROLE.OPTION" -> a descriptor of our own."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             words = dict(word.partition(b"=")[::2] for word in file.read().split(b"\0"))
@@ -58,7 +82,7 @@ def inherited_by(pid: int, pidfd: int) -> dict[str, socket.socket]:
     for name, fd in parse_sockets(words.get(b"ARCHIPELAGO_SOCKETS", b"").decode(errors="replace")).items():
         mine = ctypes.CDLL(None).syscall(PIDFD_GETFD, pidfd, fd, 0)
         if mine >= 0:                       # else we may not: it is made anew when the process dies
-            found[name] = socket.socket(fileno=mine)
+            found[name] = mine
     return found
 
 
@@ -66,14 +90,17 @@ class Sockets:
     """Those of an instance."""
 
     def __init__(self) -> None:
-        self.made: dict[str, tuple[str, socket.socket]] = {}        # "ROLE.OPTION" -> its address, the socket
+        self.made: dict[str, tuple[str, socket.socket | Folder]] = {}       # "ROLE.OPTION" -> its address, and that
 
     def of(self, config: Config, process: str) -> dict[str, int]:
-        """The sockets that the peers of a process listen at. One that cannot be had is left to the peer,
-        which says what is wrong."""
+        """The sockets that the peers of a process listen at, and the folders of their stores. One that cannot be
+        had is left to the peer, which says what is wrong."""
         found = {}
         for role in config.processes[process]:
             options = config.roles[role].options
+            for option in config.roles[role].cls.keeps:
+                if folder := self.folder(f"{role}.{option}", options.get(option)):
+                    found[f"{role}.{option}"] = folder.fileno()
             for option, kind in config.roles[role].cls.listens.items():
                 name, address = f"{role}.{option}", options.get(option)
                 if name in self.made and self.made[name][0] != address:
@@ -87,12 +114,26 @@ class Sockets:
                     found[name] = self.made[name][1].fileno()
         return found
 
+    def folder(self, name: str, path: str | None) -> Folder | None:
+        """The folder at that path, open since it was first asked for."""
+        if name in self.made and not (path and is_at(self.made[name][1], path)):
+            self.close(name)
+        if path and name not in self.made:
+            try:
+                self.made[name] = path, Folder(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            except OSError as failure:
+                log.info("%s: %s: %s", name, path, failure)
+        return self.made[name][1] if name in self.made else None
+
     def adopt(self, config: Config, pid: int, pidfd: int) -> None:
         """Takes over those of a process that somebody else has started."""
-        for name, made in inherited_by(pid, pidfd).items():
+        for name, fd in inherited_by(pid, pidfd).items():
             role, _, option = name.partition(".")
             if role in config.roles:
+                made = Folder(fd) if option in config.roles[role].cls.keeps else socket.socket(fileno=fd)
                 self.made[name] = (config.roles[role].options.get(option), made)
+            else:
+                os.close(fd)
 
     def close(self, name: str) -> None:
         address, made = self.made.pop(name)

@@ -109,6 +109,7 @@ class Peer:
     targets: ClassVar[tuple[str, ...]] = ()
     listens: ClassVar[dict[str, str]] = {}      # options that name sockets, "unix" or "tcp", which the supervisor
                                                 # holds: the native half gets NAME_fd, a descriptor that listens
+    keeps: ClassVar[tuple[str, ...]] = ()       # options that name folders, which the supervisor keeps open: NAME_fd
     options: dict[str, Any] = {}        # of the class: an Option each; of an object: their values
     ops: ClassVar[dict[int, Operation]] = {}
 

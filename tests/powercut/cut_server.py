@@ -34,6 +34,10 @@ class Server:
         self.image, self.dice = image, random.Random(seed)
         self.size = self.disk.size
         self.failing = self.dead = False
+        self.listen(path)
+
+    def listen(self, path: str) -> None:
+        """For one client."""
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(path)
         self.listener.listen(1)
