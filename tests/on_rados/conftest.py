@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 from support import DIST_PACKAGES, Instance
+from two_nodes import SIZE
 
 from tools import cluster as tool
 from xseg.segment import Segment, name_for
@@ -90,3 +91,33 @@ def instance(cluster, request, layout):
     config = marker.args[0] if marker else ""
     with running(cluster, request, request.node.name[:60], config, layout) as made:
         yield made
+
+
+@pytest.fixture
+def nodes(cluster, request):
+    """Two running instances that share a namespace of their own."""
+    made = []
+    marker = request.node.get_closest_marker("options")
+    options = marker.kwargs if marker else {}
+    layout = request.node.get_closest_marker("layout")
+    text = f'layout = "{layout.args[0] if layout else "colocated"}"\n' + tool.instance_config(
+        cluster.conf, namespace=request.node.name[:60], **options)
+    try:
+        for _ in range(2):
+            home = tempfile.mkdtemp(prefix="ar-", dir="/tmp")
+            made.append(Instance(home, text))
+            made[-1].start()
+        yield made
+        if getattr(request.node, "failed", False):
+            print(*(node.logs() for node in made))
+    finally:
+        for node in made:
+            node.stop()
+            Segment.unlink(name_for(node.home))
+            shutil.rmtree(node.home)
+
+
+@pytest.fixture
+def volume(nodes):
+    nodes[0].vlmc("create", "v", "--size", str(SIZE))
+    return "v"

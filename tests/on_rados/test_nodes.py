@@ -3,80 +3,15 @@
 import errno
 import os
 import re
-import shutil
 import signal
-import tempfile
 import threading
 import time
 
 import pytest
-from support import Instance
+from two_nodes import BLOCK, Opened, signalled
 
-from tools.cluster import instance_config
-from xseg._native import lib
-from xseg.client import Client
 from xseg.errors import Busy, Stale
 from xseg.segment import Segment, name_for
-
-SIZE = 64 << 20
-BLOCK = 4 << 20
-
-
-@pytest.fixture
-def nodes(cluster, request):
-    """Two running instances that share a namespace of their own."""
-    made = []
-    marker = request.node.get_closest_marker("options")
-    options = marker.kwargs if marker else {}
-    text = 'layout = "colocated"\n' + instance_config(cluster.conf, namespace=request.node.name[:60], **options)
-    try:
-        for _ in range(2):
-            home = tempfile.mkdtemp(prefix="ar-", dir="/tmp")
-            made.append(Instance(home, text))
-            made[-1].start()
-        yield made
-        if getattr(request.node, "failed", False):
-            print(*(node.logs() for node in made))
-    finally:
-        for node in made:
-            node.stop()
-            Segment.unlink(name_for(node.home))
-            shutil.rmtree(node.home)
-
-
-@pytest.fixture
-def volume(nodes):
-    nodes[0].vlmc("create", "v", "--size", str(SIZE))
-    return "v"
-
-
-class Opened:
-    """A volume that one client has open."""
-
-    def __init__(self, node, name):
-        self.client = Client(node.home)
-        self.volume = self.client.open(name)
-
-    def write(self, offset, data, **more):
-        return self.client.call("vlmc", lib.XOP_WRITE, volume=self.volume.handle, offset=offset, data=data, **more)
-
-    def read(self, offset, size=4096, **more):
-        return self.client.call("vlmc", lib.XOP_READ, volume=self.volume.handle, offset=offset, size=size,
-                                room=size, **more)
-
-    def flush(self, **more):
-        return self.client.call("vlmc", lib.XOP_FLUSH, volume=self.volume.handle, **more)
-
-    def close(self):
-        self.volume.close()
-        self.client.close()
-
-
-def stopped(node, number):
-    """Sends a signal to every process of a node."""
-    for pid in {peer["pid"] for peer in node.status().values()}:
-        os.kill(pid, number)
-
 
 # --- one at a time
 
@@ -157,7 +92,7 @@ def test_a_holder_stopped_robbed_and_continued_can_do_nothing_any_more(nodes, vo
     here = Opened(nodes[0], volume)
     here.write(0, b"a" * 4096)
     here.flush()
-    stopped(nodes[0], signal.SIGSTOP)
+    signalled(nodes[0], signal.SIGSTOP)
     try:
         nodes[1].vlmc("unlock", "-f", volume)
         there = Opened(nodes[1], volume)
@@ -166,7 +101,7 @@ def test_a_holder_stopped_robbed_and_continued_can_do_nothing_any_more(nodes, vo
         there.write(BLOCK, b"n" * 4096)
         there.flush()
     finally:
-        stopped(nodes[0], signal.SIGCONT)
+        signalled(nodes[0], signal.SIGCONT)
     for answer in (here.read(BLOCK, check=False), here.read(0, check=False), here.write(0, b"c" * 4096, check=False),
                    here.write(5 * BLOCK, b"c" * 4096, check=False), here.flush(check=False)):
         assert answer.error == errno.ESTALE
@@ -238,13 +173,13 @@ def test_a_lease_that_ran_out_is_taken_over_and_its_holder_fenced(nodes, volume)
     here = Opened(nodes[0], volume)
     here.write(0, b"a" * 4096)
     here.flush()
-    stopped(nodes[0], signal.SIGSTOP)
+    signalled(nodes[0], signal.SIGSTOP)
     try:
         time.sleep(LEASE_S + 1)
         there = Opened(nodes[1], volume)
         there.write(0, b"b" * 4096)
     finally:
-        stopped(nodes[0], signal.SIGCONT)
+        signalled(nodes[0], signal.SIGCONT)
     assert here.write(0, b"c" * 4096, check=False).error == errno.ESTALE
     assert there.read(0).data == b"b" * 4096
     there.close()
