@@ -8,6 +8,8 @@ from xseg._native import lib
 from xseg.errors import Busy, NotFound, XsegError
 from xseg.errors import error as fail
 
+RELEASING = 1                   # noted in an `unlock`: its RELEASE may have been sent
+
 if TYPE_CHECKING:
     from peers.mapper import Mapper
     from peers.mapper_verbs import Arguments
@@ -50,8 +52,10 @@ async def lock(m: "Mapper", a: "Arguments", room: int) -> dict:
 
 
 async def unlock(m: "Mapper", a: "Arguments", room: int) -> dict:
-    """Gives the lock back; with force, breaks one whose owner is gone. EBUSY, EPERM, EINVAL: not locked."""
-    name = a["name"]
+    """Gives the lock back; with force, breaks one whose owner is gone. EBUSY, EPERM, EINVAL: not locked.
+
+    One that is served again, for a mapper that was killed, may find that done: its request bears a note."""
+    name, slot = a["name"], a["request"].c
     async with m.by_name(name) as volume:
         if volume.handle and volume.shared.administrative == lib.XVOL_BY_LOCK and not volume.opens():
             volume.shared.administrative = 0
@@ -61,9 +65,12 @@ async def unlock(m: "Mapper", a: "Arguments", room: int) -> dict:
             who = m.openers(volume) or "its last user"
             raise fail(errno.EBUSY, f"volume '{name}' is open by {who}: it is unlocked when it is closed")
         volume.lock_number = 0
+        again, slot.arg = slot.arg == RELEASING, RELEASING
         try:
             await m.store.release(volume.id, m.token, a["force"])
         except NotFound:
+            if again:
+                return {}
             raise fail(errno.EINVAL, f"volume '{name}' is not locked") from None
         except Busy:
             raise fail(errno.EBUSY, f"volume '{name}': the owner of its lock is alive{await owner(m, volume)}: "
