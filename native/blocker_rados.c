@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "barrier.h"
 #include "blocker_rados.h"
 
 /* --- options -------------------------------------------------------------------------- */
@@ -54,16 +55,15 @@ static void stop(struct peer *peer)
 {
     struct br *br = peer->state;
 
+    store_relaxed(&br->draining, true);
+    pool_stop(&br->lock_pool);
     pool_stop(&br->pool);
     if (br->connected)
         rados.conf_set(br->cluster, "rados_osd_op_timeout", BR_STOP_TIMEOUT_S);
     br_node_unregister(br);
     br_disconnect(br);
     br_ops_stop(br);
-    br_locks_stop(br);
     pthread_mutex_destroy(&br->callers_mutex);
-    pthread_mutex_destroy(&br->held_mutex);
-    pthread_mutex_destroy(&br->fenced_mutex);
     free(br);
     peer->state = NULL;
 }
@@ -80,6 +80,8 @@ static int start_parts(struct br *br)
         rc = br_node_register(br);
     if (rc == 0)
         rc = pool_start(&br->pool, (uint32_t)br->workers, br);
+    if (rc == 0)
+        rc = pool_start(&br->lock_pool, BR_LOCK_WORKERS, br);
     return rc;
 }
 
@@ -92,12 +94,12 @@ static int start(struct peer *peer)
         return -ENOMEM;
     peer->state = br;
     br->peer = peer;
-    br->node = peer->seg->header->created_ns;
+    br->node = br_past_node(peer->seg->header->created_ns);
     br->callers = 1;
     pthread_mutex_init(&br->callers_mutex, NULL);
-    pthread_mutex_init(&br->held_mutex, NULL);
-    pthread_mutex_init(&br->fenced_mutex, NULL);
     rc = start_parts(br);
+    if (rc == 0)
+        rc = br_set_number(br, "rados_mon_op_timeout", br->op_timeout_s);
     if (rc == 0)
         br_call_end(br);
     if (rc == 0)
@@ -110,14 +112,23 @@ static int start(struct peer *peer)
 
 /* --- on the loop ---------------------------------------------------------------------- */
 
+static void acquired(struct br *br, struct br_op *op)
+{
+    br->acquiring--;
+    br_reply(br, op, op->result);
+}
+
 static void lock_request(struct br *br, struct xreq *req, struct br_op *op)
 {
-    if (req->op == XOP_DELETE)
-        br_to_worker(br, op, br_lock_delete, POOL_QUICK);
-    else if (req->op == XOP_ACQUIRE)
-        br_to_worker(br, op, br_lock_acquire, POOL_QUICK);
-    else
-        br_to_worker(br, op, br_lock_release, POOL_QUICK);
+    if (req->op == XOP_DELETE) {
+        br_to_locker(br, op, br_lock_delete);
+    } else if (req->op == XOP_ACQUIRE) {
+        br->acquiring++;
+        op->done = acquired;
+        br_to_locker(br, op, br_lock_acquire);
+    } else {
+        br_to_locker(br, op, br_lock_release);
+    }
 }
 
 /* What needs no operation of the cluster, and what is not well-formed. */
@@ -192,7 +203,7 @@ static void request(struct peer *peer, struct xreq *req)
     }
     if (answer_at_once(br, req))
         return;
-    op = queue_empty(&br->waiting) ? br_op_get(br, req) : NULL;
+    op = queue_empty(&br->waiting) && br_trusts(br) ? br_op_get(br, req) : NULL;
     if (op)
         serve(br, req, op);
     else
@@ -207,20 +218,22 @@ static bool flush(struct peer *peer)
     struct br *br = peer->state;
     bool moved = br_ops_reap(br);
 
-    while (!queue_empty(&br->waiting) && br->free) {
+    while (!queue_empty(&br->waiting) && br->free && br_trusts(br)) {
         struct xreq *req = queue_pop(peer, &br->waiting);
         serve(br, req, br_op_get(br, req));
     }
     br_deadline_look(br);
-    br_locks_renew(br);
+    br_lease_renew(br);
     br_look(br);
+    br_fence_learn(br);
+    br_past_watch_on(br);
     return moved;
 }
 
 static uint64_t deadline(struct peer *peer)
 {
     const struct br *br = peer->state;
-    uint64_t look = br->looking || br->fenced ? UINT64_MAX : br->look_ns, renewal = br_locks_deadline(br);
+    uint64_t look = br_look_deadline(br), renewal = br_lease_deadline(br);
     uint64_t next = look < renewal ? look : renewal, late = br_deadline_next(br);
 
     return next < late ? next : late;
@@ -228,7 +241,13 @@ static uint64_t deadline(struct peer *peer)
 
 static uint64_t nap(struct peer *peer) { return br_ops_nap(peer->state); }
 
-static void drain(struct peer *peer) { ((struct br *)peer->state)->draining = true; }
+static void drain(struct peer *peer)
+{
+    struct br *br = peer->state;
+
+    store_relaxed(&br->draining, true);
+    br_deadline_cancel_own(br);     /* a cluster that does not answer is not waited for */
+}
 
 static bool idle(struct peer *peer) { return ((struct br *)peer->state)->under_way == 0; }
 

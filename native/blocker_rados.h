@@ -14,9 +14,11 @@
  * -------------
  * The loop's thread owns everything below but where a member says otherwise. Each request becomes
  * one asynchronous RADOS operation. librados calls back on its own threads, which put the operation
- * among the finished (pool.h), where the loop takes it and answers. COPY, HASH, LIST, ACQUIRE, RELEASE
- * and DELETE of a lock take several operations one after the other: a small pool of threads makes them
- * with synchronous calls (the first three as slow tasks), and puts what is done there, too.
+ * among the finished (pool.h), where the loop takes it and answers. COPY, HASH and LIST take several
+ * operations one after the other: a small pool of threads makes them with synchronous calls, and puts
+ * what is done there, too. ACQUIRE, RELEASE and DELETE of a lock, which may wait for other nodes, have a
+ * pool of their own: where a placement group hangs, locks on it are in the way of no I/O, and of other
+ * locks only from BR_LOCK_WORKERS on.
  *
  * Nothing is allocated here per I/O but what librados itself does. Operations under way are bounded
  * by BR_OPS, requests beyond that wait in a queue. librados' own limit on operations under way
@@ -45,52 +47,87 @@
  * to our clients: then it is ENODEV. A client that was blocklisted gets ESTALE for everything, for
  * ever.
  *
- * Instances, locks and fencing
- * ----------------------------
- * The clients of an instance (one segment) are registered in the store, so that whoever takes a
- * lock away knows whom to fence: NODE's object in NAMESPACE/node of the pool, where NODE is the
- * segment's creation time. It says, in lines
+ * Instances and their registries
+ * ------------------------------
+ * The clients of an instance (one segment) are registered in the store, so that whoever takes a lock away
+ * knows whom to fence. Each of its blockers of this type, which may use other pools, has a registry: NODE's
+ * object in NAMESPACE/node of its pool, where NODE is made of the segment's creation time and the boot's id.
+ * It says, in lines
  *
  *     archipelago node 1 GENERATION
- *     fenced WHY                       only once that has happened
- *     client ROLE ADDRESS
+ *     fenced WHY                       only once that has happened ...
+ *     over EPOCH                       ... and once it is complete: with which osdmap
+ *     client ROLE ADDRESS              ADDRESS is "-" between two lives
+ *
+ * and a file ROLE.rados in the segment's run folder says "POOL NODE NAMESPACE", and which segments this home
+ * had before (blocker_rados_past.c).
  *
  * At its start a blocker fences the client of its role's earlier life, if one is left there, waits
  * until the osdmap says so, registers itself, and only then serves anything. So a write of a killed
  * life cannot land after its replay (the OSD that replays it has that map by then). It refuses to
- * start for an instance that was fenced: nothing in that segment is true any more. A clean stop
- * takes the line out.
+ * start for an instance that was fenced, and says so to the whole segment: nothing in there is true any
+ * more. A clean stop leaves the line without an address, as the instance goes on and may hold locks; only
+ * where the segment is ending is the line taken out.
  *
+ * Locks
+ * -----
  * A lock's object says
  *
  *     archipelago lock 1 GENERATION
  *     number N                         how often it was taken
+ *     epoch E                          osdmap of the last fencing that had to do with it; 0: none had
  *     token T                          0: nobody has it
- *     lease S                          seconds; 0: for ever
+ *     lease S                          seconds, of its node's lease; 0: for ever
  *     locker client.ID ADDRESS         who took it
  *     instance HOST/MACHINE-ID RUN-FOLDER          ... and where
- *     registry POOL NODE NAMESPACE     where its instance's clients are registered; some lines
+ *     registry POOL NODE NAMESPACE     registries of its instance, the locker's first
  *     (an empty line)
  *     OWNER TEXT
  *
- * Both objects change by compare-and-swap on their first line. A lock's change takes or breaks, in
- * the same operation, a lock of Ceph's object class "lock" on that object. That one measures leases
- * by the OSD's clock, and `rados lock info` shows it.
+ * Both kinds of object change by compare-and-swap on their first line: a lock goes from one to the next in
+ * one operation, and whatever was found out about a holder counts only while the lock is still of the
+ * generation that it was found out for.
  *
- * A lock may be taken from its holder by force; when its lease has run out; when its instance is an
- * earlier segment of our own (after a power cut, say); and when none of its instance's clients is
- * registered any more, as after a stop with volumes open. In all these cases:
- *   1. every registry named by the lock is marked "fenced", so that no client can register any more;
- *   2. every address found there, and the locker's, goes to the blocklist, for blocklist_s;
- *   3. the osdmap with that is waited for: each OSD we talk to from now on has it, and refuses the
- *      old clients, reads too;
+ * No lock is taken before every blocker of this type that the segment has (its ports say which) has registered:
+ * ACQUIRE waits for them, and fails with their name after connect_timeout_s. So the registries of a lock are all
+ * there are, and stay so, whoever is restarted: they bear the segment's name, not the client's. An ACQUIRE that
+ * finds its own lock and something else in it than is true now writes it anew.
+ *
+ * A lock may be taken from its holder by force, and without when
+ *   - none of its registries has a client that is not fenced, as after a stop with volumes open;
+ *   - its node's lease has run out (blocker_rados_lease.c). Only the lease is looked at, which no close of a
+ *     volume ends, so a hand-over never looks like a death;
+ *   - its instance is an earlier segment of our own, and nothing of that lives (blocker_rados_past.c).
+ *
+ * Nobody writes who may not
+ * -------------------------
+ * Before a lock changes hands without its holder:
+ *   1. every registry named by it is marked "fenced", so that no client can register any more, and whoever looks
+ *      there sends nothing more and says so to its segment;
+ *   2. every client registered there goes to the blocklist, for BR_FOREVER_S;
+ *   3. the osdmap's epoch is asked for after that;
  *   4. BR_TRUST_NS after the last mark have passed, so the old node does not believe what it has in
- *      memory any more (blocker_rados_trust.c);
- *   5. only now the lock is broken, with its number raised.
- * A node is fenced as a whole: its other volumes fail, too, until it is stopped and started.
+ *      memory any more (blocker_rados_trust.c). The registries say "over EPOCH": others that take locks of the
+ *      same node find it done;
+ *   5. this client waits until it has an osdmap of that epoch, and then writes it into the segment's header; no
+ *      blocker of the segment sends anything before it has one as new;
+ *   6. only now the lock's object is changed, its number raised, the epoch in it.
  *
- * The registries of an instance are those of all its blockers of this type, which may use other
- * pools: each leaves a file ROLE.rados with "POOL NODE NAMESPACE" in the segment's run folder.
+ * Why no write of the old holder lands on what the new one has written. A write of the new holder is sent by a
+ * client with an osdmap of that epoch, whichever of its blockers sends it (5), and an OSD serves no operation
+ * before it has the map that the operation's client had. From then on that OSD refuses what comes from the
+ * clients of the old holder, whenever it was sent: before a pause, after it, or by librados' own threads that
+ * had it in a queue all the while. Those clients are all that the old segment has or ever will have (every
+ * blocker registered before the lock was taken; 1). What such an OSD did before is older than the new holder's
+ * write. The next holders know the epoch from the lock's object, where it stays for ever, as an OSD to which
+ * nobody has talked since may not know it yet.
+ *
+ * It does not depend on how long the old holder's pause is: the blocklist has it for BR_FOREVER_S, and if
+ * somebody takes it off the list earlier, it looks at its registry first, where the mark stays. blocklist_s is
+ * only for lives that are known to be dead. Whoever knows that a fenced machine will never go on may take its
+ * addresses off by `ceph osd blocklist rm`.
+ *
+ * A node is fenced as a whole: its other volumes fail, too, until it is stopped and started.
  */
 #ifndef ARCHIPELAGO_BLOCKER_RADOS_H
 #define ARCHIPELAGO_BLOCKER_RADOS_H
@@ -105,6 +142,7 @@
 
 #define BR_OPS 4096                 /* operations under way */
 #define BR_WORKERS 4
+#define BR_LOCK_WORKERS 16          /* threads for ACQUIRE and RELEASE: those that hang are in nobody's way but these */
 #define BR_NAMESPACE_MAX 128        /* bytes of the option, without NUL */
 #define BR_ADDRESS_MAX 256          /* bytes of a client's address, with NUL */
 #define BR_OBJECT_MAX (128ull << 20)    /* bytes of an object: osd_max_object_size */
@@ -113,7 +151,6 @@
 #define BR_OWNER_MAX 1024           /* bytes of a lock owner's text */
 #define BR_TEXT_MAX 8192            /* bytes of a lock's or node's object */
 #define BR_INSTANCE_MAX 256         /* bytes of an instance's identity, with NUL */
-#define BR_FENCED_MAX 64            /* nodes this client has fenced and remembers */
 #define BR_TRIES 16                 /* compare-and-swap rounds on such an object */
 #define BR_REGISTRIES_MAX 8         /* blockers of this type in one instance */
 #define BR_CLIENTS_MAX 16           /* lines of a node's object */
@@ -123,11 +160,17 @@
 #define BR_OP_TIMEOUT_S 120
 #define BR_CONNECT_TIMEOUT_S 15
 #define BR_STOP_TIMEOUT_S "2"       /* for operations while stopping */
-#define BR_BLOCKLIST_S 604800
+#define BR_BLOCKLIST_S 3600
+#define BR_FOREVER_S (10u * 365 * 86400)        /* of a client that may be alive */
+#define BR_FENCE_NS 3000000000ull   /* that a fencing takes at most, beside its wait for BR_TRUST_NS */
 #define BR_TRUST_NS 2000000000ull   /* a node believes its memory for so long after a look at the store */
 #define BR_TRUST_MARGIN_NS 200000000ull     /* for clocks that differ in speed */
 #define BR_LOOK_NS (BR_TRUST_NS / 4)
 #define BR_NODE_NAME_MAX 20         /* bytes of a registry's name, with NUL */
+#define BR_NO_ADDRESS "-"           /* of a client between two lives */
+#define BR_BEING_TOLD 1
+#define BR_TOLD 2
+#define BR_REGISTRY_SUFFIX ".rados" /* of the files in the run folder */
 
 struct br;
 
@@ -150,17 +193,6 @@ struct br_op {
     bool late;                      /* it was cancelled */
     uint64_t size;                  /* INFO */
     time_t changed;
-    struct xobj lock;               /* a lease's renewal: whose, and of which generation */
-    uint64_t generation;
-};
-
-/* A lock held with a lease. */
-struct br_held {
-    struct br_held *next;
-    struct xobj name;
-    uint64_t token, generation;
-    uint64_t renewed_ns;            /* when its last renewal was begun */
-    bool renewing;
 };
 
 struct br {
@@ -178,9 +210,11 @@ struct br {
     char address[BR_ADDRESS_MAX];
     char instance[BR_INSTANCE_MAX]; /* this machine and the segment's run folder */
     bool registered;
-    pthread_mutex_t fenced_mutex;   /* guards the two that follow */
-    uint64_t fenced_nodes[BR_FENCED_MAX];
-    uint32_t fenced_count;          /* in all; the oldest is forgotten first */
+    uint64_t watch;                 /* of our registry; 0: none */
+    bool unwatched;                 /* atomic: the cluster has ended the watch */
+    bool watching;                  /* a worker is at it */
+    uint32_t told_state;            /* atomic: 0, BR_BEING_TOLD, BR_TOLD: `told` may be read */
+    char told[BR_ADDRESS_MAX];      /* by who fences us: why */
     /* operations */
     struct br_op ops[BR_OPS];
     struct task *free;
@@ -189,20 +223,26 @@ struct br {
     struct finished finished;
     uint64_t took_ns;               /* the last one answered in this turn; 0: none */
     struct queue waiting;           /* requests that found no free operation */
-    struct pool pool;
+    struct pool pool, lock_pool;
     pthread_mutex_t callers_mutex;  /* guards what follows, and librados' option rados_osd_op_timeout */
     uint32_t callers;               /* who may be in a synchronous call: workers, the start */
-    /* locks with leases */
-    pthread_mutex_t held_mutex;     /* guards the list */
-    struct br_held *held;
-    uint64_t renew_ns;              /* when leases are looked at next */
+    /* the node's lease; CLOCK_BOOTTIME where nothing else is said */
+    uint64_t leased_ns;             /* atomic: when a worker took it last; 0: never */
+    uint64_t lease_end_ns;          /* until then it is renewed at least */
+    uint64_t renew_ns;              /* when it is looked at next; the loop's time */
+    uint32_t acquiring;             /* ACQUIREs under way */
+    bool renewing;
+    /* fencings of others */
+    uint64_t epoch_known;           /* atomic: this client has an osdmap as new as that, or newer */
+    bool learning;                  /* a worker waits for one */
     /* looks at our own registry */
-    uint64_t look_ns;               /* when the next is due */
-    uint64_t look_began_ns;
+    uint64_t look_ns;               /* when the next is due; the loop's time */
+    uint64_t look_began_ns;         /* CLOCK_BOOTTIME */
+    uint64_t look_received;         /* requests until then */
     bool looking;
     char look_text[BR_TEXT_MAX];
     bool fenced;                    /* everything is answered with ESTALE */
-    bool draining;                  /* no more looks, no more renewals */
+    bool draining;                  /* atomic: no more looks, no more renewals */
     /* trouble already told in the log */
     bool pool_gone;
     uint64_t timeouts, timeouts_told_ns;
@@ -229,8 +269,14 @@ void br_op_put(struct br *br, struct br_op *op);
 void br_prepare(struct br *br, struct br_op *op, uint32_t kind);
 /* What became of a submission: an error finishes the operation at once. */
 void br_submitted(struct br *br, struct br_op *op, int rc);
-/* Has a worker run the operation. */
+/* Has a worker run the operation; one of those for locks. */
+void br_to_locker(struct br *br, struct br_op *op, int (*run)(struct br *, struct br_op *));
+/* Any worker. */
 void br_to_worker(struct br *br, struct br_op *op, int (*run)(struct br *, struct br_op *), enum pool_class class);
+/* Answers all requests that wait with an error of our contract. */
+void br_fail_waiting(struct br *br, int error);
+/* In a worker or at start: sleeps until then (CLOCK_MONOTONIC). */
+void br_sleep_until(uint64_t ns);
 /* Puts the operation among the finished. Any thread. */
 void br_finish(struct br_op *op, int result);
 /* Takes what has finished. True if there was something. */
@@ -251,6 +297,8 @@ void br_deadline_remove(struct br *br, struct br_op *op);
 uint64_t br_deadline_next(const struct br *br);
 /* Cancels what is too old. */
 void br_deadline_look(struct br *br);
+/* Cancels what nobody asked for: looks, renewals. */
+void br_deadline_cancel_own(struct br *br);
 /* Between these, librados ends operations by itself. Any thread. The start is such a time from the first. */
 void br_call_begin(struct br *br);
 void br_call_end(struct br *br);
@@ -286,42 +334,102 @@ int br_text_operate(rados_write_op_t op, rados_ioctx_t io, const char *name);
 /* --- blocker_rados_node.c: who the clients of an instance are. Workers, start, stop. --------------- */
 
 struct br_registry { int64_t pool; uint64_t node; char namespace[BR_NAMESPACE_MAX + 1]; };
+struct br_client { char role[XSEG_ROLE_MAX], address[BR_ADDRESS_MAX]; };
+
+struct br_node {
+    uint64_t generation;            /* 0: there is no such object */
+    bool fenced;
+    char why[BR_ADDRESS_MAX];
+    uint64_t over;                  /* epoch of an osdmap that keeps all of them out; 0: not known to be */
+    struct br_client clients[BR_CLIENTS_MAX];
+    uint32_t count;
+};
 
 /* Fences the role's earlier life, registers this one. Sets peer->error. */
 int br_node_register(struct br *br);
 void br_node_unregister(struct br *br);
-/* Registries of all blockers of this type in the instance. How many. */
-uint32_t br_node_registries(struct br *br, struct br_registry list[BR_REGISTRIES_MAX]);
-/* Whether any client is registered there. */
-int br_node_has_clients(struct br *br, const struct br_registry *registry, bool *any);
-/* Remembers a node as fenced by this client, marks, blocklist, waiting and all. */
-void br_node_fenced(struct br *br, uint64_t node);
-/* Marks a registry as fenced, there or not, and puts its clients on the blocklist. *found: there were
- * any, and it was not fenced by this client before. */
-int br_node_fence(struct br *br, const struct br_registry *registry, const char *why, bool *found);
+/* Registries of all blockers of this type in the segment, our own first. EAGAIN: `missing` has not registered in
+ * this segment. E2BIG: there are too many. */
+int br_node_registries(struct br *br, struct br_registry list[BR_REGISTRIES_MAX], uint32_t *count,
+                       char missing[XSEG_ROLE_MAX]);
+bool br_registry_same(const struct br_registry *a, const struct br_registry *b);
+/* What the first line of a file ROLE.rados says. */
+bool br_registry_parse(const char *text, struct br_registry *registry);
 void br_node_name(uint64_t node, char name[BR_NODE_NAME_MAX]);
+/* A registry's object. 1: its pool is gone. The caller destroys *io, unless it is NULL. */
+int br_node_open(struct br *br, const struct br_registry *registry, rados_ioctx_t *io, char name[BR_NODE_NAME_MAX]);
+/* 0 with generation 0 if there is none. */
+int br_node_read(rados_ioctx_t io, const char *name, struct br_node *node);
+/* EAGAIN: it was changed meanwhile. One without any content is removed. */
+int br_node_write(rados_ioctx_t io, const char *name, const struct br_node *node);
+/* Sets *any if a client is registered there, and not fenced. */
+int br_node_lives(struct br *br, const struct br_registry *registry, bool *any);
+/* 1: the lease of the node that is registered there has run out. */
+int br_node_lease_is_over(struct br *br, const struct br_registry *registry);
 /* Looks for the mark in a registry's text. */
 bool br_node_is_fenced(const char *text, char why[BR_ADDRESS_MAX]);
-/* Puts one client on the blocklist. */
-int br_fence_address(struct br *br, const char *address);
-/* Waits until this client has the newest osdmap. */
+
+/* --- blocker_rados_past.c: is the holder of a lock an earlier segment of our own? -------------------------- */
+
+/* Name of our registry: the segment, and the boot it was made in. */
+uint64_t br_past_node(uint64_t created_ns);
+/* Writes ROLE.rados. Start. */
+int br_past_tell(struct br *br);
+/* Watches our registry. Start, worker. */
+int br_past_watch(struct br *br);
+void br_past_unwatch(struct br *br);
+/* Has those who watch a registry be told something. 1: one has acknowledged it. Worker. */
+int br_past_notify(rados_ioctx_t io, const char *name, const char *text, uint64_t timeout_ms);
+/* Watches it again if the cluster has ended that. The loop. */
+void br_past_watch_on(struct br *br);
+/* 1: it is, and nothing of it lives. Worker. */
+int br_past_was_us(struct br *br, const char *instance, const struct br_registry *registries, uint32_t count);
+
+/* --- blocker_rados_fence.c ------------------------------------------------------------------------------ */
+
+/* Puts one client on the blocklist. Workers, start. */
+int br_fence_address(struct br *br, const char *address, uint64_t seconds);
+/* Waits until this client has the newest osdmap. Workers, start. */
 int br_fence_wait(struct br *br);
+/* Fences the node with these registries: steps 1 to 4. Raises *epoch to that of the osdmap. Workers. */
+int br_fence_nodes(struct br *br, const struct br_registry *registries, uint32_t count, const char *why,
+                   uint64_t *epoch);
+/* Waits until this client has an osdmap of that epoch, and has all other blockers of the segment do so before
+ * they serve anything. Workers. */
+int br_fence_know(struct br *br, uint64_t epoch);
+/* This client has the osdmap that volumes open here depend on. The loop. */
+bool br_fence_known(struct br *br);
+/* Gets it, if need be. The loop. */
+void br_fence_learn(struct br *br);
 
-/* --- blocker_rados_trust.c. The loop. ------------------------------------------------------------------- */
+/* --- blocker_rados_trust.c. The loop, start. -------------------------------------------------------------- */
 
+/* Nothing speaks against sending an operation now. */
+bool br_trusts(struct br *br);
+/* Our registry had no mark at that time (CLOCK_BOOTTIME). */
+void br_trust_since(struct br *br, uint64_t ns);
 /* Looks at our own registry if it is time to. */
 void br_look(struct br *br);
+uint64_t br_look_deadline(const struct br *br);
 /* This node was fenced. */
 void br_distrust(struct br *br, const char *why);
+/* A volume is open here for writing. */
+bool br_writers(const struct br *br);
+
+/* --- blocker_rados_lease.c ------------------------------------------------------------------------------- */
+
+/* 1: nobody has the lease on that registry. ENOENT. Workers. */
+int br_lease_is_over(rados_ioctx_t io, const char *name);
+/* Takes or renews that of this node, unless it has just been. Workers, start. */
+int br_lease_take(struct br *br);
+/* Renews it if it is time to. The loop. */
+void br_lease_renew(struct br *br);
+uint64_t br_lease_deadline(const struct br *br);
 
 /* --- blocker_rados_lock.c: ACQUIRE, RELEASE, DELETE of a lock. Workers. ------------------------------ */
 
 int br_lock_acquire(struct br *br, struct br_op *op);
 int br_lock_release(struct br *br, struct br_op *op);
 int br_lock_delete(struct br *br, struct br_op *op);
-/* Renews leases that are due. The loop. */
-void br_locks_renew(struct br *br);
-uint64_t br_locks_deadline(const struct br *br);
-void br_locks_stop(struct br *br);
 
 #endif

@@ -52,9 +52,9 @@ static int set_options(struct br *br)
     if (rc == 0)
         rc = br_set_number(br, "client_mount_timeout", br->connect_timeout_s);
     if (rc == 0)
-        rc = br_set_number(br, "rados_mon_op_timeout", br->op_timeout_s);
+        rc = br_set_number(br, "rados_mon_op_timeout", br->connect_timeout_s);
     if (rc == 0)
-        rc = br_set_number(br, "rados_osd_op_timeout", br->op_timeout_s);
+        rc = br_set_number(br, "rados_osd_op_timeout", br->connect_timeout_s);
     if (rc == 0)
         rc = br_set_number(br, "objecter_inflight_ops", 0);
     if (rc == 0)
@@ -131,7 +131,7 @@ static int open_pool(struct br *br)
     return 0;
 }
 
-/* One machine has one live segment with a given run folder. */
+/* What an earlier segment of ours was called, too; but so may be one on a copy of this system. */
 static void name_instance(struct br *br)
 {
     FILE *file = fopen("/etc/machine-id", "re");
@@ -141,7 +141,7 @@ static void name_instance(struct br *br)
         machine[0] = 0;
     if (file)
         fclose(file);
-    gethostname(host, sizeof(host) - 1);        /* copied systems may share their machine-id */
+    gethostname(host, sizeof(host) - 1);
     snprintf(br->instance, sizeof(br->instance), "%s/%s %.120s", host, machine, br->peer->seg->header->run);
 }
 

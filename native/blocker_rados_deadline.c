@@ -44,16 +44,31 @@ uint64_t br_deadline_next(const struct br *br)
 }
 
 /* ENOENT: it has just completed, and is on its way. */
+static void cancel(struct br *br, struct br_op *op)
+{
+    int rc;
+
+    br_deadline_remove(br, op);
+    op->late = true;
+    rc = rados.aio_cancel(op->io, op->completion);
+    assert(rc == 0 || rc == -ENOENT);
+}
+
 void br_deadline_look(struct br *br)
 {
-    while (br_deadline_next(br) <= loop_now(br->peer->loop)) {
-        struct br_op *op = br->oldest;
-        int rc;
+    while (br_deadline_next(br) <= loop_now(br->peer->loop))
+        cancel(br, br->oldest);
+}
 
-        br_deadline_remove(br, op);
-        op->late = true;
-        rc = rados.aio_cancel(op->io, op->completion);
-        assert(rc == 0 || rc == -ENOENT);
+void br_deadline_cancel_own(struct br *br)
+{
+    struct br_op *op = br->oldest;
+
+    while (op) {
+        struct br_op *newer = op->newer;
+        if (!op->req)
+            cancel(br, op);
+        op = newer;
     }
 }
 

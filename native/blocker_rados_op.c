@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "barrier.h"
 #include "blocker_rados.h"
 
 #define TOLD_AGAIN_NS 10000000000ull    /* between two words in the log about timeouts */
@@ -62,7 +63,7 @@ int br_errno(struct br *br, int result)
 {
     switch (result) {
     case -RADOS_EBLOCKLISTED:
-        br_distrust(br, "it is on the cluster's blocklist");
+        br_distrust(br, load_acquire(&br->told_state) == BR_TOLD ? br->told : "it is on the cluster's blocklist");
         return -ESTALE;
     case -ENOENT: return pool_is_gone(br) ? -ENODEV : -ENOENT;
     case -ETIMEDOUT:
@@ -127,6 +128,27 @@ void br_to_worker(struct br *br, struct br_op *op, int (*run)(struct br *, struc
     op->task.run = work;
     op->run = run;
     pool_add(&br->pool, &op->task, class);
+}
+
+void br_to_locker(struct br *br, struct br_op *op, int (*run)(struct br *, struct br_op *))
+{
+    op->task.run = work;
+    op->run = run;
+    pool_add(&br->lock_pool, &op->task, POOL_QUICK);
+}
+
+void br_fail_waiting(struct br *br, int error)
+{
+    while (!queue_empty(&br->waiting))
+        peer_reply(br->peer, queue_pop(br->peer, &br->waiting), br->fenced ? -ESTALE : error);
+}
+
+void br_sleep_until(uint64_t ns)
+{
+    struct timespec when = { (time_t)(ns / 1000000000u), (long)(ns % 1000000000u) };
+
+    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &when, NULL) == EINTR)
+        continue;
 }
 
 /* On a thread of librados. */

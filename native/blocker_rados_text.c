@@ -13,7 +13,6 @@
 
 #include "blocker_rados.h"
 
-#define FULL_FORCE 128              /* flag of an operation: a full pool does not matter */
 #define FIRST_LINE "archipelago %s 1 %016" PRIx64 "\n"
 #define FIRST_LINE_MAX 64
 #define GENERATION_DIGITS 16
@@ -80,7 +79,7 @@ rados_write_op_t br_text_swap(const char *kind, uint64_t generation)
 
 int br_text_operate(rados_write_op_t op, rados_ioctx_t io, const char *name)
 {
-    int rc = rados.write_op_operate(op, io, name, NULL, FULL_FORCE);
+    int rc = rados.write_op_operate(op, io, name, NULL, RADOS_FULL_FORCE);
 
     rados.release_write_op(op);
     return rc == -EEXIST || rc <= -RADOS_COMPARE_BASE ? -EAGAIN : rc;

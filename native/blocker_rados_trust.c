@@ -4,39 +4,70 @@
  *
  * Reads of blocks that hold nothing, and writes of zeros to them, are answered by vlmc out of its
  * map, without asking the store. A node that was stopped and robbed of a volume must not do that
- * when it goes on. So a look at our own registry, BR_LOOK_NS after the last one began, makes
- * the header's trusted_until_ns BR_TRUST_NS later than when the look began: whoever fences us marks
- * that object before anything else, and waits for BR_TRUST_NS and a margin after it. A look that
- * finds the mark makes it XSEG_FENCED, which nothing changes any more.
+ * when it goes on. So a look at our own registry makes the header's trusted_until_ns BR_TRUST_NS later
+ * than when the look began: whoever fences us marks that object before anything else, and waits for
+ * BR_TRUST_NS and a margin after it. A look that finds the mark makes it XSEG_FENCED, which nothing
+ * changes any more. The clock is one that goes on while the machine sleeps.
+ *
+ * When that time has passed, vlmc holds its requests back, and so do we: nothing is sent before a look
+ * has succeeded. What a node had under way when it was paused, for however long, is so not even sent,
+ * let alone refused.
+ *
+ * All registries of a node are marked before its time is waited for, so a look at one of them is as good as
+ * at any other, and the first blocker that finds it due does it for all. It is due BR_LOOK_NS after the last
+ * one began while volumes are open for writing, or requests come; a node that rests does not look.
  *
  * Only the OSD of that one object is asked, so it does not matter when the others learn of the
- * blocklist. As long as the cluster does not answer, vlmc holds its requests back.
+ * blocklist. As long as the cluster does not answer, requests wait; for op_timeout_s at most.
  */
+#include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "barrier.h"
 #include "blocker_rados.h"
+#include "port_private.h"
+
+static uint64_t *trusted(const struct br *br) { return &br->peer->seg->header->trusted_until_ns; }
 
 void br_distrust(struct br *br, const char *why)
 {
+    struct xheader *header = br->peer->seg->header;
+
     if (!br->fenced)
-        br_log(br, "ERROR", "this node was fenced: %s. Every request of %s at %s fails with ESTALE. Stop the "
-               "instance and start it again; locks of its volumes may have been taken by others", why,
+        br_log(br, "ERROR", "this node was fenced: %s. Every request of %s at %s fails with ESTALE. `archipelago stop "
+               "--force`, then `archipelago start`; locks of its volumes may have been taken by others", why,
                br->client, br->address);
     br->fenced = true;
-    store_release(&br->peer->seg->header->trusted_until_ns, (uint64_t)XSEG_FENCED);
+    if (exchange(trusted(br), (uint64_t)XSEG_FENCED) != XSEG_FENCED)
+        snprintf(header->fenced_why, sizeof(header->fenced_why), "%s", why);
 }
 
 /* Only ever later, and never after it was fenced. */
-static void trust_until(struct br *br, uint64_t until)
+void br_trust_since(struct br *br, uint64_t ns)
 {
-    uint64_t *shared = &br->peer->seg->header->trusted_until_ns, before;
+    uint64_t *shared = trusted(br), before;
 
     do {
         before = load_acquire(shared);
-        if (before == XSEG_FENCED || before >= until)
+        if (before == XSEG_FENCED || before >= ns + BR_TRUST_NS)
             return;
-    } while (!swap_if(shared, before, until));
+    } while (!swap_if(shared, before, ns + BR_TRUST_NS));
+}
+
+/* Looks at the clock, not at the turn's time: the process may have been stopped since. */
+static bool is_trusted(const struct br *br) { return clock_boot_ns() < load_acquire(trusted(br)); }
+
+bool br_trusts(struct br *br) { return is_trusted(br) && br_fence_known(br); }
+
+bool br_writers(const struct br *br)
+{
+    const struct xvolume *volumes = br->peer->seg->volumes;
+
+    for (uint32_t i = 0; i < XSEG_VOLUMES; i++)
+        if (load_relaxed(&volumes[i].state) != XVOL_FREE && !volumes[i].readonly)
+            return true;
+    return false;
 }
 
 static void look_done(struct br *br, struct br_op *op)
@@ -46,32 +77,48 @@ static void look_done(struct br *br, struct br_op *op)
 
     br->looking = false;
     br_op_put(br, op);
-    if (result < 0) {
-        br_errno(br, result);       /* there is another look to come */
+    if (result < 0) {               /* there is another look to come */
+        result = br_errno(br, result);
+        if (!is_trusted(br))
+            br_fail_waiting(br, result);
         return;
     }
     br->look_text[result] = 0;
-    if (br_node_is_fenced(br->look_text, why))
+    if (br_node_is_fenced(br->look_text, why)) {
         br_distrust(br, why);
-    else
-        trust_until(br, br->look_began_ns + BR_TRUST_NS);
+        br_fail_waiting(br, -ESTALE);
+    } else {
+        br_trust_since(br, br->look_began_ns);
+    }
+}
+
+/* Whether to look, now that the time for it has come. */
+static bool is_wanted(struct br *br)
+{
+    bool others_did = clock_boot_ns() + BR_TRUST_NS - BR_LOOK_NS < load_acquire(trusted(br));
+
+    return !others_did && (br->peer->port->shared->received != br->look_received || br_writers(br));
 }
 
 void br_look(struct br *br)
 {
     struct br_op *op;
     char name[BR_NODE_NAME_MAX];
+    bool waited_for = !queue_empty(&br->waiting) && !is_trusted(br);
 
-    if (br->looking || br->fenced || br->draining || loop_now(br->peer->loop) < br->look_ns)
+    if (br->looking || br->fenced || (!waited_for && (br->draining || loop_now(br->peer->loop) < br->look_ns)))
         return;
-    op = br_op_get(br, NULL);
+    br->look_ns = loop_now(br->peer->loop) + BR_LOOK_NS;
+    op = waited_for || is_wanted(br) ? br_op_get(br, NULL) : NULL;
     if (!op)
         return;
     op->done = look_done;
     br->looking = true;
-    br->look_began_ns = clock_ns();
-    br->look_ns = br->look_began_ns + BR_LOOK_NS;
+    br->look_received = br->peer->port->shared->received;
+    br->look_began_ns = clock_boot_ns();
     br_node_name(br->node, name);
     br_prepare(br, op, 0);
     br_submitted(br, op, rados.aio_read(op->io, name, op->completion, br->look_text, BR_TEXT_MAX - 1, 0));
 }
+
+uint64_t br_look_deadline(const struct br *br) { return br->looking || br->fenced ? UINT64_MAX : br->look_ns; }

@@ -303,9 +303,16 @@ struct xstack {
 /* What BLOCK_STATUS answers: a run of bytes that are alike. */
 struct xextent { uint32_t length; uint32_t flags; };    /* flags: 1 hole, 2 reads as zeros */
 
-/* trusted_until_ns: until when (CLOCK_MONOTONIC) requests on writable volumes may be answered out of
- * memory, because no other node can have changed anything before. 0: for ever, where no other node
- * can. Set by a blocker whose store is shared; vlmc holds requests back when it has passed. */
+/* trusted_until_ns: until when (CLOCK_BOOTTIME, which goes on while the machine sleeps) requests on writable
+ * volumes may be answered out of memory, because no other node can have changed anything before. 0: for
+ * ever, where no other node can. Set by a blocker whose store is shared; vlmc and that blocker hold requests
+ * back when it has passed.
+ *
+ * fence_epoch: the newest fencing of another node that a volume open here depends on, as an epoch of the
+ * store's own. A blocker that cannot tell that its store knows of it yet serves nothing. It only grows, and
+ * does so before the lock is this segment's.
+ *
+ * ending: no process of this segment is to be started again, so a blocker that stops now leaves for good. */
 struct xheader {
     uint32_t magic;
     uint32_t version;
@@ -329,6 +336,10 @@ struct xheader {
     uint64_t buffers_offset[3];
     uint64_t flow;                  /* atomic; last flow id given out */
     uint64_t trusted_until_ns;      /* atomic; see XSEG_FENCED */
+    uint64_t fence_epoch;           /* atomic */
+    uint32_t ending;                /* atomic */
+    uint32_t pad;
+    char fenced_why[256];           /* by whom and for what, written once by who sets XSEG_FENCED; or empty */
     char run[192];                  /* folder of the doorbells */
 };
 

@@ -22,8 +22,12 @@ typedef void *rados_t;
 typedef void *rados_ioctx_t;
 typedef void *rados_completion_t;
 typedef void *rados_write_op_t;
+typedef void *rados_read_op_t;
 typedef void *rados_cursor_t;
 typedef void (*rados_callback_t)(rados_completion_t completion, void *arg);
+typedef void (*rados_notified_t)(void *arg, uint64_t notify, uint64_t watch, uint64_t notifier, void *data,
+                                 size_t size);
+typedef void (*rados_unwatched_t)(void *arg, uint64_t watch, int error);
 
 struct rados_list_item {
     size_t name_length;
@@ -36,6 +40,7 @@ struct rados_list_item {
 
 enum {
     RADOS_FULL_TRY = 64,            /* flag of an operation: a full pool is an error, not a wait */
+    RADOS_FULL_FORCE = 128,         /* ... a full pool does not matter */
     RADOS_CREATE_EXCLUSIVE = 1,
     RADOS_CREATE_IDEMPOTENT = 0,
     RADOS_COMPARE_BASE = 4095,      /* cmpext: -(this + offset of the first difference) */
@@ -52,6 +57,9 @@ enum {
     X(int, getaddrs, (rados_t cluster, char **addrs))                                              \
     X(void, buffer_free, (char *buffer))                                                           \
     X(int, wait_for_latest_osdmap, (rados_t cluster))                                              \
+    X(int, mon_command, (rados_t cluster, const char **command, size_t count, const char *in,      \
+                         size_t in_size, char **out, size_t *out_size, char **status,              \
+                         size_t *status_size))                                                     \
     X(int, blocklist_add, (rados_t cluster, char *address, uint32_t expire_s))                     \
     X(int, pool_reverse_lookup, (rados_t cluster, int64_t pool, char *name, size_t room))          \
     X(int, ioctx_create, (rados_t cluster, const char *pool, rados_ioctx_t *io))                   \
@@ -94,10 +102,22 @@ enum {
     X(int, write_op_operate, (rados_write_op_t op, rados_ioctx_t io, const char *name,             \
                               time_t *changed, int flags))                                         \
     X(int, read, (rados_ioctx_t io, const char *name, char *data, size_t size, uint64_t offset))   \
-    X(ssize_t, list_lockers, (rados_ioctx_t io, const char *name, const char *lock,                \
-                              int *exclusive, char *tag, size_t *tag_size, char *clients,          \
-                              size_t *clients_size, char *cookies, size_t *cookies_size,           \
-                              char *addrs, size_t *addrs_size))                                    \
+    X(rados_read_op_t, create_read_op, (void))                                                     \
+    X(void, release_read_op, (rados_read_op_t op))                                                 \
+    X(void, read_op_read, (rados_read_op_t op, uint64_t offset, size_t size, char *data,           \
+                           size_t *done, int *result))                                             \
+    X(void, read_op_exec_user_buf, (rados_read_op_t op, const char *class, const char *method,     \
+                                    const char *in, size_t in_size, char *out, size_t out_size,    \
+                                    size_t *done, int *result))                                    \
+    X(int, read_op_operate, (rados_read_op_t op, rados_ioctx_t io, const char *name, int flags))   \
+    X(int, watch3, (rados_ioctx_t io, const char *name, uint64_t *watch, rados_notified_t notified,\
+                    rados_unwatched_t unwatched, uint32_t timeout_s, void *arg))                   \
+    X(int, unwatch2, (rados_ioctx_t io, uint64_t watch))                                           \
+    X(int, watch_flush, (rados_t cluster))                                                         \
+    X(int, notify2, (rados_ioctx_t io, const char *name, const char *data, int size,               \
+                     uint64_t timeout_ms, char **out, size_t *out_size))                           \
+    X(int, notify_ack, (rados_ioctx_t io, const char *name, uint64_t notify, uint64_t watch,       \
+                        const char *data, int size))                                               \
     X(rados_cursor_t, object_list_begin, (rados_ioctx_t io))                                       \
     X(rados_cursor_t, object_list_end, (rados_ioctx_t io))                                         \
     X(int, object_list_is_end, (rados_ioctx_t io, rados_cursor_t cursor))                          \

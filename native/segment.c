@@ -42,12 +42,15 @@ static const struct xparams defaults = {
 uint64_t xbuffer_size(uint32_t class) { return class < XSEG_CLASSES ? buffer_sizes[class] : 0; }
 uint64_t xstack_size(uint32_t class) { return class < XMAP_STACK_CLASSES ? stack_sizes[class] : 0; }
 
-uint64_t clock_ns(void)
+static uint64_t read_clock(clockid_t clock)
 {
     struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
+    clock_gettime(clock, &now);
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
+
+uint64_t clock_ns(void) { return read_clock(CLOCK_MONOTONIC); }
+uint64_t clock_boot_ns(void) { return read_clock(CLOCK_BOOTTIME); }
 
 /* Changes when a shared struct does: another build's segment is refused. */
 static uint64_t layout_hash(void)
@@ -56,7 +59,7 @@ static uint64_t layout_hash(void)
     const uint64_t parts[] = {
         XOP_COUNT, XOBJ_KINDS, XSEG_PORTS, XSEG_STATIC_PORTS, XSEG_VOLUMES, XSEG_ROUTES,
         sizeof(struct xheader), AT(xheader, slots), AT(xheader, buffers), AT(xheader, stacks),
-        AT(xheader, bells_offset), AT(xheader, owners_offset), AT(xheader, run),
+        AT(xheader, bells_offset), AT(xheader, owners_offset), AT(xheader, ending), AT(xheader, run),
         sizeof(struct xbell), AT(xbell, sleeping), AT(xbell, tag),
         sizeof(struct xport), AT(xport, head), AT(xport, tag), AT(xport, bell), AT(xport, first),
         AT(xport, ready), AT(xport, draining), AT(xport, role), AT(xport, bound_ns),

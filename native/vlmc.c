@@ -221,7 +221,7 @@ static bool doubtful(const struct vlmc *v)
 {
     uint64_t until = load_relaxed(&v->seg->header->trusted_until_ns);
 
-    return until && clock_ns() > until;
+    return until && clock_boot_ns() > until;
 }
 
 static void io_request(struct vlmc *v, struct xreq *req)

@@ -217,5 +217,6 @@ static inline uint32_t route_port(const struct xseg *seg, uint32_t route)
 int route_set(struct xseg *seg, const char *edge, uint32_t port);
 
 uint64_t clock_ns(void);            /* CLOCK_MONOTONIC */
+uint64_t clock_boot_ns(void);       /* CLOCK_BOOTTIME: goes on while the machine sleeps */
 
 #endif

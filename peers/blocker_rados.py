@@ -29,14 +29,18 @@ cannot serve it, it waits, and goes on by itself; after `op_timeout_s` it fails 
 pool that is full or at its quota is ENOSPC or EDQUOT at once.
 
 Without `lease_s` a lock is its holder's until it gives it back or is robbed by `vlmc unlock -f`. With
-it, another node may take a lock when its holder has not renewed it for so long; every node should
+it, another node may take the locks of one that has not renewed its lease for so long; every node should
 have the same. In both cases the old holder's node is fenced first: all its clients go to the
-cluster's blocklist. Then everything fails there with ESTALE, its log says why, and it serves again after
-`archipelago stop --force` and `archipelago start`.
+cluster's blocklist. Then everything fails there with ESTALE, `archipelago status` says why, and it serves
+again after `archipelago stop --force` and `archipelago start`.
+
+A fenced client stays on the blocklist for ten years, as a machine that sleeps may wake up after any time; who
+knows that it never will may remove it by `ceph osd blocklist rm`. What a process left that is known to be dead
+stays there for `blocklist_s`.
 
 `keyring` names the file with the user's key, if ceph.conf does not. A start fails when the cluster
-does not answer for `connect_timeout_s`. A fenced client stays on the blocklist for `blocklist_s`.
-With `object_size` new data objects tell the store how large they will be. What takes several
+does not answer for `connect_timeout_s`; so does opening a volume while a blocker of this instance is not
+ready for so long. With `object_size` new data objects tell the store how large they will be. What takes several
 operations (copy, hash, list) is done by `workers` threads.
 
     rados -p maps --all ls                                  every object, with its namespace
@@ -65,7 +69,7 @@ class BlockerRados(Peer):
                                     minimum=1, maximum=3600),
         "lease_s": Option(0, "int", "seconds of silence after which a lock may be taken; 0: never",
                           minimum=0),
-        "blocklist_s": Option(604800, "int", "seconds for which a fenced client stays on the blocklist",
+        "blocklist_s": Option(3600, "int", "seconds for which the client of a dead process stays on the blocklist",
                               minimum=60),
         "workers": Option(4, "int", "threads for what takes several operations", minimum=1, maximum=64),
     }

@@ -143,12 +143,17 @@ class MapStore:
         return objects(reply.data), reply.arg
 
     async def acquire(self, volume: int, token: int, owner: str) -> tuple[int, str]:
-        """Takes a volume's lock: its number and "". Taken by another: 0 and what its owner says."""
+        """Takes a volume's lock: its number and "". Taken by another: 0 and what its owner says.
+
+        ENOTCONN: a blocker of this instance is not ready for that, and which.
+        """
         text = owner.encode()[:OWNER_TEXT_MAX]
         reply = await self.blockerm(lib.XOP_ACQUIRE, object=named(LOCK, volume), data=text, size=len(text),
                                     arg=token, room=OWNER_TEXT_MAX, check=False)
         if reply.error == errno.EBUSY:
             return 0, reply.data.decode(errors="replace")
+        if reply.error == errno.ENOTCONN:
+            raise error(reply.error, f"no lock can be taken: {reply.data.decode(errors='replace')}")
         reply.check()
         return reply.done, ""
 

@@ -102,6 +102,7 @@ class Supervisor:
         async def end() -> None:
             self.notifier.say("STOPPING=1", "STATUS=stopping")
             async with self.operators.operating:
+                self.processes.instance.end_segment()
                 await self.processes.stop([*self._stop_order(), *self.processes.instance.strangers()])
             self.processes.instance.remove_segment()
             self.ended.set()

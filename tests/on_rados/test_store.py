@@ -123,14 +123,18 @@ def test_a_lock_tells_who_has_it(b, look, rados):
     assert f"client b {lines['locker'].split()[1]}\n" in node
 
 
-def test_cephs_own_lock_goes_with_it(b, look):
+def test_a_lease_is_a_lock_of_ceph_on_the_registry(cluster, rados, request):
     import rados as module
-    b.call(lib.XOP_ACQUIRE, LOCK, arg=1, data=b"x", room=64)
-    with pytest.raises(module.ObjectBusy):
-        look("lock").lock_exclusive("000000000000002a", "archipelago", "other")
-    b.call(lib.XOP_RELEASE, LOCK, arg=1)
-    look("lock").lock_exclusive("000000000000002a", "archipelago", "other")
-    b.fails(16, lib.XOP_ACQUIRE, LOCK, arg=1, data=b"x", room=64)
+    namespace = request.node.name[:60]
+    options = {"conf": cluster.conf, "pool": "volumes", "namespace": namespace, "lease_s": 30}
+    with rados.open_ioctx("volumes") as context, peers(("b", "blocker-rados", options)) as b:
+        context.set_namespace(f"{namespace}/node")
+        name = next(context.list_objects()).key
+        context.lock_exclusive(name, "archipelago", "other")        # nobody has one yet
+        context.unlock(name, "archipelago", "other")
+        b.call(lib.XOP_ACQUIRE, LOCK, arg=1, data=b"x", room=64)
+        with pytest.raises(module.ObjectBusy):
+            context.lock_exclusive(name, "archipelago", "other")
 
 
 def test_numbers_go_on_growing_after_a_release(b, look):
@@ -147,10 +151,13 @@ def test_a_damaged_lock_is_refused(b, look):
     b.fails(74, lib.XOP_ACQUIRE, LOCK, arg=1, data=b"x", room=64)     # EBADMSG
 
 
-def test_a_clean_stop_takes_the_client_out_of_the_registry(cluster, rados):
-    options = {"conf": cluster.conf, "pool": "volumes", "namespace": "gone"}
+@pytest.mark.parametrize("ending", (0, 1))
+def test_a_clean_stop_takes_the_client_out_of_the_registry_if_the_segment_is_ending(cluster, rados, ending):
+    options = {"conf": cluster.conf, "pool": "volumes", "namespace": f"gone{ending}"}
     with rados.open_ioctx("volumes") as context:
-        context.set_namespace("gone/node")
-        with peers(("b", "blocker-rados", options)):
-            assert len(list(context.list_objects())) == 1
-        assert list(context.list_objects()) == []
+        context.set_namespace(f"gone{ending}/node")
+        with peers(("b", "blocker-rados", options)) as b:
+            name = next(context.list_objects()).key
+            b.segment.c.header.ending = ending
+        left = [context.read(one.key).decode().splitlines()[1:] for one in context.list_objects()]
+        assert left == ([] if ending else [["client b -"]]), name

@@ -27,7 +27,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from tools import config, locking, messages
-from xseg.errors import Busy, Exists, Invalid, WrongVersion, XsegError
+from xseg.errors import Busy, Exists, Invalid, NotRunning, WrongVersion, XsegError
 from xseg.segment import Segment, name_for
 
 if TYPE_CHECKING:
@@ -253,6 +253,7 @@ class Instance:
         for process in processes:
             for role in self.config.processes[process]:
                 segment.c.ports[segment.port_of(role)].ready = 0
+        segment.c.header.ending = 0
         return segment
 
     def open_or_create(self) -> Segment:
@@ -279,6 +280,11 @@ class Instance:
                 segment.route(role.name, target)
                 edge = f"{role.name}>{target}"
                 segment.set_route(edge, segment.port_of(self.config.routes.get(edge, target)))
+
+    def end_segment(self) -> None:
+        """Tells all who stop from now on that no other comes in their place: see `ending` in native/layout.h."""
+        with contextlib.suppress(NotRunning, WrongVersion), Segment.open(self.segment_name) as segment:
+            segment.c.header.ending = 1
 
     def remove_segment(self) -> None:
         Segment.unlink(self.segment_name)

@@ -51,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
         running = [process for process in wanted if instance.pid_of(process)]
         if running and not args.force:
             instance.refuse_while_mapped("their I/O then waits or fails")
+        if not args.role:
+            instance.end_segment()
         take_down(instance, wanted)
         if not args.role:
             if instance.supervised():
