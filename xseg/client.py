@@ -12,6 +12,7 @@ the mapper's own sentence where there is one.
 """
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections.abc import Iterator
@@ -92,15 +93,20 @@ class Client:
         reply = self.call("mapper", lib.XOP_CONTROL, data=data, room=IO_MAX, timeout=timeout, check=False)
         result = msgpack.unpackb(reply.data) if reply.data else {}
         if reply.error:
-            raise error(reply.error, result.get("error", "") if isinstance(result, dict) else "")
+            raise self._failure(reply.error, result.get("error", "") if isinstance(result, dict) else "")
         return result
+
+    def _failure(self, code: int, sentence: str) -> XsegError:
+        """The error, with what is behind it where that concerns the whole instance."""
+        fenced = self.segment.fenced() if code == errno.ESTALE else ""
+        return error(code, "; ".join(filter(None, (sentence, fenced))))
 
     def open(self, name: str, readonly: bool = False) -> Volume:
         """Opens a volume or snapshot. NotFound; Busy: locked elsewhere; Damaged."""
         reply = self.call("mapper", lib.XOP_OPEN, data=name.encode(), check=False, room=IO_MAX,
                           flags=lib.XREQ_READONLY if readonly else 0)
         if reply.error:
-            raise error(reply.error, f"{name}: {os.strerror(reply.error)}")
+            raise self._failure(reply.error, f"{name}: {os.strerror(reply.error)}")
         return Volume(self, reply.done)
 
     def names(self) -> Iterator[str]:

@@ -187,6 +187,13 @@ class Segment:
         """True while the process that bound the port lives."""
         return lib.port_alive(self.c, port)
 
+    def fenced(self) -> str:
+        """In a sentence: that another node has fenced this one, why, and what to do. Empty: none has."""
+        if self.c.header.trusted_until_ns != lib.XSEG_FENCED:
+            return ""
+        return f"this node was fenced ({text(self.c.header.fenced_why) or 'its log says why'}): others may have its " \
+               "volumes, and all it is asked for fails; `archipelago stop --force && archipelago start` begins anew"
+
     def busy(self) -> Iterator[Any]:
         """The request slots (struct xreq) that are not free, lowest first."""
         slots = ffi.new("uint32_t[]", BUSY_BATCH)

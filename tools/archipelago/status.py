@@ -4,8 +4,8 @@ often its process was restarted after a death, how many requests it took over th
 
 States: running; starting: its process runs, the peer is not ready; frozen: a signal has stopped its
 process; dead: its process ended without being told to; failed: it died too often, and what is asked of
-it is answered with EHOSTDOWN until `archipelago restart`; stopped. Exit status 0 when all run, 3 when
-some do not.
+it is answered with EHOSTDOWN until `archipelago restart`; fenced: it runs, but another node has taken over
+and all it is asked for fails; stopped. Exit status 0 when all run, 3 when some do not.
 
 Below: whether a supervisor is there, and clients that others may suffer from: which hold nearly all the
 requests or buffers they may, or are frozen, or died and have requests under way.
@@ -62,7 +62,8 @@ def _peer(instance: Instance, segment: Segment | None, name: str, held: Any, dea
         return shown                    # the file knows it, the running pipeline does not yet
     port = segment.c.ports[number]
     if pid:
-        shown["state"] = "running" if port.ready and segment.alive(number) else "starting"
+        running = "fenced" if segment.fenced() else "running"
+        shown["state"] = running if port.ready and segment.alive(number) else "starting"
         if look.is_frozen(pid):
             shown["state"] = "frozen"
     return shown | {"port": number, "in_flight": held[number], "served": port.served, "errors": port.errors,
@@ -74,7 +75,7 @@ def notes(instance: Instance, segment: Segment | None) -> list[str]:
     if not segment:
         return []
     said = [] if instance.supervised() else ["no supervisor: what dies stays dead; `archipelago start` makes one"]
-    return said + look.culprits(segment)
+    return [*filter(None, [segment.fenced()]), *said, *look.culprits(segment)]
 
 
 def picture(instance: Instance, segment: Segment | None) -> str:
