@@ -404,28 +404,42 @@ static void collect_orphans(struct port *port)
     }
 }
 
-static void requeue_held_of(struct port *port, const struct xport *sender)
+/* Links the requests of a sender's present life, or of its earlier ones, behind `tail`. The new tail. */
+static uint32_t *take_held_of(struct port *port, uint32_t sender, bool present, uint32_t *tail)
 {
-    for (uint32_t i = sender->first; i < sender->first + sender->count; i++) {
+    const struct xport *from = &port->seg->ports[sender];
+    uint32_t life = port_alive(port->seg, sender) ? from->incarnation : 0;
+
+    for (uint32_t i = from->first; i < from->first + from->count; i++) {
         struct xreq *req = &port->seg->reqs[i];
 
-        if (load_relaxed(&req->state) != XREQ_HELD || req->owner != port->number)
+        if (load_relaxed(&req->state) != XREQ_HELD || req->owner != port->number
+            || (req->incarnation == life) != present)
             continue;
         if (req->op == XOP_LIST || req->op == XOP_NAMES)
             req->arg = req->asked;
         count(&port->shared->recovered, 1);
-        port_requeue(port, req);
+        store_relaxed(&req->next, 0u);
+        *tail = i + 1;
+        tail = &req->next;
     }
+    return tail;
 }
 
-/* Requests this port holds and that came from others go back into the inbox. */
-static void requeue_held(struct port *port)
+/* Requests this port holds and that came from others are given out next, before all that the inbox brings:
+ * first those of senders that have died. */
+static void take_held(struct port *port)
 {
-    if (port->incarnation == 1)
-        return;
-    for (uint32_t i = 0; i < XSEG_PORTS; i++)
+    uint32_t *tail = &port->chain;
+
+    while (*tail)
+        tail = &port->seg->reqs[*tail - 1].next;
+    for (uint32_t n = 0; n < 2 * XSEG_PORTS && port->incarnation > 1; n++) {
+        uint32_t i = n % XSEG_PORTS;
+
         if (i != port->number && load_acquire(&port->seg->ports[i].incarnation))
-            requeue_held_of(port, &port->seg->ports[i]);
+            tail = take_held_of(port, i, n >= XSEG_PORTS, tail);
+    }
 }
 
 /* True when everything an earlier incarnation left is in order. */
@@ -435,7 +449,7 @@ bool port_recover(struct port *port)
         collect_orphans(port);
     if (port->orphans)
         return false;
-    requeue_held(port);
+    take_held(port);
     port->recovering = false;
     return true;
 }

@@ -27,7 +27,7 @@
  * -----
  * port_bind() on a port whose owner died does what layout.h says: children of the dead
  * incarnation become orphans that are freed as they return; when the last is back, the
- * requests the dead peer held go into the inbox again (`recovered` counts them). Until
+ * requests the dead peer held are given out first of all (`recovered` counts them). Until
  * then port_receive() gives out nothing but lets orphans come home.
  */
 #ifndef ARCHIPELAGO_XSEG_H
