@@ -70,6 +70,7 @@ static void leave(struct vlmc *v, struct xreq *req)
 
     assert(volume->in_flight > 0);
     volume->in_flight--;
+    order_done(v, req);
     if (io_of(req)->is_write) {
         volume->writes--;
         store_relaxed(&xvolume_of(v, req)->writes_in_flight, volume->writes);
@@ -230,7 +231,10 @@ static void io_request(struct vlmc *v, struct xreq *req)
     bool doubt = !xvolume_of(v, req)->readonly && doubtful(v);
     int rc = check_io(v, req);
 
+    if (rc == 0 && changes(req))
+        order_note(v, req);
     if (rc || (doubt && fenced(v))) {
+        order_done(v, req);
         peer_reply(v->peer, req, rc ? rc : -ESTALE);
     } else if (doubt || volume->hold_all || (volume->hold_writes_ns && changes(req))) {
         queue_push(v->peer, &volume->held, req);
@@ -291,7 +295,7 @@ static bool is_open(const struct xvolume *vol)
     return state == XVOL_OPEN || state == XVOL_CLOSING;
 }
 
-static void vlmc_request(struct peer *peer, struct xreq *req)
+void vlmc_request(struct peer *peer, struct xreq *req)
 {
     struct vlmc *v = peer->state;
     const struct xvolume *vol = xreq_volume(v->seg, req);
@@ -312,7 +316,8 @@ static void vlmc_request(struct peer *peer, struct xreq *req)
     switch (req->op) {
     case XOP_READ: case XOP_WRITE: case XOP_WRITE_ZEROES: case XOP_DISCARD:
     case XOP_BLOCK_STATUS: case XOP_CACHE:
-        io_request(v, req);
+        if (!order_wait(v, req))
+            io_request(v, req);
         break;
     case XOP_FLUSH:
         if (fenced(v) && !vol->readonly)
@@ -378,6 +383,7 @@ static bool vlmc_flush(struct peer *peer)
         return false;               /* a record of the last life may be on its way: see vlmc.h */
     moved = retry_starved(v);
     moved |= settle_doubt(v);
+    moved |= order_go_on(v);
     v->turn++;
     if (v->commits_wanted) {
         v->commits_wanted = false;

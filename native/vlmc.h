@@ -10,6 +10,7 @@
  *   vlmc_write.c   WRITE, WRITE_ZEROES, DISCARD on blocks that are the volume's own
  *   vlmc_own.c     the first write to a block: new layer, merging a chunk, merging a stack
  *   vlmc_commit.c  FLUSH, journal records, snapshots
+ *   vlmc_order.c   what waits for the requests of the dead
  *
  * A request on a volume
  * ---------------------
@@ -35,6 +36,14 @@
  * from the layer below, merging a stack and dropping one have it alone (`exclusive`), so a
  * chunk is never filled with bytes older than a write that was already acknowledged.
  * Writes to chunks whose bit is set, and reads, need neither.
+ *
+ * The dead
+ * --------
+ * Whose sender has died knows nothing of its writes that are under way here, and may ask or write by any port that
+ * has the volume open. So no request of another life is begun while such writes are here, begun or held back; it
+ * waits in `behind`. A sender's death is looked for only while its writes are here and something comes from another:
+ * with one sender alone, each request costs a comparison. After a death of vlmc's own the port gives out the requests
+ * of dead senders first (port.c), so that they stand before all others again.
  *
  * Freezing
  * --------
@@ -94,6 +103,7 @@ struct io {
     uint64_t cursor;                /* bytes dealt with */
     uint32_t extents;               /* BLOCK_STATUS: how many so far */
     uint32_t is_write;
+    uint32_t noted;                 /* order_note() has counted it */
 };
 
 struct busy {
@@ -104,6 +114,9 @@ struct busy {
     bool exclusive;
     struct queue waiting;
 };
+
+/* A port's requests on a volume that change it and are not answered: all of one life. */
+struct writer { uint32_t life, changing; };
 
 enum commit_state { COMMIT_IDLE = 0, COMMIT_SYNC, COMMIT_APPEND };
 
@@ -118,6 +131,9 @@ struct volume {
     bool closed;                    /* VOL_CLOSE was served: its slot is about to be freed */
     uint32_t epoch_captured;        /* in the commit under way */
     struct queue held;
+    struct writer writer[XSEG_PORTS];
+    uint32_t changing;              /* of all ports */
+    struct queue behind;            /* waits for a dead port's */
     uint32_t dirty_frames;          /* list through frames' dirty_next: number + 1 */
     uint32_t dirty_entries;
     uint32_t committing_entries;    /* in the commit under way */
@@ -158,6 +174,8 @@ struct vlmc {
     struct queue starved;           /* requests that wait for slots, buffers, frames, stacks */
     uint32_t starved_count;
     bool commits_wanted;            /* some volume's commit_wanted is set */
+    bool order_moved;               /* what a volume's `behind` waits for may be done */
+    uint64_t alive_ns[XSEG_PORTS];  /* the port's process was seen alive for what came in then */
     bool doubted;                   /* requests are held back until the header's trusted_until_ns moves */
     uint64_t doubted_ns;            /* since when */
 };
@@ -189,6 +207,7 @@ static inline struct xobj own_object(const struct xvolume *vol, uint32_t epoch, 
 }
 
 /* vlmc.c */
+void vlmc_request(struct peer *peer, struct xreq *req);
 void io_run(struct vlmc *v, struct xreq *req);
 void io_fail(struct vlmc *v, struct xreq *req, int error);
 void io_child_done(struct vlmc *v, struct xreq *child, int error);
@@ -262,6 +281,15 @@ bool busy_take(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t 
 void busy_release(struct vlmc *v, uint32_t slot, uint64_t block);
 int busy_start(struct vlmc *v);
 void set_chunks(struct vlmc *v, uint32_t slot, uint64_t block, uint64_t first, uint64_t count);
+
+/* vlmc_order.c */
+/* True: the request waits in `behind` for those of a port that has died. */
+bool order_wait(struct vlmc *v, struct xreq *req);
+/* The request will change the volume. Once counted, it counts until order_done(), when it is answered. */
+void order_note(struct vlmc *v, struct xreq *req);
+void order_done(struct vlmc *v, struct xreq *req);
+/* From flush(): takes in again what waited. True if it did. */
+bool order_go_on(struct vlmc *v);
 
 /* vlmc_commit.c */
 void flush_request(struct vlmc *v, struct xreq *req);

@@ -251,6 +251,7 @@ void answer_all(struct vlmc *v, struct queue *queue, int error)
     while ((req = queue_pop(v->peer, queue))) {
         if (error == 0 && req->op != XOP_FLUSH)
             req->done = req->size;
+        order_done(v, req);
         peer_reply(v->peer, req, error);
     }
 }
@@ -470,6 +471,7 @@ static void finish_freezes(struct vlmc *v, uint32_t slot)
         if (req->op == XOP_VOL_CLOSE) {
             cache_forget(v, slot);
             answer_all(v, &volume->held, -ESTALE);
+            answer_all(v, &volume->behind, -ESTALE);
             volume->hold_all = false;
             volume->closed = true;
             store_release(&v->seg->volumes[slot].frozen, 0u);
