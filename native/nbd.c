@@ -164,7 +164,8 @@ static bool nbd_flush(struct peer *peer)
         nbd->refused_until_ns = nbd_listen_watch(nbd) == 0 ? 0 : now_ns + NBD_TICK_NS;
     nbd_tick(nbd, now_ns);
     send_all(nbd);
-    fed = nbd_feed(nbd);
+    fed = nbd_go_on(nbd);
+    fed |= nbd_feed(nbd);
     return has_more(nbd) || fed;
 }
 

@@ -8,6 +8,7 @@
  *   nbd_negotiate.c  the handshake, with nbd_talk.c, and nbd_export.c for what asks the mapper
  *   nbd_request.c    from received bytes to pieces sent on to vlmc
  *   nbd_reply.c      from pieces that came back to bytes sent
+ *   nbd_order.c      what waits for a connection that has ended
  *
  * A connection
  * ------------
@@ -31,6 +32,23 @@
  * yet, and sends its next commands one by one, as it takes them. To serve each by itself would
  * cost both sides several system calls for it, so the loop naps for as long as the client is
  * sure to be busy (NBD_NAP_FROM and on), and then serves what has come together.
+ *
+ * Order
+ * -----
+ * A client whose connection has ended does not know what became of the commands that were not answered, and goes
+ * on: on a new connection, on another that it has, after the endpoint's death on one to its successor. Nothing of
+ * the old connection may take effect, or still be taken in, once the first command of the new one was begun. So
+ * begin() waits (NBD_STOP_ORDER) while the port has not recovered, as what the last life had sent is not home, and
+ * while an earlier connection of the volume has `ended` and is not over. It has ended when its client can send no
+ * more: it was dropped, or the end of its bytes was read, or is seen to come. It is over when nothing of it is away
+ * (nbd_bury()). One that stopped only sending still has its commands served, and so holds others until it has all
+ * its answers, or takes none of them for STALL_NS. Of two that have ended, the first goes first.
+ *
+ * A client closes its old connection before it sends on another, but the loop might see the new bytes first. So
+ * whenever bytes were read on one of several connections of a volume, the others are asked whether they ended, and
+ * only then is a command begun: an end that came before a command was sent is known before that is begun. A socket
+ * that is closed altogether (HUP) takes no answers: what lies unread in it is not done any more. For a volume with
+ * one connection all this costs the look at a counter.
  *
  * Reads
  * -----
@@ -84,7 +102,9 @@ enum nbd_stop {                     /* why no further command is begun */
     NBD_STOP_ROOM = 1,              /* its bounds are reached */
     NBD_STOP_HUNGRY = 2,            /* no slot or buffer was to be had */
     NBD_STOP_MAPPER = 4,            /* waits for the mapper's answer */
-    NBD_STOP_END = 8                /* the client or the operator has finished */
+    NBD_STOP_END = 8,               /* the client or the operator has finished */
+    NBD_STOP_ORDER = 16,            /* something earlier must be over first */
+    NBD_STOP_WAIT = NBD_STOP_ROOM | NBD_STOP_HUNGRY | NBD_STOP_MAPPER | NBD_STOP_ORDER
 };
 
 enum nbd_errand {                   /* in sender[0]: what a request of ours is for */
@@ -131,6 +151,7 @@ struct nbd_connection {
     bool no_zeroes;
     bool allocation;                /* base:allocation, for the export `context` */
     uint32_t volume;                /* its handle; 0: none open */
+    uint64_t ended;                 /* SERVE, GONE: its client sends no more, as the so many-th; 0: not, or over */
 
     /* handshake */
     uint32_t option;                /* that is being served */
@@ -172,6 +193,11 @@ struct nbd_listener {
     char path[XSEG_PATH_MAX];       /* of a unix socket made here; empty else */
 };
 
+struct nbd_export {                 /* of a volume */
+    uint32_t connections;           /* that serve it, */
+    uint32_t ending;                /* and that have ended and are not over */
+};
+
 struct nbd_set { uint64_t word[NBD_CONNECTIONS_MAX / 64]; };
 
 struct nbd {
@@ -181,6 +207,9 @@ struct nbd {
     uint32_t connections_max;
     uint32_t connection_count;
     uint32_t serial;
+    uint64_t ends;                  /* connections that have ended */
+    bool recovering;                /* the port was, when last looked at */
+    bool waited;                    /* what connections wait for may be over */
     uint32_t away;                  /* requests of no connection: CLOSE after INFO */
     uint64_t handshake_ns;
     uint64_t tick_ns;               /* when slow ones are looked for again */
@@ -194,6 +223,7 @@ struct nbd {
     uint64_t nap_ns;                /* what was sent this turn can wait so long for more */
     struct nbd_set hungry;
     struct nbd_connection *connections[NBD_CONNECTIONS_MAX];
+    struct nbd_export exports[XSEG_VOLUMES];
 };
 
 static inline void nbd_set_add(struct nbd_set *set, uint32_t i)
@@ -244,6 +274,28 @@ void nbd_tick(struct nbd *nbd, uint64_t now_ns);
 struct xreq *nbd_errand(struct nbd_connection *conn, enum nbd_errand errand, uint32_t op);
 /* Sends it. */
 void nbd_errand_send(struct nbd_connection *conn, struct xreq *req, enum nbd_target target);
+
+/* --- nbd_order.c: see "Order" ------------------------------------------------------ */
+
+/* The handshake is over: commands on this volume come. */
+void nbd_serve(struct nbd_connection *conn, uint32_t volume);
+/* Its client sends no more. */
+void nbd_end(struct nbd_connection *conn);
+/* It serves no longer. */
+void nbd_leave(struct nbd_connection *conn);
+/* Nothing of it is under way any more. */
+void nbd_over(struct nbd_connection *conn);
+/* True if no command may be begun now: nbd_go_on() calls it back. */
+bool nbd_must_wait(struct nbd_connection *conn);
+/* True if it has ended, is not over, and there are others on its volume. */
+static inline bool nbd_holds_others(const struct nbd_connection *conn)
+{
+    return conn->ended && conn->nbd->exports[conn->volume - 1].connections > 1;
+}
+/* After bytes came in, before a command in them is begun: which others of its volume have ended? */
+void nbd_look_at_others(struct nbd_connection *conn);
+/* From flush(): lets those go on that need not wait any more. True if there were some. */
+bool nbd_go_on(struct nbd *nbd);
 
 /* --- nbd_negotiate.c, nbd_export.c -------------------------------------------------------------- */
 

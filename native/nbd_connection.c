@@ -45,7 +45,7 @@ void nbd_errand_send(struct nbd_connection *conn, struct xreq *req, enum nbd_tar
 /* True if bytes that come now can be taken. */
 static bool wants_input(const struct nbd_connection *conn)
 {
-    if (conn->eof || conn->stop & (NBD_STOP_ROOM | NBD_STOP_HUNGRY | NBD_STOP_MAPPER))
+    if (conn->eof || conn->stop & NBD_STOP_WAIT)
         return false;
     if (conn->phase != NBD_SERVE && nbd_has_output(conn))
         return false;
@@ -56,6 +56,10 @@ static void ready(struct watch *watch, uint32_t events)
 {
     struct nbd_connection *conn = watch->arg;
 
+    if (events & (EPOLLHUP | EPOLLERR)) {
+        nbd_drop(conn);             /* nobody is there to answer: what is unread must not be done */
+        return;
+    }
     if (events & EPOLLOUT)
         nbd_send(conn);
     if (conn->phase == NBD_GONE)
@@ -64,8 +68,6 @@ static void ready(struct watch *watch, uint32_t events)
         nbd_receive(conn);
     else if (events & EPOLLIN)
         nbd_update_events(conn);    /* held back meanwhile: it was not worth a system call */
-    else if (events & (EPOLLHUP | EPOLLERR))
-        nbd_drop(conn);             /* nobody is there, and nothing is left to read */
 }
 
 static bool find_index(const struct nbd *nbd, uint32_t *index)
@@ -123,6 +125,8 @@ void nbd_drop(struct nbd_connection *conn)
 
     if (conn->phase == NBD_GONE)
         return;
+    if (conn->phase == NBD_SERVE)
+        nbd_leave(conn);
     conn->phase = NBD_GONE;
     loop_unwatch(peer->loop, &conn->watch);
     close(conn->watch.fd);
@@ -146,6 +150,7 @@ void nbd_bury(struct nbd_connection *conn)
     assert(conn->phase == NBD_GONE);
     if (conn->away)
         return;
+    nbd_over(conn);
     if (!conn->volume) {
         nbd->connections[conn->index] = NULL;
         nbd->connection_count--;
@@ -240,7 +245,7 @@ static bool too_slow(const struct nbd_connection *conn, uint64_t now_ns)
         return false;
     if (nbd->draining)
         return age_ns > NBD_LINGER_NS;
-    return nbd->hungry_count > 0 && !(conn->stop & NBD_STOP_HUNGRY) && age_ns > NBD_STALL_NS;
+    return (nbd_holds_others(conn) || (nbd->hungry_count > 0 && !(conn->stop & NBD_STOP_HUNGRY))) && age_ns > NBD_STALL_NS;
 }
 
 void nbd_tick(struct nbd *nbd, uint64_t now_ns)

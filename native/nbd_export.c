@@ -151,10 +151,8 @@ void nbd_opened(struct nbd_connection *conn, struct xreq *req)
         close_at_once(conn, req, handle);
         return;
     } else {
-        conn->volume = handle;
         conn->allocation = conn->allocation && strcmp(conn->name, conn->context) == 0;
-        conn->phase = NBD_SERVE;
-        conn->since_ns = loop_now(peer->loop);
+        nbd_serve(conn, handle);
         if (conn->option == NBD_OPT_GO)
             inform(conn, &peer->seg->volumes[handle - 1]);
         else

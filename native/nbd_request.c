@@ -266,6 +266,8 @@ static bool begin(struct nbd_connection *conn)
         nbd_drop(conn);             /* where the next command starts is anyone's guess */
         return false;
     }
+    if (nbd_must_wait(conn))
+        return false;
     conn->in_start += NBD_REQUEST_SIZE;
     if (nbd_get16(head + 6) == NBD_CMD_DISC) {
         conn->stop |= NBD_STOP_END;
@@ -279,7 +281,7 @@ static bool begin(struct nbd_connection *conn)
 
 static bool step(struct nbd_connection *conn)
 {
-    if (conn->phase == NBD_GONE || conn->stop & (NBD_STOP_ROOM | NBD_STOP_HUNGRY | NBD_STOP_MAPPER))
+    if (conn->phase == NBD_GONE || conn->stop & NBD_STOP_WAIT)
         return false;
     if (conn->skip)
         return skip(conn);
@@ -345,6 +347,9 @@ void nbd_receive(struct nbd_connection *conn)
         return;
     }
     conn->eof = n == 0;
+    if (conn->eof)
+        nbd_end(conn);
+    nbd_look_at_others(conn);
     took(conn, (uint32_t)n);
     nbd_parse(conn);
 }
