@@ -40,16 +40,40 @@
  * So a reply always goes to `src`, and what a dead peer held is found by a scan:
  *
  *   1. children it had made: wait until each comes back, then free it;
- *   2. requests it was serving: only then put them into its inbox again.
+ *   2. requests it was serving: only then take them in again, before what is in its inbox.
  *
  * The order matters: a child write still under way must not land after its replay
  * has been acknowledged. Only what goes against the pipeline's direction is not waited
  * for (XREQ_ASIDE: the mapper to vlmc), as both sides would wait for ever.
  *
  * So any request may be served twice, and what the first server did to the slot must not mislead the
- * second. The next cursor of LIST and NAMES is written over theirs: a LIST or NAMES that goes into the
- * inbox again has the `arg` it was `asked` with. Elsewhere `arg` stays: the mapper notes there how far
+ * second. The next cursor of LIST and NAMES is written over theirs: a LIST or NAMES that is taken in
+ * again has the `arg` it was `asked` with. Elsewhere `arg` stays: the mapper notes there how far
  * it has come with a CONTROL, an OPEN, a CLOSE.
+ *
+ * Between lives
+ * -------------
+ * A client whose connection has ended, or whose process was killed, does not know which of its writes were done. What
+ * it asks or writes next is a request of another life: of another connection, incarnation or port. No such
+ * request is served while a write of the dead one may yet take effect, on any path and whoever dies:
+ *
+ *   - Nobody answers before its children have come back, and a blocker's new life begins when the kernel or the
+ *     cluster does no more for the old one (blocker_file.h, blocker_rados.h). So a write is over for good once it was
+ *     answered, and until then its slot says so: it is QUEUED or HELD somewhere, and is taken in again if its holder
+ *     dies. Which processes die, and whether at once, makes no difference to that.
+ *   - The endpoint's successor begins no command before its port has recovered, which is when all that the dead life
+ *     had sent was answered. Nothing of that needs the successor, so this ends; negotiation goes on meanwhile.
+ *   - An endpoint that lives begins no command on a volume while what an earlier connection to it, which has ended,
+ *     left there is away ("Order" in nbd.h).
+ *   - Other ports that have the volume open are held back by vlmc, where all meet: it begins nothing on a volume while
+ *     writes of a dead life are with it ("The dead" in vlmc.h). Its inbox keeps the order in which requests were sent,
+ *     and its successor takes those of the dead in before all others. So whoever learned of a death, and then sent
+ *     something, comes after what the dead one had sent.
+ *   - A volume is closed, and its lock given back, when vlmc has nothing under way on it, of the living or the dead:
+ *     VOL_CLOSE waits for that, and what comes later is refused (ESTALE). A vlmc that was restarted serves it, as
+ *     all else, when its own children are home. So another node that opens the volume comes after all of it.
+ *
+ * Two that use a volume at the same time, and both live, are not ordered by this: that is theirs to do.
  */
 #ifndef ARCHIPELAGO_LAYOUT_H
 #define ARCHIPELAGO_LAYOUT_H
