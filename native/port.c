@@ -57,6 +57,11 @@ bool port_alive(struct xseg *seg, uint32_t number)
     return number < XSEG_PORTS && process_alive(load_acquire(&port->tag));
 }
 
+bool port_ending(struct xseg *seg, uint32_t number)
+{
+    return process_ending(load_acquire(&seg->ports[number].tag));
+}
+
 /* --- binding ---------------------------------------------------------------- */
 
 /* True if the port is now this process's alone: of two that come at once, one wins. */

@@ -15,7 +15,9 @@
  * ended. */
 uint64_t process_start_time(int pid);
 
-#define PROCESS_PID_BITS 22          /* the kernel's limit on pids */
+#define PROCESS_PID_BITS 22         /* the kernel's limit on pids */
+#define PROCESS_PID_MASK ((1ull << PROCESS_PID_BITS) - 1)
+#define PROCESS_EXITING 4           /* PF_EXITING in /proc/PID/stat */
 
 /* The tag of a process; 0: there is none. */
 static inline uint64_t process_tag(int pid)
@@ -28,7 +30,11 @@ static inline uint64_t process_tag(int pid)
 /* True if the process with this tag runs. */
 static inline bool process_alive(uint64_t tag)
 {
-    return tag && process_tag((int)(tag & ((1u << PROCESS_PID_BITS) - 1))) == tag;
+    return tag && process_tag((int)(tag & PROCESS_PID_MASK)) == tag;
 }
+
+/* True if it does not run any more, or is on its way out: before its sockets are closed, so whoever saw one
+ * end finds it true. Other threads of it may still be in a system call. */
+bool process_ending(uint64_t tag);
 
 #endif

@@ -17,7 +17,7 @@ static bool has_died(struct vlmc *v, uint32_t port, uint32_t life)
         return true;
     if (v->alive_ns[port] == now_ns)
         return false;
-    if (!port_alive(v->seg, port))
+    if (port_ending(v->seg, port))
         return true;
     v->alive_ns[port] = now_ns;
     return false;

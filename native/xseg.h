@@ -138,6 +138,8 @@ int port_bind(struct xseg *seg, uint32_t number, const char *role, struct bell *
 void port_close(struct port *port);
 /* True while the process that bound the port lives. */
 bool port_alive(struct xseg *seg, uint32_t number);
+/* True from the moment it begins to end. */
+bool port_ending(struct xseg *seg, uint32_t number);
 
 /* Next request or reply, or NULL. It is HELD by the caller then. Tell them apart by
  * xreq_is_reply(). */

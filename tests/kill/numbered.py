@@ -62,6 +62,14 @@ class Numbered:
                 assert time.monotonic() < end, f"no connection within {CONNECT_S:g} s: {failure}"
                 time.sleep(0.002)
 
+    def wait_for_end(self) -> None:
+        """Until the connection has ended by itself."""
+        while not self.handle.aio_is_dead() and not self.handle.aio_is_closed():
+            try:
+                self.handle.poll(1000)
+            except self.nbd.Error:
+                break
+
     def drop(self, other: Any = None) -> None:
         """The connection has ended, or ends now: what is under way is in doubt. Goes on by `other`, if there is one."""
         self.handle = other                             # the last reference: its socket is closed

@@ -125,6 +125,7 @@ def test_other_ports_wait_for_what_a_dead_endpoint_left(supervised, pipeline):
         deaths.client.write(0)
         wait_until(held, "the write is under way")
         deaths.killer.kill(PROCESSES[pipeline][0])
+        deaths.client.wait_for_end()
 
     in_turn(deaths.instance, kill)
 
