@@ -55,6 +55,12 @@ class Invalid(XsegError):
     default_errno = errno.EINVAL
 
 
+class NotOurs(XsegError):
+    """A file, folder, socket or segment belongs to somebody else, or others may change it. See xseg/ours.py."""
+
+    default_errno = errno.EPERM
+
+
 class Damaged(XsegError):
     """A header, page or record on the store does not match its checksum or format."""
 
