@@ -130,6 +130,35 @@ void export_ready(struct port *port, uint32_t ready)
     store_release(&port->shared->ready, ready);
 }
 
+static bool has_changes(const struct xframe *frame)
+{
+    for (uint32_t word = 0; word < XMAP_LEAF / 32; word++)
+        if (load_relaxed(&frame->dirty[word]) || load_relaxed(&frame->committing[word]))
+            return true;
+    return false;
+}
+
+uint32_t export_unsaved(const struct xseg *seg, uint32_t slot)
+{
+    const struct xvolume *vol = &seg->volumes[slot % XSEG_VOLUMES];
+
+    if (load_acquire(&vol->state) == XVOL_FREE || vol->readonly)
+        return 0;
+    if (load_relaxed(&vol->dirty))
+        return 1;
+    for (uint32_t i = 0; i < seg->header->frames; i++)
+        if (seg->frames[i].volume_id == vol->id && has_changes(&seg->frames[i]))
+            return 1;
+    return 0;
+}
+
+void export_closing(struct xseg *seg, uint32_t closing)
+{
+    store_release(&seg->header->closing, closing);
+    for (uint32_t i = 0; i < XSEG_BELLS; i++)
+        bell_ring(seg, i);
+}
+
 void export_volume_state(struct xvolume *volume, uint32_t state)
 {
     store_release(&volume->state, state);

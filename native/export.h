@@ -35,6 +35,10 @@ uint32_t export_buffers_used(const struct xseg *seg, uint32_t class);
 uint32_t export_frames_used(const struct xseg *seg);
 /* Tells all who look that the peer behind a port has finished its start (1) or not (0). */
 void export_ready(struct port *port, uint32_t ready);
+/* 1: the volume in place number `slot` has changes that are not on the store, or data that is not synced. */
+uint32_t export_unsaved(const struct xseg *seg, uint32_t slot);
+/* Sets (1) or ends (0) the header's `closing`, and rings everybody's bell. */
+void export_closing(struct xseg *seg, uint32_t closing);
 /* Publishes a volume's state: all that was written to it before is seen with it. */
 void export_volume_state(struct xvolume *volume, uint32_t state);
 

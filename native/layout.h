@@ -336,7 +336,11 @@ struct xextent { uint32_t length; uint32_t flags; };    /* flags: 1 hole, 2 read
  * store's own. A blocker that cannot tell that its store knows of it yet serves nothing. It only grows, and
  * does so before the lock is this segment's.
  *
- * ending: no process of this segment is to be started again, so a blocker that stops now leaves for good. */
+ * ending: no process of this segment is to be started again, so a blocker that stops now leaves for good.
+ *
+ * closing: set by who ends the instance (tools/ending.py) until the segment is removed, or the end is given up.
+ * Endpoints finish what their clients have under way, end their connections and accept no other; the mapper opens
+ * nothing. So what is closed then stays closed, and the segment is removed when no volume in it holds anything. */
 struct xheader {
     uint32_t magic;
     uint32_t version;
@@ -362,7 +366,7 @@ struct xheader {
     uint64_t trusted_until_ns;      /* atomic; see XSEG_FENCED */
     uint64_t fence_epoch;           /* atomic */
     uint32_t ending;                /* atomic */
-    uint32_t pad;
+    uint32_t closing;               /* atomic */
     char fenced_why[256];           /* by whom and for what, written once by who sets XSEG_FENCED; or empty */
     char run[192];                  /* folder of the doorbells */
 };

@@ -154,13 +154,47 @@ static bool has_more(const struct nbd *nbd)
     return false;
 }
 
+/* Each connection ends when what its client has sent is done. */
+static void end_connections(struct nbd *nbd)
+{
+    nbd->draining = true;
+    for (uint32_t i = 0; i < nbd->connections_max; i++) {
+        struct nbd_connection *conn = nbd->connections[i];
+
+        if (!conn || conn->phase == NBD_GONE)
+            continue;
+        conn->stop |= NBD_STOP_END;
+        if (conn->phase == NBD_SERVE)
+            nbd_settle(conn);
+        else
+            nbd_drop(conn);
+    }
+}
+
+/* Does as the header's `closing` says (layout.h). */
+static void look_for_closing(struct nbd *nbd)
+{
+    bool closing = load_relaxed(&nbd->peer->seg->header->closing) != 0;
+
+    if (closing == nbd->closing || nbd->listener_count == 0)
+        return;
+    if (closing) {
+        nbd_listen_pause(nbd);
+        end_connections(nbd);
+    } else if (nbd_listen_watch(nbd) != 0) {
+        return;                     /* no memory: tried again in the next turn */
+    }
+    nbd->closing = nbd->draining = closing;
+}
+
 static bool nbd_flush(struct peer *peer)
 {
     struct nbd *nbd = peer->state;
     uint64_t now_ns = loop_now(peer->loop);
     bool fed;
 
-    if (nbd->refused_until_ns && now_ns >= nbd->refused_until_ns)
+    look_for_closing(nbd);
+    if (nbd->refused_until_ns && !nbd->closing && now_ns >= nbd->refused_until_ns)
         nbd->refused_until_ns = nbd_listen_watch(nbd) == 0 ? 0 : now_ns + NBD_TICK_NS;
     nbd_tick(nbd, now_ns);
     send_all(nbd);
@@ -189,19 +223,8 @@ static void nbd_drain(struct peer *peer)
 {
     struct nbd *nbd = peer->state;
 
-    nbd->draining = true;
     nbd_listen_close(nbd);
-    for (uint32_t i = 0; i < nbd->connections_max; i++) {
-        struct nbd_connection *conn = nbd->connections[i];
-
-        if (!conn || conn->phase == NBD_GONE)
-            continue;
-        conn->stop |= NBD_STOP_END;
-        if (conn->phase == NBD_SERVE)
-            nbd_settle(conn);
-        else
-            nbd_drop(conn);
-    }
+    end_connections(nbd);
 }
 
 static bool nbd_idle(struct peer *peer)

@@ -214,7 +214,8 @@ struct nbd {
     uint64_t handshake_ns;
     uint64_t tick_ns;               /* when slow ones are looked for again */
     uint64_t refused_until_ns;      /* no descriptors: nothing is accepted meanwhile */
-    bool draining;
+    bool draining;                  /* no connection begins, those there are end */
+    bool closing;                   /* ... as the instance is being ended: that may be given up again */
     uint32_t hungry_next;           /* whose turn it is */
     uint32_t hungry_count;
     bool feeding;                   /* those that are hungry are being served */
@@ -246,6 +247,8 @@ int nbd_listen_tcp(struct nbd *nbd, const char *address);
 /* A socket that somebody else has made, and will remove. EBADF: fd is none that listens. */
 int nbd_listen_inherited(struct nbd *nbd, int fd);
 int nbd_listen_watch(struct nbd *nbd);
+/* Accepts nobody until nbd_listen_watch() is called again: who connects waits in the backlog. */
+void nbd_listen_pause(struct nbd *nbd);
 void nbd_listen_close(struct nbd *nbd);
 
 /* --- nbd_connection.c ----------------------------------------------------------- */

@@ -73,6 +73,15 @@ int nbd_listen_watch(struct nbd *nbd)
     return 0;
 }
 
+void nbd_listen_pause(struct nbd *nbd)
+{
+    for (uint32_t i = 0; i < nbd->listener_count; i++) {
+        if (nbd->listeners[i].watched)
+            loop_unwatch(nbd->peer->loop, &nbd->listeners[i].watch);
+        nbd->listeners[i].watched = false;
+    }
+}
+
 static struct nbd_listener *add(struct nbd *nbd, int fd)
 {
     struct nbd_listener *listener = &nbd->listeners[nbd->listener_count++];
@@ -83,13 +92,11 @@ static struct nbd_listener *add(struct nbd *nbd, int fd)
 
 void nbd_listen_close(struct nbd *nbd)
 {
+    nbd_listen_pause(nbd);
     while (nbd->listener_count > 0) {
         struct nbd_listener *listener = &nbd->listeners[--nbd->listener_count];
         struct stat now;
 
-        if (listener->watched)
-            loop_unwatch(nbd->peer->loop, &listener->watch);
-        listener->watched = false;
         if (listener->path[0] && stat(listener->path, &now) == 0
             && now.st_dev == listener->dev && now.st_ino == listener->ino)
             unlink(listener->path);

@@ -189,6 +189,8 @@ class Mapper(Peer):
         """Opens a volume whose control lock is held; nothing if it is open. EBUSY, EBADMSG, ENFILE."""
         if volume.handle:
             return
+        if self.segment.c.header.closing:
+            raise fail(errno.ESHUTDOWN, f"volume '{volume.header.name}' is not opened: the instance is being stopped")
         taken = not volume.header.readonly and await self.take_lock(volume)
         try:
             await volume.load()
@@ -213,7 +215,11 @@ class Mapper(Peer):
         giving_up = volume.abandoned or bool(volume.shared.lost & lib.XLOST_TOLD)
         try:
             await self.vlmc(lib.XOP_VOL_CLOSE, volume, flags=lib.XREQ_ASIDE | lib.XREQ_FORCE * giving_up)
-        except Stale:                   # done already, for a mapper that was killed before it could note it
+        except Stale as failure:
+            if lib.export_unsaved(self.segment.c, volume.handle - 1):       # the store's word: this node is fenced
+                volume.shared.closing = 0
+                raise fail(errno.ESTALE, f"volume '{volume.header.name}' cannot be committed: {failure}") from None
+            # done already, for a mapper that was killed before it could note it
             self.log.info("vlmc has closed volume '%s' already", volume.header.name)
         except OSError:
             volume.shared.closing = 0

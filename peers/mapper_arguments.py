@@ -90,6 +90,7 @@ ARGUMENTS: dict[str, dict[str, Argument]] = {
     "close": {"name": NAME, "force": FORCE},
     "lock": {"name": NAME},
     "unlock": {"name": NAME, "force": FORCE},
+    "close_all": {},
     "mapinfo": {"name": NAME, "cursor": CURSOR},
     "check": {"name": NAME, "cursor": CURSOR},
     "du": {"name": NAME, "cursor": CURSOR},

@@ -23,6 +23,7 @@ notes in its request's `arg` that it is about to give back the name: what has th
     lock      name                                          number
     unlock    name, [force]                                 -
     mapinfo   name, [cursor]                                entries, cursor: see mapper_walk.py
+    close_all -                                             closed, failed: name and sentence of each (mapper_end.py)
     check     name, [cursor]                                blocks, objects, problems, left_out, cursor
     du        name, [cursor]                                logical, blocks, objects, exclusive, shared, cursor
 
@@ -38,6 +39,7 @@ import msgpack
 
 from peers.mapper_arguments import parse, shown
 from peers.mapper_change import remove, rename, resize
+from peers.mapper_end import close_all
 from peers.mapper_hold import close_volume, lock, open_volume, unlock
 from peers.mapper_look import check, du, info, list_volumes, mapinfo
 from peers.mapper_make import clone, create, snapshot
@@ -56,7 +58,7 @@ Arguments = dict[str, Any]          # a verb's, all of them, and "request": the 
 VERBS: dict[str, Callable[["Mapper", Arguments, int], Awaitable[dict]]] = {
     "create": create, "clone": clone, "snapshot": snapshot, "list": list_volumes, "info": info,
     "rename": rename, "resize": resize, "remove": remove, "open": open_volume, "close": close_volume,
-    "lock": lock, "unlock": unlock, "mapinfo": mapinfo, "check": check, "du": du,
+    "lock": lock, "unlock": unlock, "close_all": close_all, "mapinfo": mapinfo, "check": check, "du": du,
 }
 
 

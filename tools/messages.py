@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from xseg.errors import Invalid, XsegError
 
-VERBS = ("start", "stop", "restart", "renew", "quit")
+VERBS = ("start", "stop", "restart", "renew", "quit", "end")
 PROCESSES_MAX = 256             # named in one request
 PROCESS = re.compile(r"[a-z][a-z0-9_+-]{0,30}")         # tools/config.py makes them of roles
 PID_MAX = 1 << 22               # of Linux
@@ -29,6 +29,7 @@ class Order(NamedTuple):
 
     verb: str
     processes: list[str]
+    force: bool = False
 
 
 def from_json(text: str | bytes, what: str) -> dict[str, Any]:
@@ -65,7 +66,9 @@ def parse_order(line: bytes) -> Order:
     for process in processes:
         if not PROCESS.fullmatch(process):
             raise Invalid(f"{process[:40]!r} is no name of a process")
-    return Order(verb, processes)
+    if not isinstance(force := asked.get("force", False), bool):
+        raise Invalid("force must be true or false")
+    return Order(verb, processes, force)
 
 
 def parse_answer(line: bytes) -> list[str]:

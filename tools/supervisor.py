@@ -34,6 +34,7 @@ import socket
 import sys
 from typing import Any
 
+from tools import ending
 from tools.archipelago.instance import Instance
 from tools.supervisor_clients import Clients
 from tools.supervisor_operators import Operators
@@ -43,6 +44,7 @@ from xseg.aio import Hub
 from xseg.errors import Busy
 from xseg.segment import Segment
 
+END_MORE_S = 60                 # that the end takes beside start_s and stop_s, at most
 log = logging.getLogger("supervisor")
 
 
@@ -67,6 +69,9 @@ class Supervisor:
         self.sockets = Sockets()
         self.ended = asyncio.Event()
         self.notifier = Notifier()
+        self.ending: asyncio.Task | None = None
+        self.over = False                   # the instance has ended
+        self.clean = True                   # False: told to end, and it could not be done in order
 
     async def begin(self, processes: list[str]) -> None:
         """Makes or joins the segment, adopts what runs, starts these processes. On failure nothing is left."""
@@ -79,7 +84,7 @@ class Supervisor:
             self.processes = Processes(instance, self.segment, self.hub, self.sockets, self.note)
             self.clients = Clients(self.segment, self.hub, self.note)
             self.operators = Operators(self.processes, self._must_be_calm, self._become_successor,
-                                       self.ended, self.note)
+                                       self.end_instance, self.ended, self.note)
             for process in instance.running():
                 if process not in processes:
                     self.processes.adopt(process)
@@ -87,7 +92,7 @@ class Supervisor:
             await self.processes.start(processes)
         except BaseException:
             if fresh:
-                instance.remove_segment()
+                ending.discard(instance, log.warning)
                 self.sockets.close_all()
             raise
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -98,21 +103,50 @@ class Supervisor:
         self.notifier.say("READY=1")
 
     def _told_to_end(self) -> None:
-        """SIGTERM: stops the pipeline and ends."""
+        """SIGTERM: stops the pipeline and ends. What volumes hold that cannot be saved stays in the segment."""
         async def end() -> None:
-            self.notifier.say("STOPPING=1", "STATUS=stopping")
+            limits = self.processes.instance.config.supervisor
+            self.notifier.say("STOPPING=1", "STATUS=stopping",
+                              f"EXTEND_TIMEOUT_USEC={(limits['start_s'] + limits['stop_s'] + END_MORE_S) * 1000000}")
             async with self.operators.operating:
-                self.processes.instance.end_segment()
-                await self.processes.stop([*self._stop_order(), *self.processes.instance.strangers()])
-            self.processes.instance.remove_segment()
+                self.clean = await self._end_or_stop()
             self.ended.set()
-        self.ending = self.loop.create_task(end())
+        if not self.ending:
+            self.ending = self.loop.create_task(end())
 
-    def _stop_order(self) -> list[str]:
+    async def _end_or_stop(self) -> bool:
+        """Ends the instance. Where that is refused, stops its processes, and the next start goes on. False: so."""
+        instance = self.processes.instance
+        self.processes.let_go()
         try:
-            return Instance(self.home).config.stop_order()
-        except OSError:                     # the file is faulty by now
-            return self.processes.instance.known()
+            await asyncio.to_thread(self._end_locked)
+            return True
+        except OSError as failure:
+            log.error("%s", failure)
+            log.error("the processes are stopped and the segment stays: `archipelago start` goes on from there")
+        await asyncio.to_thread(ending.stop_processes, instance, ending.everything(instance), log.warning)
+        return False
+
+    async def end_instance(self, force: bool) -> list[str]:
+        """What `archipelago stop` asks for, which holds run/lock: ends the instance; lines for people. Unsaved: it goes
+        on, as before."""
+        said: list[str] = []
+        self.processes.let_go()
+        try:
+            ran = await asyncio.to_thread(ending.end, self.processes.instance, force, said.append, self._sockets_of)
+        except BaseException:
+            self.processes.take_up()
+            raise
+        self.over = True
+        return [*said, f"stopped {', '.join(ran) or 'the supervisor'}"]
+
+    def _end_locked(self) -> None:
+        """Ends the instance, with run/lock held."""
+        with self.processes.instance.locked():
+            ending.end(self.processes.instance, False, log.warning, self._sockets_of)
+
+    def _sockets_of(self, process: str) -> dict[str, int]:
+        return self.sockets.of(self.processes.instance.config, process)
 
     def close(self) -> None:
         self.operators.close()
@@ -127,7 +161,9 @@ class Supervisor:
             self.loop.call_later(self.notifier.watchdog_s, self._watchdog)
 
     def note(self) -> None:
-        """Writes down what is known of deaths."""
+        """Writes down what is known of deaths, while there is an instance."""
+        if self.over:
+            return
         shown = {name: {"state": w.state, "deaths": w.deaths, "restarts": w.restarts, "last_death": w.last_death}
                  for name, w in self.processes.watched.items()}
         path = self.processes.instance.path("run", "supervisor.json")
@@ -157,8 +193,9 @@ class Supervisor:
         os.execv(sys.executable, [sys.executable, "-P", "-m", "tools.supervisor", "--home", self.home])
 
 
-async def supervise(home: str, processes: list[str], report: Any) -> None:
-    """Runs a supervisor until it is told to end. `report` is told how the start went: None, or an OSError."""
+async def supervise(home: str, processes: list[str], report: Any) -> bool:
+    """Runs a supervisor until it is told to end. `report` is told how the start went: None, or an OSError. False: it
+    could not end in order."""
     supervisor = Supervisor(home)
     try:
         await supervisor.begin(processes)
@@ -168,6 +205,7 @@ async def supervise(home: str, processes: list[str], report: Any) -> None:
     report(None)
     await supervisor.ended.wait()
     supervisor.close()
+    return supervisor.clean
 
 
 def foreground(home: str, wanted: list[str]) -> int:
@@ -184,8 +222,7 @@ def foreground(home: str, wanted: list[str]) -> int:
         def report(failure: OSError | None) -> None:
             stack.close()
 
-        asyncio.run(supervise(home, todo, report))
-    return 0
+        return 0 if asyncio.run(supervise(home, todo, report)) else 1
 
 
 def set_up_log() -> None:
@@ -210,11 +247,10 @@ def main() -> int:
         os.close(args.report)
 
     try:
-        asyncio.run(supervise(args.home, args.processes, report))
+        return 0 if asyncio.run(supervise(args.home, args.processes, report)) else 1
     except OSError as failure:
         log.error("%s", failure)
         return 1
-    return 0
 
 
 if __name__ == "__main__":

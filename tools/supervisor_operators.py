@@ -10,6 +10,7 @@ or does not come in time, is answered by an error, and nothing is done.
     restart   both
     renew     the supervisor becomes its successor; the connection ends when it does so
     quit      the supervisor ends, processes go on; the connection ends with it
+    end       ends the instance (tools/ending.py), "force": true though writes are lost; then as quit
 """
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from tools.messages import Order, parse_order
@@ -39,10 +40,11 @@ class Operators:
     """The socket and its verbs."""
 
     def __init__(self, processes: Processes, must_be_calm: Callable[[], None], hand_over: Callable[[], None],
-                 ended: asyncio.Event, note: Callable[[], None]) -> None:
+                 end: Callable[[bool], Awaitable[list[str]]], ended: asyncio.Event, note: Callable[[], None]) -> None:
         self.processes = processes
         self.must_be_calm = must_be_calm                # raises an OSError where hand_over() would lose something
         self.hand_over = hand_over                      # does not return
+        self.end = end                                  # of the instance
         self.ended = ended
         self.note = note
         self.operating = asyncio.Lock()                 # by who starts or stops processes
@@ -72,7 +74,7 @@ class Operators:
                 order = await self._serve_line(reader, writer)
         finally:
             self.connected -= 1
-        if order and order.verb == "quit":
+        if order and order.verb in ("quit", "end"):
             self.ended.set()                # the connection ends with this process
         else:
             writer.close()
@@ -89,7 +91,7 @@ class Operators:
         if order is None:
             return None
         async with self.operating:
-            answer = await self._serve(order.verb, order.processes)
+            answer = await self._serve(order)
             await self._say(writer, answer)
             if order.verb == "renew" and "error" not in answer:
                 self.hand_over()
@@ -121,13 +123,16 @@ class Operators:
                 raise Invalid(f"there is no process {process}; there are: {', '.join(sorted(known))}")
         return processes
 
-    async def _serve(self, verb: str, processes: list[str]) -> dict[str, Any]:
+    async def _serve(self, order: Order) -> dict[str, Any]:
+        verb, processes = order.verb, order.processes
         try:
             if verb == "quit":
                 return {"said": []}
             if verb == "renew":
                 self.must_be_calm()
                 return {"said": []}
+            if verb == "end":
+                return {"said": await self.end(order.force)}
             if verb == "stop":
                 said = await self.processes.stop(self._known(verb, processes))
             else:

@@ -247,6 +247,29 @@ class Processes:
             watched.stand_ins.append(port)
         self.note()
 
+    def let_go(self) -> None:
+        """Watches none any more, as the instance is being ended: what dies now is not started from here."""
+        for watched in self.watched.values():
+            self._calm(watched)
+            self.spares.drop(watched.name)
+            if watched.pidfd >= 0:
+                self.loop.remove_reader(watched.pidfd)
+                os.close(watched.pidfd)
+                watched.pidfd = -1
+                watched.late.cancel()
+
+    def take_up(self) -> None:
+        """After let_go(): watches again what runs. What does not, and should, has died."""
+        for watched in self.watched.values():
+            pid = self.instance.pid_of(watched.name)
+            with contextlib.suppress(ProcessLookupError):
+                if pid:
+                    self._watch(watched, pid, self.instance.child_of(watched.name))
+                    watched.state = "running"
+            if watched.pidfd < 0 and watched.state == "running":
+                self._restart(watched)
+        self.note()
+
     # --- what operators ask for
 
     async def start(self, processes: list[str]) -> list[str]:

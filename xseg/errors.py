@@ -83,6 +83,10 @@ class WrongVersion(XsegError):
     default_errno = errno.EPROTO
 
 
+class Unfinished(WrongVersion):
+    """Whoever made the segment died before it was done: nobody has used it."""
+
+
 class NoSlots(XsegError):
     """The port's requests, or the segment's ports or bells, are all in use."""
 

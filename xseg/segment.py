@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import posix_ipc
 
 from xseg._native import ffi, lib
-from xseg.errors import Exists, NoSpace, NotRunning, WrongVersion, check, error
+from xseg.errors import Exists, NoSpace, NotRunning, Unfinished, WrongVersion, check, error
 
 if TYPE_CHECKING:
     import numpy
@@ -114,8 +114,11 @@ class Segment:
         out, found = ffi.new("struct xseg **"), ffi.new("uint32_t *")
         try:
             rc = lib.xseg_attach(shm.fd, out, found)
+            unfinished = rc == -errno.EPROTO and os.pread(shm.fd, 4, 0) in (b"", bytes(4))
         finally:
             shm.close_fd()
+        if unfinished:
+            raise Unfinished(errno.EPROTO, f"segment {name} was not completely made: `archipelago start` makes it anew")
         if rc == -errno.EPROTO:
             raise WrongVersion(errno.EPROTO, _mismatch(name, found[0]))
         check(rc, f"segment {name}")
@@ -237,9 +240,10 @@ class Segment:
 
 
 def _mismatch(name: str, version: int) -> str:
-    remedy = "stop the instance with the programs that started it, then start it again"
+    remedy = ("stop the instance with the programs that started it, then start it again. `archipelago stop --force` "
+              "removes the segment, and with it what was written to its volumes since their last flush")
     if version == 0:
-        return f"{name} is not a segment of Archipelago, or was not completely made: {remedy}"
+        return f"{name} is not a segment of Archipelago: {remedy}"
     if version != lib.XSEG_VERSION:
         return f"segment {name} is of version {version}, these programs need {lib.XSEG_VERSION}: {remedy}"
     return f"segment {name} was made by another build of version {version}: {remedy}"

@@ -27,7 +27,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from tools import config, locking, messages
-from xseg.errors import Busy, Exists, Invalid, NotRunning, WrongVersion, XsegError
+from tools.xsegtool import look
+from xseg._native import lib
+from xseg.errors import Busy, Exists, Invalid, TimedOut, Unfinished, XsegError
 from xseg.segment import Segment, name_for
 
 if TYPE_CHECKING:
@@ -37,7 +39,9 @@ STOP_TIMEOUT_S = 10.0
 KILL_TIMEOUT_S = 5.0
 POLL_S = 0.005
 LOG_LINES = 15                  # of a process that died, shown to the operator
-ASK_TIMEOUT_S = 120.0           # of a supervisor beyond start_s: it may have to stop and start many processes
+LOOK_S = 1.0                    # between looks at whether a supervisor that does not answer is frozen
+RECEIVE_BYTES = 65536
+ASK_TIMEOUT_S = 120.0           # of a supervisor beyond start_s and stop_s: it may have many processes to start
 
 
 def start_time(pid: int) -> int:
@@ -57,6 +61,11 @@ def wait_for_end(pid: int) -> None:
         pidfd = os.pidfd_open(pid)
         select.select([pidfd], [], [], KILL_TIMEOUT_S)
         os.close(pidfd)
+
+
+def peer_pid(made: socket.socket) -> int:
+    """Pid of who listens at the other side of a connection; 0: it cannot be seen from here."""
+    return struct.unpack("3i", made.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
 
 
 class Instance:
@@ -113,6 +122,11 @@ class Instance:
         """Running processes of this instance that the configuration no longer knows."""
         return [name for name in self.known() if name not in self.config.processes and self.pid_of(name)]
 
+    def child_of(self, process: str) -> subprocess.Popen | None:
+        """It, if this program has started it and it runs."""
+        child = self._children.get(process)
+        return child if child and child.poll() is None else None
+
     def launch(self, process: str, sockets: dict[str, int] | None = None) -> subprocess.Popen:
         """Starts a process; see spawn(). Waits for nothing."""
         child = self.spawn(process, sockets or {})
@@ -154,7 +168,7 @@ class Instance:
             for process in sorted(waiting):
                 if self.is_ready(segment, process):
                     waiting.discard(process)
-                elif process not in self._children or self._children[process].poll() is not None:
+                elif not self.pid_of(process):
                     raise XsegError(errno.ESRCH, f"the process {process} did not start; the end of "
                                     f"{self.path('log', process + '.log')}:\n{self.log_tail(process)}".rstrip())
             if waiting and time.monotonic() > end:
@@ -167,15 +181,26 @@ class Instance:
         numbers = [segment.port_of(role) for role in self.config.processes[process]]
         return all(segment.c.ports[number].ready and segment.alive(number) for number in numbers)
 
-    def terminate(self, process: str) -> bool:
+    def terminate(self, process: str, seconds: float = STOP_TIMEOUT_S) -> bool:
         """Ends a process: SIGTERM, then SIGKILL. False: it had to be killed."""
         pid = self.pid_of(process)
-        clean = not pid or self._signal_and_wait(process, pid, signal.SIGTERM, STOP_TIMEOUT_S)
-        if not clean and not self._signal_and_wait(process, pid, signal.SIGKILL, KILL_TIMEOUT_S):
-            raise Busy(f"the process {process} (pid {pid}) does not end, even by SIGKILL: it waits in the kernel")
+        clean = not pid or self._signal_and_wait(process, pid, signal.SIGTERM, min(seconds, STOP_TIMEOUT_S))
+        if not clean:
+            self.kill(process)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path("run", process + ".pid"))
         return clean
+
+    def kill(self, process: str) -> None:
+        """Ends a process that does not listen. Busy: not even so."""
+        pid = self.pid_of(process)
+        if pid and not self._signal_and_wait(process, pid, signal.SIGKILL, KILL_TIMEOUT_S):
+            raise Busy(f"the process {process} (pid {pid}) does not end, even by SIGKILL: it waits in the kernel")
+
+    def is_frozen(self, process: str) -> bool:
+        """True if it runs, and a signal or a debugger has stopped it."""
+        pid = self.pid_of(process)
+        return bool(pid) and look.is_frozen(pid)
 
     def _signal_and_wait(self, process: str, pid: int, number: int, seconds: float) -> bool:
         with contextlib.suppress(ProcessLookupError):
@@ -196,20 +221,25 @@ class Instance:
         folder = os.open(self.path("run"), os.O_RDONLY | os.O_DIRECTORY)
         made = socket.socket(socket.AF_UNIX)
         try:
-            made.settimeout(ASK_TIMEOUT_S + self._start_s())
+            made.settimeout(LOOK_S)
             made.connect(f"/proc/self/fd/{folder}/supervisor.sock")
             return made
         except (FileNotFoundError, ConnectionError):
             made.close()
             return None
+        except (TimeoutError, BlockingIOError):
+            made.close()
+            raise Busy(f"the supervisor of {self.home} takes nobody in: is it stopped by a signal?") from None
         finally:
             os.close(folder)
 
-    def _start_s(self) -> int:
+    def _patience_s(self) -> float:
+        """For how long a supervisor that moves may take to answer."""
         try:
-            return self.config.supervisor["start_s"]
+            limits = self.config.supervisor
         except Invalid:                     # `archipelago stop` works all the same
-            return config.SUPERVISOR["start_s"]
+            limits = config.SUPERVISOR
+        return ASK_TIMEOUT_S + limits["start_s"] + limits["stop_s"]
 
     def supervised(self) -> bool:
         try:
@@ -220,22 +250,49 @@ class Instance:
             made.close()
         return made is not None
 
-    def ask_supervisor(self, verb: str, processes: list[str]) -> list[str]:
-        """Has the supervisor do something; the lines it has to say. Its failure is raised here."""
+    def supervisor_pid(self) -> int:
+        """Pid of the supervisor; 0: there is none, or none that can be seen from here."""
+        with contextlib.suppress(OSError):
+            if made := self.supervisor_socket():
+                with made:
+                    return peer_pid(made)
+        return 0
+
+    def ask_supervisor(self, verb: str, processes: list[str], force: bool = False) -> list[str]:
+        """Has the supervisor do something; the lines it has to say. Its failure is raised here; Busy: a signal has
+        stopped it."""
         made = self.supervisor_socket()
         if made is None:
             raise XsegError(errno.ESRCH, "the supervisor has ended meanwhile: try again")
-        with made, made.makefile("rwb") as stream:
-            stream.write(json.dumps({"verb": verb, "processes": processes}).encode() + b"\n")
-            stream.flush()
-            line = stream.readline()
-            if verb == "renew":
-                stream.read()               # ends when the old program does
-            if verb == "quit":
-                wait_for_end(struct.unpack("3i", made.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0])
+        with made:
+            pid = peer_pid(made)
+            made.sendall(json.dumps({"verb": verb, "processes": processes, "force": force}).encode() + b"\n")
+            line = self._hear(made, pid, until_end=verb == "renew")     # which ends when the old program does
         if not line:
             raise XsegError(errno.ESRCH, f"the supervisor ended meanwhile; see {self.path('log', 'supervisor.log')}")
-        return messages.parse_answer(line)
+        said = messages.parse_answer(line)
+        if verb in ("quit", "end"):
+            wait_for_end(pid)
+        return said
+
+    def _hear(self, made: socket.socket, pid: int, until_end: bool) -> bytes:
+        """The supervisor's line, or all it says until the connection ends. Busy, TimedOut."""
+        came, end = b"", time.monotonic() + self._patience_s()
+        while until_end or not came.endswith(b"\n"):
+            try:
+                more = made.recv(RECEIVE_BYTES)
+            except TimeoutError:
+                if look.is_frozen(pid):
+                    raise Busy(f"the supervisor (pid {pid}) is stopped by a signal and does nothing: continue it by "
+                               f"`kill -CONT {pid}`, or `kill -9 {pid}` and try again") from None
+                if time.monotonic() > end:
+                    raise TimedOut(f"the supervisor (pid {pid}) does not answer; see "
+                                   f"{self.path('log', 'supervisor.log')}") from None
+                continue
+            if not more:
+                break
+            came += more
+        return came
 
     def deaths(self) -> dict[str, dict[str, Any]]:
         """What the supervisor noted: process -> state, deaths, restarts, last_death."""
@@ -250,22 +307,26 @@ class Instance:
     def prepare(self, processes: list[str]) -> Segment:
         """The segment, made if it is not there; the roles of these processes are not ready in it."""
         segment = self.open_or_create()
+        lib.export_closing(segment.c, 0)        # an end that was cut short is over
+        segment.c.header.ending = 0
+        self.mark_unready(segment, processes)
+        return segment
+
+    def mark_unready(self, segment: Segment, processes: list[str]) -> None:
+        """Has their roles count as not ready until they say so anew."""
         for process in processes:
             for role in self.config.processes[process]:
                 segment.c.ports[segment.port_of(role)].ready = 0
-        segment.c.header.ending = 0
-        return segment
 
     def open_or_create(self) -> Segment:
-        """The segment, made if it is not there. One of another version that nobody uses is replaced."""
+        """The segment, made if it is not there. One whose making was cut short is made anew. WrongVersion: another
+        build made it, so what volumes hold there cannot be read."""
         try:
             segment = Segment.create(self.segment_name, self.path("run"), **self.config.segment)
         except Exists:
             try:
                 segment = Segment.open(self.segment_name)
-            except WrongVersion:
-                if self.running():
-                    raise
+            except Unfinished:
                 self.remove_segment()
                 segment = Segment.create(self.segment_name, self.path("run"), **self.config.segment)
         self.declare(segment)
@@ -280,11 +341,6 @@ class Instance:
                 segment.route(role.name, target)
                 edge = f"{role.name}>{target}"
                 segment.set_route(edge, segment.port_of(self.config.routes.get(edge, target)))
-
-    def end_segment(self) -> None:
-        """Tells all who stop from now on that no other comes in their place: see `ending` in native/layout.h."""
-        with contextlib.suppress(NotRunning, WrongVersion), Segment.open(self.segment_name) as segment:
-            segment.c.header.ending = 1
 
     def remove_segment(self) -> None:
         Segment.unlink(self.segment_name)

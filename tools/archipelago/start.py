@@ -21,7 +21,7 @@ import os
 import subprocess
 import sys
 
-from tools import messages
+from tools import ending, messages
 from tools.archipelago.instance import Instance
 from xseg.errors import Exists, XsegError
 from xseg.segment import Segment
@@ -51,7 +51,7 @@ def bring_up(instance: Instance, processes: list[str]) -> None:
         for process in processes:
             instance.terminate(process)
         if fresh:
-            instance.remove_segment()
+            ending.discard(instance, print)
         raise
 
 

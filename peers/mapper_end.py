@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mapper's part in the end of an instance (tools/ending.py): the verb close_all."""
+from typing import TYPE_CHECKING
+
+from peers.mapper_store import gather_bounded
+from peers.mapper_volume import Volume
+
+if TYPE_CHECKING:
+    from peers.mapper import Mapper
+    from peers.mapper_verbs import Arguments
+
+FAILURES_TOLD = 64                  # volumes that one answer names; the others are counted
+
+
+async def close_all(m: "Mapper", a: "Arguments", room: int) -> dict:
+    """Commits and closes every open volume, whoever has it open. One that cannot be closed stays as it was, open by
+    whom it was open by; the others are closed all the same."""
+    closed, failed = 0, []
+
+    async def close(volume: Volume) -> None:
+        nonlocal closed
+        async with m.using(volume.id):
+            if not volume.handle:
+                return
+            try:
+                await m.close_here(volume)
+                closed += 1
+            except OSError as failure:
+                failed.append([volume.header.name, str(failure)])
+
+    await gather_bounded(close, list(m.handles.values()))
+    return {"closed": closed, "failed": failed[:FAILURES_TOLD], "left_out": len(failed[FAILURES_TOLD:])}
