@@ -39,6 +39,9 @@ All of it is optional; without the file the instance is this:
 A role other than these five needs a type. In an explicit layout each role that has a table must
 appear, and the five do not exist unless they appear. Every error names the file and the key.
 
+A running instance goes by the copy that was made when it was started, run/archipelago.toml: what is edited meanwhile
+counts from the next `archipelago start` or `restart` on, so that no death takes it in unseen.
+
 What `archipelago route` changes in a running pipeline is kept in run/pipeline.json until the
 pipeline is stopped, so that processes which are restarted know it: filters, each in a process of
 its own, and edges that were turned.
@@ -62,6 +65,7 @@ if TYPE_CHECKING:
     from xseg.peer import Peer
 
 FILE = "archipelago.toml"
+IN_FORCE = os.path.join("run", FILE)
 CHANGES = os.path.join("run", "pipeline.json")
 SUPERVISOR = {"deaths": 8, "window_s": 60, "back_off_ms": 5000, "start_s": 30, "stop_s": 120, "spares": 1}
 SUPERVISOR_BOUNDS = {"spares": (0, 1)}
@@ -159,9 +163,9 @@ class Config:
 class _Reader:
     """Reads one file; every complaint names it."""
 
-    def __init__(self, home: str) -> None:
+    def __init__(self, home: str, file: str) -> None:
         self.home = home
-        self.path = os.path.join(home, FILE)
+        self.path = os.path.join(home, file)
 
     def fail(self, text: str) -> XsegError:
         return Invalid(f"{self.path}: {text}")
@@ -358,5 +362,27 @@ def process_name(roles: list[str]) -> str:
 
 
 def read(home: str) -> Config:
-    """The configuration of the instance whose home is `home`. Invalid: names file, key and what is allowed."""
-    return _Reader(home).read()
+    """The configuration as the operator has written it. Invalid: names file, key and what is allowed."""
+    return _Reader(home, FILE).read()
+
+
+def read_in_force(home: str) -> Config:
+    """The configuration that the running instance goes by. Invalid."""
+    return _Reader(home, IN_FORCE if os.path.exists(os.path.join(home, IN_FORCE)) else FILE).read()
+
+
+def text_of(home: str, file: str) -> bytes | None:
+    """What a file below a home says; None: there is none."""
+    try:
+        with open(os.path.join(home, file), "rb") as opened:
+            return opened.read()
+    except FileNotFoundError:
+        return None
+
+
+def put_in_force(home: str, text: bytes | None) -> None:
+    """Has the instance go by this text from now on; None: by the defaults. A kill leaves the old or the new."""
+    path = os.path.join(home, IN_FORCE)
+    with open(path + ".new", "wb") as file:
+        file.write(text or b"")
+    os.replace(path + ".new", path)

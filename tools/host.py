@@ -180,7 +180,7 @@ def wait_until_known(home: str, process: str) -> None:
 def pass_gate(home: str, process: str, gate: int) -> bool:
     """Stands by. False: it is not needed any more."""
     with contextlib.suppress(OSError, KeyError):        # a faulty file: by the time it is needed it may be mended
-        cfg = config.read(home)                         # loads what the peers are made of
+        cfg = config.read_in_force(home)                         # loads what the peers are made of
         if not all(cfg.roles[role].native for role in cfg.processes[process]):
             import uvloop  # noqa: F401
 
@@ -210,7 +210,7 @@ def main() -> int:
         return 0
     try:
         wait_until_known(args.home, args.process)
-        cfg = config.read(args.home)
+        cfg = config.read_in_force(args.home)
         segment = Segment.of_home(args.home)
         return serve(segment, cfg, args.process)
     except OSError as failure:

@@ -116,10 +116,9 @@ class Supervisor:
 
     async def _end_or_stop(self) -> bool:
         """Ends the instance. Where that is refused, stops its processes, and the next start goes on. False: so."""
-        instance = self.processes.instance
-        self.processes.let_go()
+        instance = self._let_go()
         try:
-            await asyncio.to_thread(self._end_locked)
+            await asyncio.to_thread(self._end_locked, instance)
             return True
         except OSError as failure:
             log.error("%s", failure)
@@ -131,19 +130,26 @@ class Supervisor:
         """What `archipelago stop` asks for, which holds run/lock: ends the instance; lines for people. Unsaved: it goes
         on, as before."""
         said: list[str] = []
-        self.processes.let_go()
+        instance = self._let_go()
         try:
-            ran = await asyncio.to_thread(ending.end, self.processes.instance, force, said.append, self._sockets_of)
+            ran = await asyncio.to_thread(ending.end, instance, force, said.append, self._sockets_of)
         except BaseException:
             self.processes.take_up()
             raise
         self.over = True
         return [*said, f"stopped {', '.join(ran) or 'the supervisor'}"]
 
-    def _end_locked(self) -> None:
+    def _let_go(self) -> Instance:
+        """Watches nothing any more; the instance as it is configured now."""
+        self.processes.let_go()
+        with contextlib.suppress(OSError):
+            self.processes.renew()
+        return self.processes.instance
+
+    def _end_locked(self, instance: Instance) -> None:
         """Ends the instance, with run/lock held."""
-        with self.processes.instance.locked():
-            ending.end(self.processes.instance, False, log.warning, self._sockets_of)
+        with instance.locked():
+            ending.end(instance, False, log.warning, self._sockets_of)
 
     def _sockets_of(self, process: str) -> dict[str, int]:
         return self.sockets.of(self.processes.instance.config, process)
@@ -208,21 +214,21 @@ async def supervise(home: str, processes: list[str], report: Any) -> bool:
     return supervisor.clean
 
 
-def foreground(home: str, wanted: list[str]) -> int:
+def foreground(instance: Instance, role: str | None) -> int:
     """`archipelago start --foreground`: holds run/lock until all processes are ready. Exit status."""
+    from tools.archipelago.start import wanted_of
     set_up_log()
-    instance = Instance(home)
     with contextlib.ExitStack() as stack:
         stack.enter_context(instance.locked())
         if instance.supervised():
-            raise Busy(f"another supervisor is at work (home {home}): `archipelago stop` first")
-        running = instance.running()
+            raise Busy(f"another supervisor is at work (home {instance.home}): `archipelago stop` first")
+        wanted, running = wanted_of(instance, role), instance.running()
         todo = [process for process in wanted if process not in running]
 
         def report(failure: OSError | None) -> None:
             stack.close()
 
-        return 0 if asyncio.run(supervise(home, todo, report)) else 1
+        return 0 if asyncio.run(supervise(instance.home, todo, report)) else 1
 
 
 def set_up_log() -> None:

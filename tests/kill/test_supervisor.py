@@ -14,6 +14,8 @@ import pytest
 from load import Killer
 from support import BIN, Instance, config_of, processes_of, run, wait_until
 
+from tools import config
+from tools.supervisor import END_MORE_S
 from xseg._native import lib
 from xseg.client import Client
 from xseg.segment import Segment, name_for
@@ -65,13 +67,24 @@ def test_what_a_dead_peer_held_is_done_by_its_successor(supervised):
     path = os.path.join(instance.home, "archipelago.toml")
     with open(path, encoding="utf-8") as file:
         text = file.read()
-    with open(path, "w", encoding="utf-8") as file:
+    with open(os.path.join(instance.home, config.IN_FORCE), "w", encoding="utf-8") as file:
         file.write(text.replace("ms = 60000", "ms = 0"))
     kill(instance, "front")
     assert len(client.port.receive(10)) == 1
     assert instance.status()["front"]["recovered"] == 1
-    with open(path, "w", encoding="utf-8") as file:
+
+
+@pytest.mark.parametrize("text", ["layout = [['front', 'back']]\n" + config_of(PAIR, APART).partition("\n")[2],
+                                  config_of([("front", "delay", {"target": "back"}),
+                                             ("back", "blocker-file", {"path": "/proc/nowhere"})], APART),
+                                  "layout = 5"])
+def test_what_is_edited_meanwhile_makes_no_death_an_outage(supervised, text):
+    instance = supervised(config_of(PAIR, APART))
+    with open(os.path.join(instance.home, config.FILE), "w", encoding="utf-8") as file:
         file.write(text)
+    for role in ("back", "front", "back"):
+        kill(instance, role)
+    assert instance.call("front", lib.XOP_PING).error == 0
 
 
 def give_up(instance, role):
@@ -162,6 +175,7 @@ def test_a_peer_that_hangs_in_every_start_is_given_up(supervised):
 def test_a_peer_that_waits_for_another_in_its_start_is_not_killed(supervised):
     instance = supervised('layout = "separate"', patient=False)
     hasten(instance)
+    instance.archipelago("restart", "nbd")      # takes it in
     instance.client.control("create", name="v", size=1 << 20)
     store, names = instance.pid("blockerm"), []
 
@@ -422,4 +436,6 @@ def test_the_unit_file_names_what_there_is():
     with open(path, encoding="utf-8") as file:
         unit = file.read()
     assert "start --foreground" in unit and "Type=notify" in unit and "KillMode=process" in unit
+    limits, stop_s = config.SUPERVISOR, int(unit.partition("TimeoutStopSec=")[2].split()[0])
+    assert stop_s >= limits["start_s"] + limits["stop_s"] + END_MORE_S
     assert run("archipelago", "start", "--help").stdout.count("--foreground") >= 2

@@ -78,8 +78,25 @@ class Instance:
 
     @functools.cached_property
     def config(self) -> config.Config:
-        """What the file says. Invalid: it is faulty."""
-        return config.read(self.home)
+        """What a running instance goes by; else what the file says. Invalid: it is faulty."""
+        return config.read_in_force(self.home) if Segment.exists(self.segment_name) else config.read(self.home)
+
+    def take_in(self) -> bytes | None:
+        """Goes by what the operator's file says now; what was in force until now. Invalid: it is faulty, or has another
+        layout while something runs: that must end first."""
+        new, running = config.read(self.home), self.running()
+        if running and new.processes != self.config.processes:
+            raise Invalid(f"{self.path(config.FILE)} has another layout ({', '.join(new.processes)}) than the instance "
+                          f"that runs ({', '.join(self.config.processes)}): `archipelago restart`, of all, takes it in")
+        return self.go_by(config.text_of(self.home, config.FILE))
+
+    def go_by(self, text: bytes | None) -> bytes | None:
+        """Goes by this text; what was in force until now."""
+        before = config.text_of(self.home, config.IN_FORCE)
+        if text != before:
+            config.put_in_force(self.home, text)
+        self.__dict__.pop("config", None)
+        return before
 
     def path(self, *parts: str) -> str:
         return os.path.join(self.home, *parts)
@@ -321,6 +338,8 @@ class Instance:
     def open_or_create(self) -> Segment:
         """The segment, made if it is not there. One whose making was cut short is made anew. WrongVersion: another
         build made it, so what volumes hold there cannot be read."""
+        if not Segment.exists(self.segment_name):
+            self.go_by(config.text_of(self.home, config.FILE))
         try:
             segment = Segment.create(self.segment_name, self.path("run"), **self.config.segment)
         except Exists:
@@ -345,7 +364,7 @@ class Instance:
     def remove_segment(self) -> None:
         Segment.unlink(self.segment_name)
         for path in [*glob.glob(self.path("run", "bell.*")), self.path("run", "supervisor.json"),
-                     self.path("run", "supervisor.sock"), self.path(config.CHANGES)]:
+                     self.path("run", "supervisor.sock"), self.path(config.CHANGES), self.path(config.IN_FORCE)]:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
 

@@ -4,7 +4,8 @@
 Requests wait in the segment meanwhile: guests see a pause, no error; those of the NBD server must
 connect again. A process that had died, or was given up, is started. Takes in changed programs, as
 long as they are of the same segment version, and a changed archipelago.toml, as far as the processes
-restarted go; where the layout has changed, all are stopped before any is started.
+restarted go; where the layout has changed, all are stopped before any is started. What
+dies comes back as it was when it was last started by a command, whatever the file says by then.
 
 Devices mapped by nbdfuse connect again. Those of the kernel's NBD client do not: the NBD server's process is not
 restarted under them, unless --force. The others are: name their roles.
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import time
 
+from tools import config
 from tools.archipelago.instance import POLL_S, Instance
 from tools.archipelago.start import bring_up
 from tools.archipelago.stop import take_down
@@ -66,16 +68,22 @@ def run(args: argparse.Namespace) -> int:
             renew_supervisor(instance)
             print("restarted the supervisor")
             return 0
-        order = instance.config.stop_order()
-        wanted = [instance.config.process_of(args.role)] if args.role else order
-        strangers = instance.strangers()
-        serving = [role.name for name in wanted for role in instance.config.serving(name)]
+        now, new = instance.config, config.read(args.home)
+        wanted = [new.process_of(args.role)] if args.role else new.stop_order()
+        ending = [name for name in now.stop_order() if not args.role or name in wanted]
+        serving = [role.name for name in ending for role in now.serving(name)]
         if serving and not args.force:
             instance.refuse_while_mapped(f"a restart of {', '.join(serving)} ends their connections, and who uses "
                                          "them gets I/O errors. Other processes can be restarted one by one: "
                                          "`archipelago restart ROLE`", restart=True)
-        for step in [wanted] if strangers else [[process] for process in wanted]:
-            take_down(instance, strangers)
-            replace(instance, step)
+        if not args.role and new.processes != now.processes:
+            take_down(instance, [*ending, *instance.strangers()])
+        before = instance.take_in()
+        try:
+            for step in [wanted] if not instance.running() else [[process] for process in wanted]:
+                replace(instance, step)
+        except BaseException:
+            instance.go_by(before)          # what dies now comes back as it was
+            raise
     print(f"restarted {', '.join(wanted)}")
     return 0

@@ -77,12 +77,12 @@ def leave_supervisor(instance: Instance, processes: list[str]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     instance = Instance(args.home)
-    wanted = [instance.config.process_of(args.role)] if args.role else list(instance.config.processes)
     instance.make_folders()
     if args.foreground:
         from tools import supervisor
-        return supervisor.foreground(instance.home, wanted)
+        return supervisor.foreground(instance, args.role)
     with instance.locked():
+        wanted = wanted_of(instance, args.role)
         todo = to_start(instance, wanted, args.unsupervised)
         if args.unsupervised or instance.supervised():
             bring_up(instance, todo)
@@ -90,6 +90,14 @@ def run(args: argparse.Namespace) -> int:
             leave_supervisor(instance, todo)
     print(f"started {', '.join(todo) or 'a supervisor'} (home {args.home})")
     return 0
+
+
+def wanted_of(instance: Instance, role: str | None) -> list[str]:
+    """The processes that are meant, by what the operator's file says now. Under run/lock."""
+    if Segment.exists(instance.segment_name):
+        instance.take_in()
+        instance.make_folders()
+    return [instance.config.process_of(role)] if role else list(instance.config.processes)
 
 
 def to_start(instance: Instance, wanted: list[str], unsupervised: bool) -> list[str]:

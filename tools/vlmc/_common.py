@@ -58,7 +58,7 @@ def token() -> int:
 def nbd_uri(home: str, name: str) -> str:
     """Where NBD clients find a volume or snapshot, open or not."""
     socket = "run/nbd.sock"
-    path = os.path.join(home, "archipelago.toml")
+    path = os.path.join(home, "run", "archipelago.toml")            # which the running instance goes by
     if os.path.exists(path):
         import tomllib
         with open(path, "rb") as file:
