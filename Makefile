@@ -23,7 +23,7 @@ FUZZ_PACKAGES := clang
 
 NATIVE := $(wildcard native/*.c native/*.h)
 LIBRARY := $(filter-out native/fuzz_%.c native/tool_%.c native/export.c,$(wildcard native/*.c))
-TOOL_LOAD_PARTS := $(addprefix native/,bell.c loop.c peer.c port.c rados_api.c request.c segment.c)
+TOOL_LOAD_PARTS := $(addprefix native/,bell.c loop.c ours.c peer.c port.c rados_api.c request.c segment.c)
 FUZZERS := $(patsubst native/%.c,%,$(wildcard native/fuzz_*.c))
 
 # Run under the sanitizers: what drives native code and little else, as tools that a test starts run

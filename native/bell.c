@@ -11,10 +11,13 @@
 #include <unistd.h>
 
 #include "barrier.h"
+#include "ours.h"
 #include "process.h"
 #include "xseg.h"
 
 #define BELL_PATH_MAX 224
+#define BELL_MODE 0600
+#define MAKE_TRIES 3
 #define FIFO_DRAIN_MAX 16           /* reads of 512 bytes: more rings than senders can leave */
 
 struct stat_line { char state; unsigned flags; long threads; unsigned long long start; };
@@ -84,23 +87,48 @@ static int bell_pick(struct xseg *seg, uint32_t number, uint32_t *picked)
     return -EAGAIN;
 }
 
-int bell_open(struct xseg *seg, uint32_t number, struct bell **out)
+/* The FIFO, if it is ours; else a negative errno. */
+static int bell_open_fifo(const struct xseg *seg, uint32_t number, int how)
 {
     char path[BELL_PATH_MAX];
+
+    bell_path(seg, number, path);
+    return ours_open(AT_FDCWD, path, how, S_IFIFO);
+}
+
+/* The FIFO to listen at. One that an earlier life left serves again; what else is there is removed, as the folder
+ * is ours. */
+static int bell_make_fifo(const struct xseg *seg, uint32_t number)
+{
+    char path[BELL_PATH_MAX];
+    int fd;
+
+    bell_path(seg, number, path);
+    for (int i = 0; i < MAKE_TRIES; i++) {
+        if (mkfifo(path, BELL_MODE) < 0 && errno != EEXIST)
+            return -errno;
+        fd = bell_open_fifo(seg, number, O_RDWR);
+        if (fd != -EPERM && fd != -ELOOP && fd != -ENXIO)
+            return fd;              /* else it is not ours, a link, or a socket */
+        if (unlink(path) < 0 && errno != ENOENT)
+            return -errno;
+    }
+    return -EPERM;
+}
+
+int bell_open(struct xseg *seg, uint32_t number, struct bell **out)
+{
     struct bell *bell = calloc(1, sizeof(*bell));
     int rc;
 
     if (!bell)
         return -ENOMEM;
     bell->seg = seg;
-    bell->fd = -1;
     rc = bell_pick(seg, number, &bell->number);
     if (rc == 0) {
-        bell_path(seg, bell->number, path);
-        if (mkfifo(path, 0660) == 0 || errno == EEXIST)
-            bell->fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+        bell->fd = bell_make_fifo(seg, bell->number);
         if (bell->fd < 0) {
-            rc = -errno;
+            rc = bell->fd;
             store_release(&seg->bells[bell->number].tag, 0u);
         }
     }
@@ -142,11 +170,8 @@ void bell_disarm(struct bell *bell)
 
 static int bell_open_sender(struct xseg *seg, uint32_t number)
 {
-    char path[BELL_PATH_MAX];
-    int fd;
+    int fd = bell_open_fifo(seg, number, O_WRONLY);
 
-    bell_path(seg, number, path);
-    fd = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0)
         return -1;
     if (!swap_if(&seg->bell_fd[number], -1, fd)) {

@@ -117,8 +117,8 @@
 #define BF_BYTES_MAX (1ull << 46)   /* of an object */
 #define BF_COPY_BUFFER 262144       /* bytes a worker moves at a time */
 #define BF_OWNER_MAX 1024           /* bytes of a lock owner's text */
-#define BF_FILE_MODE 0640
-#define BF_FOLDER_MODE 0750
+#define BF_FILE_MODE 0600
+#define BF_FOLDER_MODE 0700
 
 struct bf;
 

@@ -16,6 +16,7 @@
 
 #include "barrier.h"
 #include "blocker_file.h"
+#include "ours.h"
 
 #define STORE_TEXT "archipelago store 1\n"
 #define STORE_WORD "archipelago store "
@@ -311,6 +312,20 @@ static int begin_life(struct bf *bf)
     return -EAGAIN;
 }
 
+/* Nobody else may write to the root. A new folder, also that of a new file system, which may be open to all, is closed
+ * before the store is made in it; one that has something in it already is refused. */
+static int close_door(struct bf *bf)
+{
+    int rc = ours_check(bf->root, S_IFDIR);
+    struct stat st;
+
+    if (rc == -EPERM && fstat(bf->root, &st) == 0 && st.st_uid == geteuid() && is_empty(bf)
+        && fchmod(bf->root, BF_FOLDER_MODE) == 0 && is_empty(bf))
+        rc = ours_check(bf->root, S_IFDIR);
+    return rc ? peer_fail(bf->peer, rc, "%.160s is not ours: it belongs to another user, or others may write to it and "
+                          "it is not empty (`chmod go-w` if what is in it is as it should be)", bf->path) : 0;
+}
+
 static int check_direct(struct bf *bf)
 {
     int fd = bf->direct ? openat(bf->root, "store", O_RDONLY | O_DIRECT | O_CLOEXEC) : -1;
@@ -346,7 +361,9 @@ int bf_root_open(struct bf *bf)
     bf->root = open(bf->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (bf->root < 0)
         return peer_fail(bf->peer, -errno, "%.160s: %s", bf->path, strerror(errno));
-    rc = check_store(bf);
+    rc = close_door(bf);
+    if (rc == 0)
+        rc = check_store(bf);
     if (rc == 0)
         rc = open_witness(bf);
     if (rc == 0)

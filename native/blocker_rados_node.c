@@ -12,6 +12,7 @@
 
 #include "barrier.h"
 #include "blocker_rados.h"
+#include "ours.h"
 
 #define KIND "node"
 #define SUFFIX BR_REGISTRY_SUFFIX
@@ -282,7 +283,7 @@ bool br_registry_parse(const char *text, struct br_registry *registry)
 
 static bool read_registry(int folder, const char *name, struct br_registry *registry)
 {
-    int fd = openat(folder, name, O_RDONLY | O_CLOEXEC);
+    int fd = ours_open(folder, name, O_RDONLY, S_IFREG);
     char text[REGISTRY_MAX];
     ssize_t n;
 

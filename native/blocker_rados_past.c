@@ -21,6 +21,7 @@
 
 #include "barrier.h"
 #include "blocker_rados.h"
+#include "ours.h"
 
 #define PAST_MAX 64
 #define EARLIER "earlier %016" PRIx64 "\n"
@@ -55,7 +56,7 @@ static void read_file(const struct br *br, char text[BR_TEXT_MAX])
     int fd;
 
     path_of(br, path);
-    fd = open(path, O_RDONLY | O_CLOEXEC);
+    fd = ours_open(AT_FDCWD, path, O_RDONLY, S_IFREG);
     if (fd >= 0) {
         n = read(fd, text, BR_TEXT_MAX - 1);
         close(fd);
@@ -82,15 +83,17 @@ static void copy_past(const char *old, uint64_t node, char text[BR_TEXT_MAX])
 static int write_file(const struct br *br, const char *text)
 {
     char path[XSEG_PATH_MAX + 64], temporary[XSEG_PATH_MAX + 72];
-    int folder = open(br->peer->seg->header->run, O_RDONLY | O_DIRECTORY | O_CLOEXEC), rc = 0;
-    FILE *file;
+    int folder = open(br->peer->seg->header->run, O_RDONLY | O_DIRECTORY | O_CLOEXEC), fd, rc = 0;
 
     path_of(br, path);
     snprintf(temporary, sizeof(temporary), "%s.new", path);
-    file = folder < 0 ? NULL : fopen(temporary, "we");
-    if (!file || fputs(text, file) < 0 || fflush(file) || fsync(fileno(file)) < 0)
+    fd = folder < 0 ? -errno : ours_create(AT_FDCWD, temporary);
+    if (fd < 0)
+        rc = fd;
+    errno = EIO;
+    if (rc == 0 && (write(fd, text, strlen(text)) != (ssize_t)strlen(text) || fsync(fd) < 0))
         rc = -errno;
-    if (file && fclose(file) && rc == 0)
+    if (fd >= 0 && close(fd) < 0 && rc == 0)
         rc = -errno;
     if (rc == 0 && (rename(temporary, path) < 0 || fsync(folder) < 0))
         rc = -errno;

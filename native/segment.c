@@ -4,6 +4,7 @@
  */
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,10 +15,12 @@
 #include <unistd.h>
 
 #include "barrier.h"
+#include "ours.h"
 #include "xseg.h"
 
 #define CACHE_LINE 64
 #define PAGE 4096
+#define RESERVE_TRIES 16            /* a signal begins it anew */
 
 static_assert(sizeof(struct xreq) == 256, "a request is four cache lines");
 static_assert(offsetof(struct xreq, op) == 64, "what is asked starts a line");
@@ -171,15 +174,29 @@ static void point(struct xseg *seg)
         seg->bell_fd[i] = -1;
 }
 
+/* Takes all of the memory now. A page that could not be had when it is first touched would be a SIGBUS. */
+static int reserve(int fd, uint64_t size)
+{
+    int rc = EINTR;
+
+    if (ftruncate(fd, (off_t)size) < 0)
+        return -errno;
+    for (int i = 0; rc == EINTR && i < RESERVE_TRIES; i++)
+        rc = posix_fallocate(fd, 0, (off_t)size);
+    return -rc;
+}
+
 int xseg_format(int fd, const struct xparams *params)
 {
     struct timespec now;
     struct xseg seg;
     struct xheader h;
+    int rc;
 
     plan(params, &h);
-    if (ftruncate(fd, (off_t)h.size) < 0)
-        return -errno;
+    rc = reserve(fd, h.size);
+    if (rc)
+        return rc;
     seg.base = mmap(NULL, h.size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (seg.base == MAP_FAILED)
         return -errno;
@@ -214,6 +231,9 @@ int xseg_attach(int fd, struct xseg **out, uint32_t *found)
     int rc;
 
     *found = 0;
+    rc = ours_check(fd, S_IFREG);
+    if (rc)
+        return rc;
     if (fstat(fd, &st) < 0)
         return -errno;
     if ((uint64_t)st.st_size < sizeof(struct xheader))

@@ -73,9 +73,9 @@ uint64_t xstack_size(uint32_t class);
 
 /* Bytes a segment with these parameters needs. */
 uint64_t xseg_size(const struct xparams *params);
-/* Lays out a new segment in the object behind fd, which must be empty. */
+/* Lays out a new segment in the object behind fd, which must be empty, and takes all its memory: ENOSPC. */
 int xseg_format(int fd, const struct xparams *params);
-/* Maps the segment behind fd. EPROTO: not a segment of this version and build (why in
+/* Maps the segment behind fd. EPERM: it is not ours (ours.h). EPROTO: not a segment of this version and build (why in
  * *found: the version found, 0 if it is no segment). The fd may be closed afterwards. */
 int xseg_attach(int fd, struct xseg **seg, uint32_t *found);
 void xseg_detach(struct xseg *seg);

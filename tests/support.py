@@ -14,6 +14,7 @@ from typing import Any
 
 from xseg.client import Client
 from xseg.request import Reply
+from xseg.segment import SHM, name_for
 
 BIN = os.path.dirname(sys.executable)
 DIST_PACKAGES = "/usr/lib/python3/dist-packages"
@@ -71,6 +72,11 @@ def processes_of(home: str, module: bytes = b"tools.host") -> list[int]:
         if module in words and home.encode() in words:
             found.append(int(path.split("/")[2]))
     return found
+
+
+def segments_of(home: str) -> list[str]:
+    """Segments in shared memory of an instance that is stopped."""
+    return glob.glob(SHM + name_for(home) + "*")
 
 
 class Instance:

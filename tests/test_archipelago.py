@@ -6,7 +6,7 @@ import signal
 import subprocess
 
 import pytest
-from support import Instance, config_of, processes_of, run, wait_until
+from support import Instance, config_of, processes_of, run, segments_of, wait_until
 
 from tools import config
 from xseg._native import lib
@@ -32,7 +32,7 @@ def bad(home):
     def start(text):
         instance = Instance(home, text)
         said = refused(instance, "start")
-        assert not Segment.exists(name_for(home))
+        assert not segments_of(home)
         assert processes_of(home) == []
         return said
 
@@ -95,7 +95,7 @@ def test_a_peer_that_cannot_start_is_shown_with_its_reason_and_nothing_is_left(h
     said = refused(instance, "start")
     assert "b (blocker-file) cannot start" in said and "/proc/nowhere" in said
     assert processes_of(home) == []
-    assert not Segment.exists(name_for(home))
+    assert not segments_of(home)
 
 
 def test_start_takes_up_a_segment_whose_processes_were_all_killed(host):
@@ -150,7 +150,7 @@ def test_stop_leaves_no_process_segment_or_doorbell(host):
     assert processes_of(instance.home)
     instance.stop()
     assert processes_of(instance.home) == []
-    assert not Segment.exists(name_for(instance.home))
+    assert not segments_of(instance.home)
     assert sorted(os.listdir(os.path.join(instance.home, "run"))) == ["lock", "mapped"]
 
 

@@ -6,6 +6,7 @@ import threading
 
 import numpy
 import pytest
+from support import SMALL_SEGMENT, segments_of
 
 from xseg import errors
 from xseg._native import ffi, lib
@@ -272,15 +273,22 @@ def test_a_segment_is_made_only_once(segment):
 def test_a_segment_larger_than_shared_memory_names_the_remedy(home):
     with pytest.raises(errors.NoSpace, match=r"/dev/shm has \d+ MiB free.*\[segment\]"):
         Segment.create(name_for(home), home, buffers=[4096, 4096, 4_000_000])
-    assert not Segment.exists(name_for(home))
+    assert not segments_of(home)
 
 
-def test_a_segment_is_open_to_its_group_and_to_nobody_else(segment):
-    assert os.stat(SHM + segment.name).st_mode & 0o777 == 0o660
+def test_a_segment_is_for_its_owner_alone_whatever_the_umask(segment, home):
+    assert os.stat(SHM + segment.name).st_mode & 0o777 == 0o600
+    before = os.umask(0)
+    try:
+        with Segment.create(name_for(home), home, **SMALL_SEGMENT) as other:
+            assert os.stat(SHM + other.name).st_mode & 0o777 == 0o600
+    finally:
+        os.umask(before)
 
 
-def test_a_segment_takes_no_memory_that_is_not_used(segment):
-    assert os.stat(SHM + segment.name).st_blocks * 512 < 1 << 20
+def test_all_memory_of_a_segment_is_taken_when_it_is_made(segment):
+    st = os.stat(SHM + segment.name)
+    assert st.st_blocks * 512 >= st.st_size
 
 
 @pytest.mark.parametrize("struct", ["struct xreq", "struct xport", "struct xvolume", "struct xheader", "struct xobj"])

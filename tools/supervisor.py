@@ -40,9 +40,9 @@ from tools.supervisor_clients import Clients
 from tools.supervisor_operators import Operators
 from tools.supervisor_processes import Processes
 from tools.supervisor_sockets import Sockets
+from xseg import ours
 from xseg.aio import Hub
 from xseg.errors import Busy
-from xseg.segment import Segment
 
 END_MORE_S = 60                 # that the end takes beside start_s and stop_s, at most
 log = logging.getLogger("supervisor")
@@ -76,7 +76,7 @@ class Supervisor:
     async def begin(self, processes: list[str]) -> None:
         """Makes or joins the segment, adopts what runs, starts these processes. On failure nothing is left."""
         instance = Instance(self.home)
-        fresh = not Segment.exists(instance.segment_name)
+        fresh = not instance.has_segment()
         self.loop = asyncio.get_running_loop()
         try:
             self.segment = instance.prepare(processes)
@@ -174,9 +174,8 @@ class Supervisor:
                  for name, w in self.processes.watched.items()}
         path = self.processes.instance.path("run", "supervisor.json")
         with contextlib.suppress(FileNotFoundError):
-            with open(path + ".new", "w", encoding="utf-8") as file:
-                json.dump({"pid": os.getpid(), "clients_swept": self.clients.swept, "processes": shown}, file, indent=1)
-            os.replace(path + ".new", path)
+            ours.replace(path, json.dumps({"pid": os.getpid(), "clients_swept": self.clients.swept,
+                                           "processes": shown}, indent=1))
         bad = [f"{name} is {w.state}" for name, w in self.processes.watched.items() if w.state != "running"]
         self.notifier.say("STATUS=" + (", ".join(bad) or f"{len(self.processes.watched)} processes run"))
 
@@ -243,6 +242,7 @@ def main() -> int:
     parser.add_argument("--report", type=int, metavar="FD", help="where to say how the start went")
     parser.add_argument("processes", nargs="*", help="processes to start; those that run are watched as well")
     args = parser.parse_args()
+    ours.close_umask()
     set_up_log()
 
     def report(failure: OSError | None) -> None:

@@ -1,27 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shared-memory segment: making, joining, looking at it.
 
+An instance's segment is a file in /dev/shm, where everybody may make files. So its name is one that nobody can guess,
+another one each time; the home's run/segment says which, before the segment is made. Whoever makes files there
+first takes no name from us, and what stands there under ours is joined only if it is ours (xseg/ours.py): its memory
+is where the pipeline runs, and its members, the processes of one user, trust one another. All its memory is taken
+when it is made (native/segment.c), so that nobody who fills /dev/shm later takes it away.
+
 `Segment.c` is the native handle (struct xseg *). Structured numpy views of what lies in the
 segment are made when first asked for and copy nothing: they show, and change, the segment.
 """
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
+import re
+import secrets
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import posix_ipc
-
+from xseg import ours
 from xseg._native import ffi, lib
-from xseg.errors import Exists, NoSpace, NotRunning, Unfinished, WrongVersion, check, error
+from xseg.errors import Exists, NoSpace, NotRunning, Unfinished, WrongVersion, XsegError, check, error
 
 if TYPE_CHECKING:
     import numpy
 
 SHM = "/dev/shm"
-MODE = 0o660
+RECORD = os.path.join("run", "segment")     # in the home: the name of its segment
 BUSY_BATCH = 4096               # request slots looked at in one go
 ANY = lib.XPORT_ANY
 PARAMETERS = ("static_slots", "dynamic_slots", "buffers", "frames", "stacks")
@@ -30,13 +38,45 @@ OPS: dict[int, str] = {number: name.removeprefix("XOP_").lower()
                        for number, name in ffi.typeof("enum xop").elements.items() if name != "XOP_COUNT"}
 STATES: dict[int, str] = {number: name.removeprefix("XREQ_").lower()
                           for number, name in ffi.typeof("enum xstate").elements.items()}
+NAME = re.compile(r"/archipelago-[0-9a-f]{12}(-[0-9a-f]{16})?")
 KINDS: dict[int, str] = {number: name.removeprefix("XOBJ_").lower()
                          for number, name in ffi.typeof("enum xkind").elements.items() if name != "XOBJ_KINDS"}
 
 
 def name_for(home: str) -> str:
-    """Name of the segment of the instance whose home is `home`."""
+    """Name of the segment of the instance whose home is `home`; of one that has none, what its name will begin with.
+
+    NotOurs: run/segment is somebody else's.
+    """
+    return recorded(home) or _prefix(home)
+
+
+def _prefix(home: str) -> str:
     return "/archipelago-" + hashlib.sha256(os.path.realpath(home).encode()).hexdigest()[:12]
+
+
+def new_name(home: str) -> str:
+    """A name for a new segment of this instance that nobody can have made before."""
+    return f"{_prefix(home)}-{secrets.token_hex(8)}"
+
+
+def recorded(home: str) -> str:
+    """The name that run/segment says, of a segment that may be gone; "" if it says none. NotOurs."""
+    try:
+        said = ours.read(os.path.join(home, RECORD)).strip()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return ""
+    return said if NAME.fullmatch(said) else ""
+
+
+def record(home: str, name: str) -> None:
+    """Writes down the name of the home's segment; "" removes it."""
+    path = os.path.join(home, RECORD)
+    if name:
+        ours.replace(path, name + "\n")
+        return
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def text(field: Any) -> str:
@@ -52,14 +92,13 @@ def _fill(params: Any, run: str, values: dict[str, Any]) -> None:
         setattr(params, name, value)
 
 
-def _room_for(size: int, name: str) -> None:
-    """Refuses a segment that the shared-memory file system cannot hold: touching it would be fatal."""
+def _no_room(size: int, name: str) -> NoSpace:
+    """All of a segment's memory is taken when it is made: what cannot be had is said then, and is not fatal later."""
     room = os.statvfs(SHM)
-    free = room.f_bavail * room.f_frsize
-    if size > free:
-        raise NoSpace(errno.ENOSPC, f"segment {name} needs {size >> 20} MiB, but {SHM} has {free >> 20} MiB free: "
-                      f"enlarge it (mount -o remount,size={(size >> 20) * 2}M {SHM}) or lower the numbers "
-                      "under [segment] in archipelago.toml")
+    return NoSpace(errno.ENOSPC, f"segment {name} needs {size >> 20} MiB, but {SHM} has "
+                   f"{room.f_bavail * room.f_frsize >> 20} MiB free: enlarge it (mount -o remount,size="
+                   f"{(size >> 20) * 2}M {SHM}), remove what fills it, or lower the numbers under [segment] in "
+                   "archipelago.toml")
 
 
 class Segment:
@@ -87,36 +126,39 @@ class Segment:
             raise error(errno.ENAMETOOLONG, f"the path {run} is too long: {lib.XSEG_PATH_MAX - 1} bytes at most")
         c = ffi.new("struct xparams *")
         _fill(c, run, params)
-        _room_for(lib.xseg_size(c), name)
+        size = lib.xseg_size(c)
+        ours.resolve(SHM + name)
         try:
-            shm = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=MODE)
-        except posix_ipc.ExistentialError:
+            fd = ours.open_file(SHM + name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        except FileExistsError:
             raise Exists(errno.EEXIST, f"segment {name} exists already") from None
         try:
-            os.fchmod(shm.fd, MODE)
-            check(lib.xseg_format(shm.fd, c), f"segment {name}")
+            rc = lib.xseg_format(fd, c)
+            if rc in (-errno.ENOSPC, -errno.ENOMEM):
+                raise _no_room(size, name)
+            check(rc, f"segment {name}")
         except OSError:
-            posix_ipc.unlink_shared_memory(name)
+            cls.unlink(name)
             raise
         finally:
-            shm.close_fd()
+            os.close(fd)
         return cls.open(name)
 
     @classmethod
     def open(cls, name: str) -> Segment:
-        """Joins a segment. NotRunning: there is none. WrongVersion: another version or build made it."""
+        """Joins a segment. NotRunning: there is none. NotOurs. WrongVersion: another version or build made it."""
         try:
-            shm = posix_ipc.SharedMemory(name)
-        except posix_ipc.ExistentialError:
+            fd = ours.open_file(SHM + name, os.O_RDWR)
+        except FileNotFoundError:
             raise NotRunning(errno.ENOENT, "not running: start it with `archipelago start`") from None
-        except posix_ipc.PermissionsError:
-            raise error(errno.EACCES, f"segment {name}: permission denied; it belongs to another user") from None
+        except PermissionError:
+            raise _of_another(SHM + name) from None
         out, found = ffi.new("struct xseg **"), ffi.new("uint32_t *")
         try:
-            rc = lib.xseg_attach(shm.fd, out, found)
-            unfinished = rc == -errno.EPROTO and os.pread(shm.fd, 4, 0) in (b"", bytes(4))
+            rc = lib.xseg_attach(fd, out, found)
+            unfinished = rc == -errno.EPROTO and os.pread(fd, 4, 0) in (b"", bytes(4))
         finally:
-            shm.close_fd()
+            os.close(fd)
         if unfinished:
             raise Unfinished(errno.EPROTO, f"segment {name} was not completely made: `archipelago start` makes it anew")
         if rc == -errno.EPROTO:
@@ -126,23 +168,33 @@ class Segment:
 
     @classmethod
     def of_home(cls, home: str) -> Segment:
-        """Joins the segment of the instance whose home is `home`."""
+        """Joins the segment of the instance whose home is `home`. NotRunning; NotOurs: home or segment."""
+        ours.check_home(home)
         try:
-            return cls.open(name_for(home))
+            name = name_for(home)
+        except PermissionError:
+            raise _of_another(home) from None
+        try:
+            if cls.exists(name):
+                return cls.open(name)
         except NotRunning:
-            raise NotRunning(errno.ENOENT, f"not running (home {home}): start it with `archipelago start`") from None
+            pass
+        raise NotRunning(errno.ENOENT, f"not running (home {home}): start it with `archipelago start`")
 
     @staticmethod
     def exists(name: str) -> bool:
-        return os.path.exists(SHM + name)
+        """True if there is one, made by us: what a stranger put there is none."""
+        try:
+            return ours.is_us(os.lstat(SHM + name).st_uid)
+        except FileNotFoundError:
+            return False
 
     @staticmethod
     def unlink(name: str) -> None:
         """Removes the segment's name; its memory goes when the last process leaves. None there: nothing."""
-        try:
-            posix_ipc.unlink_shared_memory(name)
-        except posix_ipc.ExistentialError:
-            return
+        if Segment.exists(name):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(SHM + name)
 
     def close(self) -> None:
         """Leaves. Ports, requests and arrays of this segment must not be used afterwards."""
@@ -237,6 +289,10 @@ class Segment:
     def volumes(self) -> numpy.ndarray:
         """The table of open volumes as a structured array, indexed by handle - 1."""
         return self._array("volumes", "struct xvolume", self.c.header.volumes_offset, lib.XSEG_VOLUMES)
+
+
+def _of_another(path: str) -> XsegError:
+    return error(errno.EACCES, f"{path} belongs to {ours.who(os.lstat(path).st_uid)}: run this as that user")
 
 
 def _mismatch(name: str, version: int) -> str:

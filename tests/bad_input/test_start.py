@@ -5,9 +5,7 @@ import os
 import socket
 
 import pytest
-from support import Instance, processes_of, run
-
-from xseg.segment import Segment, name_for
+from support import Instance, processes_of, run, segments_of
 
 
 def refused(home, config="", *command):
@@ -23,7 +21,7 @@ def refused(home, config="", *command):
 def nothing_is_left(home):
     yield
     assert processes_of(home) == []
-    assert not Segment.exists(name_for(home))
+    assert not segments_of(home)
 
 
 @pytest.mark.parametrize("config, words", [

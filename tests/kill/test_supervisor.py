@@ -12,13 +12,12 @@ import time
 
 import pytest
 from load import Killer
-from support import BIN, Instance, config_of, processes_of, run, wait_until
+from support import BIN, Instance, config_of, processes_of, run, segments_of, wait_until
 
 from tools import config
 from tools.supervisor import END_MORE_S
 from xseg._native import lib
 from xseg.client import Client
-from xseg.segment import Segment, name_for
 
 pytest_plugins = ["kill_fixtures"]
 
@@ -334,7 +333,7 @@ def test_a_second_start_is_refused_and_stop_leaves_nothing(supervised):
     assert done.returncode == 1 and "already running: front, back" in done.stderr
     instance.stop()
     assert processes_of(instance.home) + processes_of(instance.home, b"tools.supervisor") == []
-    assert not Segment.exists(name_for(instance.home))
+    assert not segments_of(instance.home)
     assert sorted(os.listdir(os.path.join(instance.home, "run"))) == ["lock", "mapped"]
 
 
@@ -344,7 +343,7 @@ def test_a_peer_that_cannot_start_is_shown_and_nothing_is_left(home):
     done = instance.archipelago("start", check=False)
     assert done.returncode == 1 and "b (blocker-file) cannot start" in done.stderr and "Traceback" not in done.stderr
     assert processes_of(home) + processes_of(home, b"tools.supervisor") == []
-    assert not Segment.exists(name_for(home))
+    assert not segments_of(home)
 
 
 def test_a_restart_that_fails_says_why_and_requests_fail(supervised):
@@ -428,7 +427,7 @@ def test_foreground_speaks_to_systemd_and_ends_by_sigterm(notified):
     words_until(inbox, "STOPPING=1")
     assert child.wait(20) == 0
     assert processes_of(instance.home) == []
-    assert not Segment.exists(name_for(instance.home))
+    assert not segments_of(instance.home)
 
 
 def test_the_unit_file_names_what_there_is():

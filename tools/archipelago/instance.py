@@ -20,7 +20,6 @@ import os
 import select
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import time
@@ -28,9 +27,10 @@ from typing import TYPE_CHECKING, Any
 
 from tools import config, locking, messages
 from tools.xsegtool import look
+from xseg import ours
 from xseg._native import lib
-from xseg.errors import Busy, Exists, Invalid, TimedOut, Unfinished, XsegError
-from xseg.segment import Segment, name_for
+from xseg.errors import Busy, Invalid, NotOurs, TimedOut, Unfinished, XsegError
+from xseg.segment import Segment, name_for, new_name, record
 
 if TYPE_CHECKING:
     from tools import mapping
@@ -39,6 +39,8 @@ STOP_TIMEOUT_S = 10.0
 KILL_TIMEOUT_S = 5.0
 POLL_S = 0.005
 LOG_LINES = 15                  # of a process that died, shown to the operator
+PASSAGE_MODE = 0o711            # others may pass through to what they know the name of, and see nothing
+FOLDERS = {"run": PASSAGE_MODE, "run/mapped": ours.FOLDER_MODE, "log": ours.FOLDER_MODE}
 LOOK_S = 1.0                    # between looks at whether a supervisor that does not answer is frozen
 RECEIVE_BYTES = 65536
 ASK_TIMEOUT_S = 120.0           # of a supervisor beyond start_s and stop_s: it may have many processes to start
@@ -55,6 +57,30 @@ def start_time(pid: int) -> int:
     return 0 if ended else int(fields[19])
 
 
+def runs(pid: int, started: int, *words: str) -> bool:
+    """True if the process of that start time runs, and is a program that was started with these words: what a file
+    says of a pid is believed no further."""
+    if pid <= 0 or not started or start_time(pid) != started:
+        return False
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            said = file.read().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return said == [b""] or all(word.encode() in said for word in words)     # nothing: its first thread has ended
+
+
+def send_signal(pid: int, started: int, number: int) -> None:
+    """Sends a signal to the process of that start time, and never to another that got its pid meanwhile."""
+    with contextlib.suppress(ProcessLookupError):
+        pidfd = os.pidfd_open(pid)
+        try:
+            if start_time(pid) == started:
+                signal.pidfd_send_signal(pidfd, number)
+        finally:
+            os.close(pidfd)
+
+
 def wait_for_end(pid: int) -> None:
     """Returns when a process has ended, or KILL_TIMEOUT_S have passed."""
     with contextlib.suppress(ProcessLookupError):
@@ -65,7 +91,7 @@ def wait_for_end(pid: int) -> None:
 
 def peer_pid(made: socket.socket) -> int:
     """Pid of who listens at the other side of a connection; 0: it cannot be seen from here."""
-    return struct.unpack("3i", made.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+    return ours.peer_of(made)[0]
 
 
 class Instance:
@@ -73,13 +99,12 @@ class Instance:
 
     def __init__(self, home: str) -> None:
         self.home = home
-        self.segment_name = name_for(home)
         self._children: dict[str, subprocess.Popen] = {}
 
     @functools.cached_property
     def config(self) -> config.Config:
         """What a running instance goes by; else what the file says. Invalid: it is faulty."""
-        return config.read_in_force(self.home) if Segment.exists(self.segment_name) else config.read(self.home)
+        return config.read_in_force(self.home) if self.has_segment() else config.read(self.home)
 
     def take_in(self) -> bytes | None:
         """Goes by what the operator's file says now; what was in force until now. Invalid: it is faulty, or has another
@@ -102,12 +127,25 @@ class Instance:
         return os.path.join(self.home, *parts)
 
     def make_folders(self) -> None:
-        for name in ("", "run", "run/mapped", "log"):
-            os.makedirs(self.path(name), mode=0o770, exist_ok=True)
+        """What others may see: that there is a home, and in run/ what they know the name of and may use, a socket."""
+        if not os.path.exists(self.home):
+            ours.make_folder(self.home, PASSAGE_MODE)
+        ours.check_home(self.home)
+        for name, mode in FOLDERS.items():
+            ours.make_folder(self.path(name), mode)
         for role in self.config.roles.values():     # stores elsewhere must exist: a typing error makes none
             store = role.options.get("path") if role.type == "blocker-file" else None
-            if store and os.path.dirname(store) == self.home and not os.path.exists(store):
-                os.mkdir(store, mode=0o770)
+            if store:
+                self._check_store(role.name, store)
+
+    def _check_store(self, role: str, store: str) -> None:
+        """NotOurs. One that lies in the home is made if need be. The blocker looks at the folder itself."""
+        try:
+            ours.resolve(store)
+        except NotOurs as failure:
+            raise NotOurs(f"the store of {role} cannot be used: {failure}") from None
+        if os.path.dirname(store) == self.home and not os.path.exists(store):
+            ours.make_folder(store)
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
         """Holds the instance against others that start or stop. Busy."""
@@ -118,11 +156,10 @@ class Instance:
     def pid_of(self, process: str) -> int:
         """Pid of a process that runs; 0: it does not."""
         try:
-            with open(self.path("run", process + ".pid"), encoding="ascii") as file:
-                pid, started = messages.parse_pid(file.read())
+            pid, started = messages.parse_pid(ours.read(self.path("run", process + ".pid")))
         except (FileNotFoundError, UnicodeDecodeError):
             return 0
-        return pid if pid and start_time(pid) == started else 0
+        return pid if runs(pid, started, "tools.host", process) else 0
 
     def pid_file_exists(self, process: str) -> bool:
         return os.path.exists(self.path("run", process + ".pid"))
@@ -157,7 +194,7 @@ class Instance:
         """
         inherited = " ".join(f"{name}={fd}" for name, fd in sockets.items())
         gates = [] if gate is None else [gate]
-        with open(self.path("log", process + ".log"), "ab") as log:
+        with ours.appending(self.path("log", process + ".log")) as log:
             return subprocess.Popen(
                 [sys.executable, "-P", "-m", "tools.host", "--home", self.home, "--process", process,
                  *(word for gate in gates for word in ("--gate", str(gate)))],
@@ -167,14 +204,10 @@ class Instance:
     def admit(self, process: str, child: subprocess.Popen) -> None:
         """Makes a program that was spawned the process of that name: it waits for its pid file."""
         self._children[process] = child
-        temporary = self.path("run", process + ".pid.new")
-        with open(temporary, "w", encoding="ascii") as file:
-            file.write(f"{child.pid} {start_time(child.pid)}\n")
-        os.replace(temporary, self.path("run", process + ".pid"))
+        ours.replace(self.path("run", process + ".pid"), f"{child.pid} {start_time(child.pid)}\n")
 
     def log_tail(self, process: str) -> str:
-        with open(self.path("log", process + ".log"), encoding="utf-8", errors="replace") as file:
-            return "".join(file.readlines()[-LOG_LINES:])
+        return "".join(ours.read(self.path("log", process + ".log"), "replace").splitlines(True)[-LOG_LINES:])
 
     def wait_ready(self, segment: Segment, processes: list[str]) -> None:
         """Returns when every role of these processes is ready. An error shows the log of one that died."""
@@ -220,8 +253,7 @@ class Instance:
         return bool(pid) and look.is_frozen(pid)
 
     def _signal_and_wait(self, process: str, pid: int, number: int, seconds: float) -> bool:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
+        send_signal(pid, start_time(pid), number)
         end = time.monotonic() + seconds
         while self.pid_of(process):
             if process in self._children:
@@ -240,6 +272,7 @@ class Instance:
         try:
             made.settimeout(LOOK_S)
             made.connect(f"/proc/self/fd/{folder}/supervisor.sock")
+            ours.check_server(made, self.path("run", "supervisor.sock"))
             return made
         except (FileNotFoundError, ConnectionError):
             made.close()
@@ -247,6 +280,9 @@ class Instance:
         except (TimeoutError, BlockingIOError):
             made.close()
             raise Busy(f"the supervisor of {self.home} takes nobody in: is it stopped by a signal?") from None
+        except BaseException:
+            made.close()
+            raise
         finally:
             os.close(folder)
 
@@ -314,8 +350,7 @@ class Instance:
     def deaths(self) -> dict[str, dict[str, Any]]:
         """What the supervisor noted: process -> state, deaths, restarts, last_death."""
         try:
-            with open(self.path("run", "supervisor.json"), encoding="utf-8") as file:
-                return messages.parse_deaths(file.read())
+            return messages.parse_deaths(ours.read(self.path("run", "supervisor.json")))
         except (FileNotFoundError, UnicodeDecodeError):
             return {}
 
@@ -335,21 +370,35 @@ class Instance:
             for role in self.config.processes[process]:
                 segment.c.ports[segment.port_of(role)].ready = 0
 
+    @property
+    def segment_name(self) -> str:
+        return name_for(self.home)
+
+    def has_segment(self) -> bool:
+        return Segment.exists(self.segment_name)
+
     def open_or_create(self) -> Segment:
         """The segment, made if it is not there. One whose making was cut short is made anew. WrongVersion: another
         build made it, so what volumes hold there cannot be read."""
-        if not Segment.exists(self.segment_name):
+        if not self.has_segment():
             self.go_by(config.text_of(self.home, config.FILE))
         try:
-            segment = Segment.create(self.segment_name, self.path("run"), **self.config.segment)
-        except Exists:
-            try:
-                segment = Segment.open(self.segment_name)
-            except Unfinished:
-                self.remove_segment()
-                segment = Segment.create(self.segment_name, self.path("run"), **self.config.segment)
+            segment = Segment.open(self.segment_name) if self.has_segment() else self._create()
+        except Unfinished:
+            self.remove_segment()
+            segment = self._create()
         self.declare(segment)
         return segment
+
+    def _create(self) -> Segment:
+        """A new segment, of a name that is written down before: a kill leaves none that nobody knows."""
+        name = new_name(self.home)
+        record(self.home, name)
+        try:
+            return Segment.create(name, self.path("run"), **self.config.segment)
+        except BaseException:
+            record(self.home, "")
+            raise
 
     def declare(self, segment: Segment) -> None:
         """Sets aside a port for each role and makes each edge of the pipeline lead where the file says."""
@@ -363,6 +412,7 @@ class Instance:
 
     def remove_segment(self) -> None:
         Segment.unlink(self.segment_name)
+        record(self.home, "")
         for path in [*glob.glob(self.path("run", "bell.*")), self.path("run", "supervisor.json"),
                      self.path("run", "supervisor.sock"), self.path(config.CHANGES), self.path(config.IN_FORCE)]:
             with contextlib.suppress(FileNotFoundError):

@@ -25,7 +25,6 @@ from tools.archipelago.instance import POLL_S, Instance
 from tools.archipelago.start import bring_up
 from tools.archipelago.stop import take_down
 from xseg.errors import NotRunning, TimedOut
-from xseg.segment import Segment
 
 HELP = "restart the process of one role, or all, one by one; guests see a pause"
 RENEW_S = 30.0                  # that a new supervisor may take to come up
@@ -61,7 +60,7 @@ def renew_supervisor(instance: Instance) -> None:
 
 def run(args: argparse.Namespace) -> int:
     instance = Instance(args.home)
-    if not Segment.exists(instance.segment_name):
+    if not instance.has_segment():
         raise NotRunning(f"not running (home {args.home}): start it with `archipelago start`")
     with instance.locked():
         if args.supervisor:

@@ -23,8 +23,8 @@ import sys
 
 from tools import ending, messages
 from tools.archipelago.instance import Instance
+from xseg import ours
 from xseg.errors import Exists, XsegError
-from xseg.segment import Segment
 
 HELP = "start the pipeline, or the process of one role"
 
@@ -41,7 +41,7 @@ def bring_up(instance: Instance, processes: list[str]) -> None:
     if instance.supervised():
         instance.ask_supervisor("start", processes)
         return
-    fresh = not Segment.exists(instance.segment_name)
+    fresh = not instance.has_segment()
     try:
         with instance.prepare(processes) as segment:
             for process in processes:
@@ -58,7 +58,7 @@ def bring_up(instance: Instance, processes: list[str]) -> None:
 def leave_supervisor(instance: Instance, processes: list[str]) -> None:
     """Starts a supervisor, which starts these processes and watches all. Returns when they are ready."""
     here, there = os.pipe()
-    with open(instance.path("log", "supervisor.log"), "ab") as log:
+    with ours.appending(instance.path("log", "supervisor.log")) as log:
         child = subprocess.Popen([sys.executable, "-P", "-m", "tools.supervisor", "--home", instance.home,
                                   "--report", str(there), *processes],
                                  stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/",
@@ -67,7 +67,8 @@ def leave_supervisor(instance: Instance, processes: list[str]) -> None:
     with open(here, "rb") as pipe:
         said = pipe.read()
     if not said:
-        raise XsegError(f"the supervisor ended with status {child.wait()}; see {log.name}")
+        raise XsegError(f"the supervisor ended with status {child.wait()}; see "
+                        f"{instance.path('log', 'supervisor.log')}")
     try:
         messages.parse_answer(said)
     except OSError:
@@ -94,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
 
 def wanted_of(instance: Instance, role: str | None) -> list[str]:
     """The processes that are meant, by what the operator's file says now. Under run/lock."""
-    if Segment.exists(instance.segment_name):
+    if instance.has_segment():
         instance.take_in()
         instance.make_folders()
     return [instance.config.process_of(role)] if role else list(instance.config.processes)

@@ -18,7 +18,6 @@ import os
 from tools import ending
 from tools.archipelago.instance import Instance
 from xseg.errors import XsegError
-from xseg.segment import Segment
 
 HELP = "stop the pipeline, or the process of one role"
 
@@ -55,7 +54,7 @@ def end(instance: Instance, force: bool) -> None:
     running = any(instance.pid_of(process) for process in ending.everything(instance))
     if running and not force:
         instance.refuse_while_mapped("their I/O then waits or fails")
-    if not running and not instance.supervised() and not Segment.exists(instance.segment_name):
+    if not running and not instance.supervised() and not instance.has_segment():
         print(f"not running (home {instance.home})")
         return
     lines = end_by_supervisor(instance, force) if instance.supervised() else []
