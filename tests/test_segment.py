@@ -254,7 +254,7 @@ def test_a_segment_of_another_version_is_refused_with_a_clear_message(segment, f
 def test_what_is_no_segment_is_refused(size):
     name = scratch(size)
     try:
-        with pytest.raises(errors.WrongVersion, match="not a segment"):
+        with pytest.raises(errors.WrongVersion, match="not completely made"):
             Segment.open(name)
     finally:
         Segment.unlink(name)

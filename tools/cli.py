@@ -31,6 +31,8 @@ def run(program: str, description: str, package: str, verbs: tuple[str, ...], ar
 
     Of the modules only the one that is asked for is imported; all are for --help.
     """
+    from xseg import ours
+    ours.close_umask()
     argv = sys.argv[1:] if argv is None else argv
     top = parser(program, description)
     subparsers = top.add_subparsers(dest="verb", metavar="VERB", required=True)
@@ -58,7 +60,9 @@ def with_home(args: argparse.Namespace) -> argparse.Namespace:
 
 def guarded(function: Any, program: str, args: argparse.Namespace) -> int:
     """Runs a verb. A failure with an errno is one line on stderr and exit status 1."""
+    from xseg import ours
     try:
+        ours.check_home(args.home)
         return function(args) or 0
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -58,7 +58,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tools.messages import parse_changes
-from xseg.errors import Invalid, XsegError
+from xseg import ours
+from xseg.errors import Invalid, NotOurs, XsegError
 from xseg.segment import PARAMETERS
 
 if TYPE_CHECKING:
@@ -172,12 +173,13 @@ class _Reader:
 
     def load(self) -> dict[str, Any]:
         try:
-            with open(self.path, "rb") as file:
-                return tomllib.load(file)
+            return tomllib.loads(ours.read_linked(self.path).decode())
         except FileNotFoundError:
             return {}
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as failure:
             raise self.fail(str(failure)) from None
+        except NotOurs as failure:
+            raise Invalid(str(failure)) from None
         except OSError as failure:
             raise self.fail(os.strerror(failure.errno or 0)) from None
 
@@ -338,8 +340,7 @@ class _Reader:
 def read_changes(home: str) -> dict[str, dict[str, Any]]:
     """What `archipelago route` changed: {"filters": {role: {"type": ..., options}}, "routes": {edge: role}}."""
     try:
-        with open(os.path.join(home, CHANGES), encoding="utf-8") as file:
-            return parse_changes(file.read())
+        return parse_changes(ours.read(os.path.join(home, CHANGES)))
     except FileNotFoundError:
         return {"filters": {}, "routes": {}}
     except (Invalid, UnicodeDecodeError) as failure:
@@ -349,10 +350,7 @@ def read_changes(home: str) -> dict[str, dict[str, Any]]:
 
 def write_changes(home: str, changes: dict[str, dict[str, Any]]) -> None:
     """Replaces what read_changes() gives; a kill leaves the old or the new."""
-    path = os.path.join(home, CHANGES)
-    with open(path + ".new", "w", encoding="utf-8") as file:
-        json.dump(changes, file, indent=1)
-    os.replace(path + ".new", path)
+    ours.replace(os.path.join(home, CHANGES), json.dumps(changes, indent=1))
 
 
 def process_name(roles: list[str]) -> str:
@@ -372,17 +370,15 @@ def read_in_force(home: str) -> Config:
 
 
 def text_of(home: str, file: str) -> bytes | None:
-    """What a file below a home says; None: there is none."""
+    """What a file below a home says; None: there is none. Invalid: it is not ours."""
     try:
-        with open(os.path.join(home, file), "rb") as opened:
-            return opened.read()
+        return ours.read_linked(os.path.join(home, file))
     except FileNotFoundError:
         return None
+    except NotOurs as failure:
+        raise Invalid(str(failure)) from None
 
 
 def put_in_force(home: str, text: bytes | None) -> None:
     """Has the instance go by this text from now on; None: by the defaults. A kill leaves the old or the new."""
-    path = os.path.join(home, IN_FORCE)
-    with open(path + ".new", "wb") as file:
-        file.write(text or b"")
-    os.replace(path + ".new", path)
+    ours.replace(os.path.join(home, IN_FORCE), text or b"")

@@ -25,6 +25,7 @@ from typing import Any
 
 from tools import config
 from tools.messages import parse_pid, parse_sockets
+from xseg import ours
 from xseg._native import ffi, lib
 from xseg.errors import NotRunning, XsegError, check
 from xseg.segment import Segment
@@ -170,8 +171,8 @@ def wait_until_known(home: str, process: str) -> None:
     then nobody knows of this process, and it must not be there when another is started. NotRunning."""
     path, end = os.path.join(home, "run", process + ".pid"), time.monotonic() + KNOWN_S
     while time.monotonic() < end:
-        with contextlib.suppress(FileNotFoundError, UnicodeDecodeError), open(path, encoding="ascii") as file:
-            if parse_pid(file.read())[0] == os.getpid():
+        with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
+            if parse_pid(ours.read(path))[0] == os.getpid():
                 return
         time.sleep(0.01)
     raise NotRunning(f"{path} does not name this process: whoever started it has died")
@@ -205,6 +206,7 @@ def main() -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO,
                         format="%(asctime)s.%(msecs)03d %(name)s %(levelname)s %(message)s",
                         datefmt="%Y-%m-%d %H:%M:%S")
+    ours.close_umask()
     raise_limits()
     if args.gate is not None and not pass_gate(args.home, args.process, args.gate):
         return 0

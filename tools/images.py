@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 
+from xseg import ours
 from xseg.errors import XsegError, error
 
 PARALLEL = "8"                          # requests that qemu-img keeps under way; 16 is its bound
@@ -146,7 +147,7 @@ def partial(file: str, target: str) -> Iterator[str]:
         raise about(file, failure) from None
     try:
         yield part
-        os.chmod(part, 0o666 & ~_umask())
+        os.chmod(part, 0o666 & ~ours.close_umask())
         _sync(part)
         os.rename(part, target)
     except BaseException:
@@ -154,12 +155,6 @@ def partial(file: str, target: str) -> Iterator[str]:
             os.unlink(part)
         raise
     _sync(folder)
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
 
 
 def _sync(path: str) -> None:

@@ -11,11 +11,13 @@ import errno
 import os
 import sys
 
+from xseg import ours
 from xseg._native import lib
 from xseg.volume_name import by_id
 
 
 def main() -> int:
+    ours.close_umask()
     path, volume = sys.argv[1:]
     rc = lib.nbd_keep(0, os.fsencode(path), by_id(volume).encode(), volume.encode())
     if rc < 0:

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, field
 
 from tools import blockdev, locking
 from tools.mapping_methods import METHODS, boot_id
+from xseg import ours
 from xseg.client import Client
 from xseg.errors import Busy, Damaged, Exists, Invalid, NotFound, XsegError, error
 from xseg.volume_name import by_id
@@ -69,9 +70,7 @@ class Entry:
         return self.implementation.alive(self)
 
     def save(self) -> None:
-        with open(self.base + ".json.new", "w", encoding="utf-8") as file:
-            json.dump(asdict(self) | {"mountpoint": self.mountpoint}, file)
-        os.replace(self.base + ".json.new", self.base + ".json")
+        ours.replace(self.base + ".json", json.dumps(asdict(self) | {"mountpoint": self.mountpoint}))
 
     def forget(self) -> None:
         for path in (self.base + ".json", self.log):
@@ -89,11 +88,13 @@ class Entry:
 
 
 def entries(home: str) -> list[Entry]:
-    """All entries of an instance, by name. One that cannot be read is left out."""
+    """All entries of an instance, by name. One that cannot be read is left out. NotOurs: one is a stranger's, who could
+    name any process to be ended and any device to be detached."""
     found = []
+    ours.check_home(home)
     for path in glob.glob(os.path.join(glob.escape(home), "run", "mapped", "*.json")):
-        with contextlib.suppress(OSError, ValueError, TypeError), open(path, encoding="utf-8") as file:
-            values = json.load(file)
+        with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
+            values = json.loads(ours.read(path))
             values.pop("mountpoint", None)
             entry = Entry(**{**values, "home": home, "key": os.path.basename(path).removesuffix(".json")})
             if any(method.name == entry.method for method in METHODS):
@@ -122,9 +123,10 @@ def present_name(client: Client, entry: Entry) -> str:
 
 def locked(home: str) -> contextlib.AbstractContextManager[None]:
     """Holds the instance's entries. Busy."""
+    ours.check_home(home)
     folder = os.path.join(home, "run", "mapped")
     if not os.path.isdir(folder):
-        os.makedirs(folder, mode=0o770)
+        ours.make_folder(folder)
     return locking.locked(os.path.join(folder, "lock"),
                           "another `vlmc map` or `vlmc unmap` has been at work for a minute")
 

@@ -33,7 +33,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 from tools import blockdev
-from tools.archipelago.instance import start_time
+from tools.archipelago.instance import runs, send_signal, start_time
+from xseg import ours
 from xseg.errors import error
 from xseg.volume_name import by_id
 
@@ -145,9 +146,9 @@ class Nbdfuse:
     @staticmethod
     def _serve_file(entry: Entry, uri: str) -> None:
         """Starts nbdfuse, detached, and waits until the file is there. What it says is in entry.log."""
-        os.makedirs(entry.mountpoint, mode=0o700, exist_ok=True)
+        ours.make_folder(entry.mountpoint)
         ready = entry.mountpoint + ".pid"
-        with open(entry.log, "wb") as log:
+        with ours.opened(entry.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, "wb") as log:
             child = subprocess.Popen(
                 ["nbdfuse", *(["--readonly"] if entry.readonly else []), "--pidfile", ready,
                  os.path.join(entry.mountpoint, FILE),
@@ -169,8 +170,7 @@ class Nbdfuse:
 
     @staticmethod
     def _last_words(log: str) -> str:
-        with open(log, encoding="utf-8", errors="replace") as file:
-            lines = [line.strip() for line in file if line.strip()]
+        lines = [line.strip() for line in ours.read(log, "replace").splitlines() if line.strip()]
         return lines[-1] if lines else f"ended without a word; see {log}"
 
     @staticmethod
@@ -179,7 +179,7 @@ class Nbdfuse:
 
     @staticmethod
     def _runs(entry: Entry) -> bool:
-        return bool(entry.pid) and entry.boot == boot_id() and start_time(entry.pid) == entry.start_time != 0
+        return entry.boot == boot_id() and runs(entry.pid, entry.start_time, Nbdfuse.name)
 
     @staticmethod
     def has_device(entry: Entry) -> bool:
@@ -217,7 +217,7 @@ class Nbdfuse:
         signals = (signal.SIGTERM, signal.SIGKILL) if force else (None, signal.SIGTERM, signal.SIGKILL)
         for number in signals:
             if number and Nbdfuse._runs(entry):
-                os.kill(entry.pid, number)
+                send_signal(entry.pid, entry.start_time, number)
             if blockdev.wait_for(lambda: not Nbdfuse._runs(entry), END_S):
                 return
         raise error(errno.EBUSY, f"nbdfuse (pid {entry.pid}) does not end, even by SIGKILL: "

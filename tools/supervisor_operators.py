@@ -3,7 +3,8 @@
 
 A connection carries one JSON object a line, {"verb": ..., "processes": [...]}, and its answer: {"said": [lines for
 people]} or {"errno", "error"}; Instance.ask_supervisor() is the other side. What is no such line (tools/messages.py),
-or does not come in time, is answered by an error, and nothing is done.
+or does not come in time, or from anybody but the supervisor's own user and root, is answered by an error, and nothing
+is done.
 
     start     starts those of the processes that do not run; returns when they are ready
     stop      stops them, and does not start them again
@@ -26,8 +27,8 @@ from typing import Any
 
 from tools.messages import Order, parse_order
 from tools.supervisor_processes import Processes
-from tools.supervisor_sockets import SOCKET_MODE
-from xseg.errors import Busy, Invalid
+from xseg import ours
+from xseg.errors import Busy, Invalid, NotOurs
 from xseg.peer import tell_failure
 
 LINE_MAX = 65536                # bytes of an operator's request
@@ -60,7 +61,7 @@ class Operators:
         made = socket.socket(socket.AF_UNIX)
         made.bind(f"/proc/self/fd/{descriptor}/supervisor.sock")
         os.close(descriptor)
-        os.chmod(path, SOCKET_MODE)
+        os.chmod(path, ours.FILE_MODE)
         self.server = await asyncio.start_unix_server(self._operator, sock=made, limit=LINE_MAX)
 
     def close(self) -> None:
@@ -84,6 +85,7 @@ class Operators:
         try:
             if self.connected > OPERATORS_MAX:
                 raise Busy(f"{OPERATORS_MAX} operators are connected already: try again")
+            self._must_be_us(ours.peer_of(writer.get_extra_info("socket"))[1])
             order = await self._order(reader)
         except OSError as failure:
             await self._say(writer, {"errno": failure.errno, "error": str(failure)})
@@ -96,6 +98,12 @@ class Operators:
             if order.verb == "renew" and "error" not in answer:
                 self.hand_over()
         return order if "error" not in answer else None
+
+    def _must_be_us(self, uid: int) -> None:
+        """NotOurs: it is neither this user nor root who asks."""
+        if not ours.is_us(uid):
+            raise NotOurs(f"the supervisor takes orders from {ours.who(os.geteuid())} and root, not from "
+                          f"{ours.who(uid)}")
 
     async def _order(self, reader: asyncio.StreamReader) -> Order | None:
         """What an operator asks; None: nothing. Invalid."""

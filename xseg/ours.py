@@ -178,25 +178,29 @@ def appending(path: str) -> IO[bytes]:
 def read(path: str, errors: str = "strict") -> str:
     """What a text file of ours says, in UTF-8. NotOurs, FileNotFoundError; UnicodeDecodeError unless `errors` says
     what to do."""
-    with opened(path, errors=errors) as file:
+    return read_bytes(path).decode("utf-8", errors)
+
+
+def read_bytes(path: str) -> bytes:
+    with opened(path, os.O_RDONLY, "rb") as file:
         return file.read()
 
 
-def read_linked(path: str) -> str:
+def read_linked(path: str) -> bytes:
     """The same for a file that an operator may have put elsewhere: a symbolic link is followed if it is ours."""
     try:
-        return read(resolve(path))
+        return read_bytes(resolve(path))
     except NotOurs as failure:
         raise NotOurs(f"{path}: {failure}" if path not in str(failure) else str(failure)) from None
 
 
-def replace(path: str, text: str) -> None:
-    """Puts a text file in place of what is there; a kill leaves the old or the new."""
+def replace(path: str, text: str | bytes) -> None:
+    """Puts a file that says this in place of what is there; a kill leaves the old or the new."""
     temporary = path + ".new"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
-    with opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, "w") as file:
-        file.write(text)
+    with opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, "wb") as file:
+        file.write(text.encode() if isinstance(text, str) else text)
     os.replace(temporary, path)
 
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from xseg import ours
 from xseg.client import Client
 
 UNRESERVED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
@@ -61,8 +62,7 @@ def nbd_uri(home: str, name: str) -> str:
     path = os.path.join(home, "run", "archipelago.toml")            # which the running instance goes by
     if os.path.exists(path):
         import tomllib
-        with open(path, "rb") as file:
-            socket = tomllib.load(file).get("peers", {}).get("nbd", {}).get("socket", socket)
+        socket = tomllib.loads(ours.read_linked(path).decode()).get("peers", {}).get("nbd", {}).get("socket", socket)
     socket = os.path.normpath(os.path.join(home, os.path.expanduser(socket)))
     return f"nbd+unix:///{quoted(name)}?socket={quoted(socket, '/')}"
 
