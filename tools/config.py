@@ -164,7 +164,7 @@ class Config:
 class _Reader:
     """Reads one file; every complaint names it."""
 
-    def __init__(self, home: str, file: str) -> None:
+    def __init__(self, home: str, file: str = FILE) -> None:
         self.home = home
         self.path = os.path.join(home, file)
 
@@ -361,7 +361,7 @@ def process_name(roles: list[str]) -> str:
 
 def read(home: str) -> Config:
     """The configuration as the operator has written it. Invalid: names file, key and what is allowed."""
-    return _Reader(home, FILE).read()
+    return _Reader(home).read()
 
 
 def read_in_force(home: str) -> Config:
