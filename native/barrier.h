@@ -8,7 +8,9 @@
 #ifndef ARCHIPELAGO_BARRIER_H
 #define ARCHIPELAGO_BARRIER_H
 
+#include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #define load_acquire(p)      __atomic_load_n((p), __ATOMIC_ACQUIRE)
 #define load_relaxed(p)      __atomic_load_n((p), __ATOMIC_RELAXED)
@@ -26,6 +28,27 @@
 
 /* A counter that one thread writes and anyone reads. */
 #define count(p, n)          store_relaxed((p), load_relaxed(p) + (n))
+
+/* Copies what another process may be writing. What is checked afterwards is the copy: the compiler must not
+ * look at the source again. */
+static inline void read_once(void *to, const void *from, size_t bytes)
+{
+    memcpy(to, from, bytes);
+    __asm__ volatile("" : : "r"(to), "r"(from) : "memory");
+}
+
+/* Zeroes a few words. memset() of a constant size becomes `rep stos`, which takes some 30 cycles to begin. */
+static inline void zero_words(void *at, uint32_t words)
+{
+    typedef uint64_t pair __attribute__((vector_size(16), aligned(8), may_alias));
+    pair *to = at;
+
+#pragma GCC unroll 16
+    for (uint32_t i = 0; i < words / 2; i++) {
+        to[i] = (pair){ 0, 0 };
+        __asm__ volatile("" : "+r"(to));
+    }
+}
 
 static inline void cpu_relax(void)
 {

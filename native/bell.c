@@ -62,7 +62,7 @@ bool process_ending(uint64_t tag)
 
 static void bell_path(const struct xseg *seg, uint32_t number, char path[BELL_PATH_MAX])
 {
-    snprintf(path, BELL_PATH_MAX, "%s/bell.%u", seg->header->run, number);
+    snprintf(path, BELL_PATH_MAX, "%s/bell.%u", seg->run, number);
 }
 
 /* Claims the bell for this process, from nobody or from a dead one. */

@@ -244,7 +244,7 @@ static bool write_try(struct bf *bf, struct xreq *req)
 static void write_waiting(struct bf *bf, struct object *object)
 {
     while (!queue_empty(&object->waiting)) {
-        struct xreq *req = &bf->peer->seg->reqs[object->waiting.head - 1];
+        struct xreq *req = &bf->peer->port->reqs[object->waiting.head - 1];
         if (object->direct_writes && !goes_direct(bf, req))
             return;
         queue_pop(bf->peer, &object->waiting);

@@ -214,9 +214,9 @@ static int check_store(struct bf *bf)
 static void life_line(const struct bf *bf, char line[LIFE_LINE + 1])
 {
     char text[XSEG_PATH_MAX + XSEG_ROLE_MAX + 32];
-    const struct xheader *header = bf->peer->seg->header;
+    const struct xseg *seg = bf->peer->seg;
 
-    snprintf(text, sizeof(text), "%s %s %" PRIu64, header->run, bf->peer->role, header->created_ns);
+    snprintf(text, sizeof(text), "%s %s %" PRIu64, seg->run, bf->peer->role, seg->created_ns);
     snprintf(line, LIFE_LINE + 1, "%016" PRIx64, bf_name_hash(text));
 }
 

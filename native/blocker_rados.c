@@ -94,7 +94,7 @@ static int start(struct peer *peer)
         return -ENOMEM;
     peer->state = br;
     br->peer = peer;
-    br->node = br_past_node(peer->seg->header->created_ns);
+    br->node = br_past_node(peer->seg->created_ns);
     br->callers = 1;
     pthread_mutex_init(&br->callers_mutex, NULL);
     rc = start_parts(br);

@@ -142,7 +142,7 @@ static void name_instance(struct br *br)
     if (file)
         fclose(file);
     gethostname(host, sizeof(host) - 1);
-    snprintf(br->instance, sizeof(br->instance), "%s/%s %.120s", host, machine, br->peer->seg->header->run);
+    snprintf(br->instance, sizeof(br->instance), "%s/%s %.120s", host, machine, br->peer->seg->run);
 }
 
 /* Who this client is to the cluster. */

@@ -308,7 +308,7 @@ int br_node_registries(struct br *br, struct br_registry list[BR_REGISTRIES_MAX]
                        char missing[XSEG_ROLE_MAX])
 {
     const struct xseg *seg = br->peer->seg;
-    int folder = open(seg->header->run, O_RDONLY | O_DIRECTORY | O_CLOEXEC), rc = folder < 0 ? -errno : 0;
+    int folder = open(seg->run, O_RDONLY | O_DIRECTORY | O_CLOEXEC), rc = folder < 0 ? -errno : 0;
     struct br_registry registry = { .pool = br->pool_id, .node = br->node };
 
     *count = 0;

@@ -45,7 +45,7 @@ uint64_t br_past_node(uint64_t created_ns)
 
 static void path_of(const struct br *br, char path[XSEG_PATH_MAX + 64])
 {
-    snprintf(path, XSEG_PATH_MAX + 64, "%s/%s" BR_REGISTRY_SUFFIX, br->peer->seg->header->run, br->peer->role);
+    snprintf(path, XSEG_PATH_MAX + 64, "%s/%s" BR_REGISTRY_SUFFIX, br->peer->seg->run, br->peer->role);
 }
 
 /* The file's text; empty if there is none. */
@@ -83,7 +83,7 @@ static void copy_past(const char *old, uint64_t node, char text[BR_TEXT_MAX])
 static int write_file(const struct br *br, const char *text)
 {
     char path[XSEG_PATH_MAX + 64], temporary[XSEG_PATH_MAX + 72];
-    int folder = open(br->peer->seg->header->run, O_RDONLY | O_DIRECTORY | O_CLOEXEC), fd, rc = 0;
+    int folder = open(br->peer->seg->run, O_RDONLY | O_DIRECTORY | O_CLOEXEC), fd, rc = 0;
 
     path_of(br, path);
     snprintf(temporary, sizeof(temporary), "%s.new", path);

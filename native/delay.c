@@ -56,7 +56,7 @@ static uint64_t deadline(struct peer *peer)
 {
     struct delay *state = peer->state;
 
-    return queue_empty(&state->held) ? UINT64_MAX : peer->seg->reqs[state->held.head - 1].holder[0];
+    return queue_empty(&state->held) ? UINT64_MAX : peer->port->reqs[state->held.head - 1].holder[0];
 }
 
 static void request(struct peer *peer, struct xreq *req)

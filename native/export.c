@@ -38,14 +38,14 @@ uint32_t export_get(struct port *port, uint32_t *slots, uint32_t count)
 void export_send(struct port *port, const uint32_t *slots, uint32_t count, uint32_t dst)
 {
     for (uint32_t i = 0; i < count; i++)
-        xreq_send(port, &port->seg->reqs[slots[i] - 1], dst);
+        xreq_send(port, &port->reqs[slots[i] - 1], dst);
     port_ring(port);
 }
 
 void export_put(struct port *port, const uint32_t *slots, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++)
-        xreq_put(port, &port->seg->reqs[slots[i] - 1]);
+        xreq_put(port, &port->reqs[slots[i] - 1]);
 }
 
 uint32_t export_recovered(struct port *port) { return !port->recovering || port_recover(port); }
@@ -72,11 +72,12 @@ void export_in_flight(const struct xseg *seg, uint32_t *held)
         held[i] = 0;
     while ((n = export_busy(seg, at, slots, EXPORT_BATCH)) > 0) {
         for (uint32_t i = 0; i < n; i++) {
-            const struct xreq *req = &seg->reqs[slots[i] - 1];
-            bool waits = load_relaxed(&req->state) == XREQ_QUEUED;
+            const struct xslot *slot = &seg->slots[slots[i] - 1];
+            bool waits = load_relaxed(&slot->state) == XREQ_QUEUED;
+            uint32_t owner = load_relaxed(&slot->owner);
 
-            if (req->owner < XSEG_PORTS && (waits || req->owner != req->src))
-                held[req->owner]++;
+            if (owner < XSEG_PORTS && (waits || owner != xseg_port_of(seg, slots[i] - 1)))
+                held[owner]++;
         }
         at = slots[n - 1];
     }
@@ -87,15 +88,12 @@ uint32_t export_busy(const struct xseg *seg, uint32_t from, uint32_t *slots, uin
     uint32_t count = 0;
 
     for (uint32_t p = 0; p < XSEG_PORTS; p++) {
-        const struct xport *port = &seg->ports[p];
+        uint32_t first = xseg_first_slot(seg, p), end = first + xseg_slots_of(seg, p);
 
-        if (!load_acquire(&port->incarnation))      /* never touched: looking would make it grow */
+        if (!port_touched(seg, p))      /* looking would make it grow */
             continue;
-        uint32_t end = port->first + port->count;
-        if (end > seg->header->slots)
-            continue;
-        for (uint32_t i = from > port->first ? from : port->first; i < end && count < room; i++)
-            if (load_relaxed(&seg->reqs[i].state) != XREQ_FREE)
+        for (uint32_t i = from > first ? from : first; i < end && count < room; i++)
+            if (load_relaxed(&seg->slots[i].state) != XREQ_FREE)
                 slots[count++] = i + 1;
     }
     return count;
@@ -107,7 +105,7 @@ uint32_t export_buffers_used(const struct xseg *seg, uint32_t class)
 
     if (class >= XSEG_CLASSES)
         return 0;
-    for (uint32_t i = 0; i < seg->header->buffers[class]; i++)
+    for (uint32_t i = 0; i < seg->buffer_count[class]; i++)
         used += load_relaxed(&seg->owners[class][i]) != 0;
     return used;
 }
@@ -120,10 +118,13 @@ uint32_t export_frames_used(const struct xseg *seg)
         volumes += seg->volumes[i].generation != 0;
     if (volumes == 0)               /* never touched: looking would make the segment grow */
         return 0;
-    for (uint32_t i = 0; i < seg->header->frames; i++)
+    for (uint32_t i = 0; i < seg->frame_count; i++)
         used += seg->frames[i].volume_id != 0;
     return used;
 }
+
+uint32_t export_first_slot(const struct xseg *seg, uint32_t port) { return xseg_first_slot(seg, port); }
+uint32_t export_slots_of(const struct xseg *seg, uint32_t port) { return xseg_slots_of(seg, port); }
 
 void export_ready(struct port *port, uint32_t ready)
 {

@@ -33,6 +33,9 @@ uint32_t export_busy(const struct xseg *seg, uint32_t from, uint32_t *slots, uin
 /* How many buffers of a class are taken, and how many frames hold a leaf page. */
 uint32_t export_buffers_used(const struct xseg *seg, uint32_t class);
 uint32_t export_frames_used(const struct xseg *seg);
+/* The slots of a port are [first, first + count): its first one, and how many. */
+uint32_t export_first_slot(const struct xseg *seg, uint32_t port);
+uint32_t export_slots_of(const struct xseg *seg, uint32_t port);
 /* Tells all who look that the peer behind a port has finished its start (1) or not (0). */
 void export_ready(struct port *port, uint32_t ready);
 /* 1: the volume in place number `slot` has changes that are not on the store, or data that is not synced. */

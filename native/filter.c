@@ -98,7 +98,7 @@ void filter_pass(struct peer *peer, struct xreq *req)
 
 void filter_reply(struct peer *peer, struct xreq *child)
 {
-    struct xreq *req = xreq_parent(peer->seg, child);
+    struct xreq *req = xreq_parent(peer->port, child);
     int error = child->error;
 
     req->flags = child->flags;

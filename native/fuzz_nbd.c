@@ -269,7 +269,7 @@ static void check_nothing_is_left(const struct peer *peer)
 {
     const struct port *port = peer->port;
 
-    assert(port->free_count == port->shared->count);
+    assert(port->free_count == port->count);
     for (uint32_t class = 0; class < XSEG_CLASSES; class++)
         assert(port->shared->buffers_held[class] == port->cached_count[class]);
     assert(run.opens == 0);

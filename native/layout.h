@@ -14,16 +14,40 @@
  *     xbell[]            doorbells, one per sleeping thread (see bell.h)
  *     xport[]            ports: inbox, identity, counters
  *     xroute[]           edges of the pipeline: "who sends what to whom"
- *     xreq[]             request slots
+ *     xslot[]            request slots
  *     buffer owners      one word per data buffer: who holds it
  *     xvolume[]          open volumes
  *     map frames         leaf pages of open volumes, and the stacks they point to
  *     data buffers       4 KiB aligned, three classes
  *
- * Links are slot numbers, never pointers. A link is followed only after a bounds
- * check and every walk has a step limit, so a scribbling peer cannot make another
- * one loop or fault. Nothing here is ever locked: each word has one writer, or
- * changes by one atomic operation.
+ * Links are slot numbers, never pointers. Nothing here is ever locked: each word has
+ * one writer, or changes by one atomic operation.
+ *
+ * Who can hurt whom
+ * -----------------
+ * A process that may write to the segment may read and change the data of all volumes in it, and
+ * no check in here could prevent that: so it is only open to its owner, or to those he lets in. But
+ * a member that is out of its mind, and writes what it likes where it likes, does not
+ * crash the others or make them loop, and what it hits is all that it costs:
+ *
+ *   - Bounds and places (how many slots, buffers, frames; where they are; which slots are a port's) are checked
+ *     when a process joins and kept in its struct xseg. The words for them here are for who looks.
+ *   - A port has a copy of each request in its hands (struct xreq), made in one read when it comes and checked
+ *     then. All that a peer does with it, its scratch, its queues and its children, lies there. What was sent
+ *     is known from the copy that its sender has kept, of which an answer changes `error`, `flags`, `offset`,
+ *     `done` and `arg`. Data are bytes among the data buffers or none.
+ *   - A list is followed as far as its slots are the port's own to take in, and so many steps as there are
+ *     slots. A request that fell out of one, as some word of it or of its neighbour was
+ *     overwritten, is put back by its sender: whoever has had one away for a second looks whether it is where
+ *     it says. One that says something impossible is sent anew.
+ *   - A slot that says another port sent it than its own is answered with EINVAL; an answer nobody
+ *     waits for is not one. `bad` of a port counts what made no sense, and the log is told once a minute.
+ *
+ * So a slot that is overwritten costs a second, or the request in it: it fails, is served as what it now says, or,
+ * if it says falsely that it is being served, is served when the process it was sent to is restarted. Two
+ * requests at the same data buffer, by a word of its owner, spoil each other's bytes. A port's `tag` or
+ * `incarnation` tells others that its process died, and they do what follows from that. A route
+ * that leads nowhere fails what is sent over it, and one to a port that nobody serves lets it wait.
  *
  * Ownership of a request
  * ----------------------
@@ -161,23 +185,25 @@ struct xobj {
     };
 };
 
-struct xreq {
+/* A request slot as it lies in the segment: what travels. What a port knows of a request in its hands, it
+ * knows from a copy of its own (struct xreq in xseg.h); see "Who can hurt whom" above. */
+struct xslot {
     /* who has it */
     uint32_t next;                  /* atomic; link of an inbox: slot number + 1 */
     uint32_t state;                 /* atomic; enum xstate */
-    uint32_t index;                 /* its own slot number; never changes */
+    uint32_t index;                 /* its own slot number, for who looks */
     uint32_t incarnation;           /* of src when it took the slot */
     uint16_t src;                   /* port that created it and gets the reply */
     uint16_t dst;                   /* port it was last sent to */
     uint16_t owner;                 /* port that holds it or will drain it */
-    uint16_t orphan;                /* src died meanwhile: free it on its return */
+    uint16_t orphan;                /* src died meanwhile and frees it on its return; for who looks */
     uint64_t flow;                  /* the endpoint's request this one serves, for tracing */
     uint64_t sent_ns;               /* CLOCK_MONOTONIC */
     uint32_t parent;                /* request it serves, slot number + 1 */
-    uint32_t client;                /* for the src's use: connection, task... */
+    uint32_t reserved1;
     uint64_t received_ns;           /* when dst took it in hand */
     uint64_t asked;                 /* `arg` as it was sent: its server may have changed that and died */
-    /* what is asked, and the answer */
+    /* what is asked, and the answer: as in struct xreq */
     uint16_t op;                    /* enum xop */
     uint16_t flags;                 /* enum xflag */
     int32_t error;                  /* in a reply: 0 or a negative errno */
@@ -191,8 +217,7 @@ struct xreq {
     uint64_t done;                  /* in a reply: bytes served, or as the op says */
     uint64_t arg;                   /* as the op says */
     struct xobj object;
-    uint64_t sender[3];             /* src's scratch: stays as it is while the request is away */
-    uint64_t holder[8];             /* scratch of the port that serves it; zero on arrival */
+    uint64_t pad[3];
 };
 
 struct xport {
@@ -225,6 +250,7 @@ struct xport {
     uint64_t no_buffer;             /* times no buffer could be had */
     uint64_t recovered;             /* requests put back into its inbox after a death */
     uint64_t dropped;               /* replies to an earlier incarnation */
+    uint64_t bad;                   /* slots and links it met that made no sense */
     uint64_t latency_us[3][24];     /* READ, WRITE, others: time until a sent request came back */
 };
 

@@ -195,11 +195,11 @@ static void find_helpers(struct loop *loop)
     memset(loop->helps, 0, sizeof(loop->helps));
     for (uint32_t i = 0; i < loop->peer_count; i++) {
         const struct port *port = loop->peers[i]->port;
-        const struct xreq *reqs = &loop->seg->reqs[port->shared->first];
+        const struct xreq *reqs = &port->reqs[port->first];
 
-        for (uint32_t n = 0; n < port->shared->count && port->free_count < port->shared->count; n++)
-            if (load_relaxed(&reqs[n].state) != XREQ_FREE)
-                loop->helps[reqs[n].owner % XSEG_PORTS] = true;
+        for (uint32_t n = 0; n < port->count && port->free_count < port->count; n++)
+            if (reqs[n].place == XREQ_AWAY)
+                loop->helps[reqs[n].dst % XSEG_PORTS] = true;
     }
 }
 

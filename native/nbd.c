@@ -48,7 +48,7 @@ static int listen_at(struct peer *peer, struct nbd *nbd)
     const char *tcp = peer_option(peer, "listen", "");
     int rc;
 
-    snprintf(otherwise, sizeof(otherwise), "%s/nbd.sock", peer->seg->header->run);
+    snprintf(otherwise, sizeof(otherwise), "%s/nbd.sock", peer->seg->run);
     rc = inherited(peer, nbd, "socket_fd") ? 0 : nbd_listen_unix(nbd, peer_option(peer, "socket", otherwise));
     if (rc == 0 && tcp[0] && !inherited(peer, nbd, "listen_fd"))
         rc = nbd_listen_tcp(nbd, tcp);

@@ -160,7 +160,7 @@ static struct xreq *waiting_piece(struct nbd_connection *conn, struct nbd_comman
 {
     uint32_t slot = conn->pieces[command - conn->commands][i];
 
-    return slot ? &conn->nbd->peer->seg->reqs[slot - 1] : NULL;
+    return slot ? &conn->nbd->peer->port->reqs[slot - 1] : NULL;
 }
 
 static void forget_pieces(struct nbd_connection *conn, struct nbd_command *command)
@@ -317,7 +317,7 @@ static void release(struct nbd_connection *conn, struct nbd_part part)
     struct peer *peer = conn->nbd->peer;
 
     if (part.slot)
-        xreq_put(peer->port, &peer->seg->reqs[part.slot - 1]);
+        xreq_put(peer->port, &peer->port->reqs[part.slot - 1]);
     if (part.command) {
         struct nbd_command *command = &conn->commands[part.command - 1];
 

@@ -67,7 +67,7 @@ void queue_push(struct peer *peer, struct queue *queue, struct xreq *req)
     if (queue->head == 0)
         queue->head = req->index + 1;
     else
-        peer->seg->reqs[queue->tail - 1].holder[7] = req->index + 1;
+        peer->port->reqs[queue->tail - 1].holder[7] = req->index + 1;
     queue->tail = req->index + 1;
 }
 
@@ -77,7 +77,7 @@ struct xreq *queue_pop(struct peer *peer, struct queue *queue)
 
     if (queue->head == 0)
         return NULL;
-    req = &peer->seg->reqs[queue->head - 1];
+    req = &peer->port->reqs[queue->head - 1];
     queue->head = (uint32_t)req->holder[7];
     if (queue->head == 0)
         queue->tail = 0;

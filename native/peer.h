@@ -11,8 +11,8 @@
  * costs no system call.
  *
  * No callback may block, and all are called on the loop's thread only. Everything a
- * peer needs per request lives in the slot: `holder` of a request it serves, `sender`
- * of a child it made. Nothing is allocated per I/O.
+ * peer needs per request lives in its port's copy of it: `holder` of a request it serves,
+ * `sender` of a child it made. Nothing is allocated per I/O.
  *
  * A request that cannot be served for want of a slot or buffer is parked by the peer
  * (a `struct queue` links requests it holds through holder[7]) and tried again from

@@ -21,10 +21,12 @@
 #define CACHE_LINE 64
 #define PAGE 4096
 #define RESERVE_TRIES 16            /* a signal begins it anew */
+#define SLOTS_MAX (1u << 20)        /* of a port */
 
-static_assert(sizeof(struct xreq) == 256, "a request is four cache lines");
-static_assert(offsetof(struct xreq, op) == 64, "what is asked starts a line");
-static_assert(offsetof(struct xreq, object) == 128, "the object starts a line");
+static_assert(sizeof(struct xslot) == 192, "a slot is three cache lines");
+static_assert(offsetof(struct xslot, op) == 64, "what is asked starts a line");
+static_assert(offsetof(struct xslot, object) == 128, "the object starts a line");
+static_assert(sizeof(struct xreq) == 256, "a request in hand is four cache lines");
 static_assert(offsetof(struct xreq, holder) == 192, "the holder's scratch is a line");
 static_assert(sizeof(struct xobj) == 40, "an object's name is 40 bytes");
 static_assert(sizeof(struct xbell) == 64, "a doorbell has a line of its own");
@@ -67,11 +69,12 @@ static uint64_t layout_hash(void)
         sizeof(struct xbell), AT(xbell, sleeping), AT(xbell, tag),
         sizeof(struct xport), AT(xport, head), AT(xport, tag), AT(xport, bell), AT(xport, first),
         AT(xport, ready), AT(xport, draining), AT(xport, role), AT(xport, bound_ns),
-        AT(xport, buffers_held), AT(xport, sending), AT(xport, received), AT(xport, recovered), AT(xport, latency_us),
+        AT(xport, buffers_held), AT(xport, sending), AT(xport, received), AT(xport, recovered),
+        AT(xport, bad), AT(xport, latency_us),
         sizeof(struct xroute), AT(xroute, edge),
-        sizeof(struct xreq), AT(xreq, src), AT(xreq, owner), AT(xreq, sent_ns), AT(xreq, parent),
-        AT(xreq, op), AT(xreq, volume), AT(xreq, offset), AT(xreq, data), AT(xreq, done),
-        AT(xreq, object), AT(xreq, sender), AT(xreq, holder),
+        sizeof(struct xslot), AT(xslot, src), AT(xslot, owner), AT(xslot, sent_ns), AT(xslot, parent),
+        AT(xslot, op), AT(xslot, volume), AT(xslot, offset), AT(xslot, data), AT(xslot, done),
+        AT(xslot, object),
         sizeof(struct xvolume), AT(xvolume, id), AT(xvolume, size), AT(xvolume, block_shift),
         AT(xvolume, lock_number), AT(xvolume, name), AT(xvolume, opens), AT(xvolume, opened_by),
         AT(xvolume, commit_seq),
@@ -113,7 +116,7 @@ static void plan(const struct xparams *p, struct xheader *h)
     h->bells_offset = place(&at, sizeof(struct xbell) * XSEG_BELLS, CACHE_LINE);
     h->ports_offset = place(&at, sizeof(struct xport) * XSEG_PORTS, CACHE_LINE);
     h->routes_offset = place(&at, sizeof(struct xroute) * XSEG_ROUTES, CACHE_LINE);
-    h->reqs_offset = place(&at, sizeof(struct xreq) * (uint64_t)h->slots, PAGE);
+    h->reqs_offset = place(&at, sizeof(struct xslot) * (uint64_t)h->slots, PAGE);
     for (int c = 0; c < XSEG_CLASSES; c++) {
         h->buffers[c] = or_default(p->buffers[c], defaults.buffers[c]);
         h->owners_offset[c] = place(&at, 4 * (uint64_t)h->buffers[c], PAGE);
@@ -138,31 +141,40 @@ uint64_t xseg_size(const struct xparams *params)
 
 static void number_slots(struct xseg *seg)
 {
-    const struct xheader *h = seg->header;
-    uint32_t first = 0;
-
     for (uint32_t i = 0; i < XSEG_PORTS; i++) {
         struct xport *port = &seg->ports[i];
-        port->first = first;
-        port->count = i < XSEG_STATIC_PORTS ? h->static_slots : h->dynamic_slots;
+        port->first = xseg_first_slot(seg, i);
+        port->count = xseg_slots_of(seg, i);
         port->bell = XSEG_BELLS;            /* none yet */
-        for (int c = 0; c < XSEG_CLASSES; c++)
-            port->buffers_max[c] = i < XSEG_STATIC_PORTS ? h->buffers[c] * 3ull / 4
-                                                         : h->buffers[c] / 8;
-        first += port->count;
+        for (uint32_t c = 0; c < XSEG_CLASSES; c++)
+            port->buffers_max[c] = xseg_buffers_max(seg, i, c);
     }
-    assert(first == h->slots);
 }
 
-static void point(struct xseg *seg)
+/* Where everything is, as a header says that was checked or has just been made: private from now on. */
+static void keep_bounds(struct xseg *seg, const struct xheader *h)
 {
-    struct xheader *h = (struct xheader *)seg->base;
+    seg->size = h->size;
+    seg->data_start = h->buffers_offset[0];
+    seg->created_ns = h->created_ns;
+    seg->slot_count = h->slots;
+    seg->static_slots = h->static_slots;
+    seg->dynamic_slots = h->dynamic_slots;
+    seg->frame_count = h->frames;
+    memcpy(seg->buffer_count, h->buffers, sizeof(seg->buffer_count));
+    memcpy(seg->stack_count, h->stacks, sizeof(seg->stack_count));
+    memcpy(seg->run, h->run, sizeof(seg->run) - 1);
+    seg->run[sizeof(seg->run) - 1] = 0;
+}
 
-    seg->header = h;
+static void point(struct xseg *seg, const struct xheader *h)
+{
+    keep_bounds(seg, h);
+    seg->header = (struct xheader *)seg->base;
     seg->bells = (struct xbell *)(seg->base + h->bells_offset);
     seg->ports = (struct xport *)(seg->base + h->ports_offset);
     seg->routes = (struct xroute *)(seg->base + h->routes_offset);
-    seg->reqs = (struct xreq *)(seg->base + h->reqs_offset);
+    seg->slots = (struct xslot *)(seg->base + h->reqs_offset);
     seg->volumes = (struct xvolume *)(seg->base + h->volumes_offset);
     seg->frames = (struct xframe *)(seg->base + h->frames_offset);
     for (int c = 0; c < XSEG_CLASSES; c++) {
@@ -189,7 +201,7 @@ static int reserve(int fd, uint64_t size)
 int xseg_format(int fd, const struct xparams *params)
 {
     struct timespec now;
-    struct xseg seg;
+    struct xseg seg = { 0 };
     struct xheader h;
     int rc;
 
@@ -206,11 +218,27 @@ int xseg_format(int fd, const struct xparams *params)
     h.created_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
     h.magic = 0;
     memcpy(seg.base, &h, sizeof(h));
-    point(&seg);
+    point(&seg, &h);
     number_slots(&seg);
     store_release(&seg.header->magic, XSEG_MAGIC);      /* last: now it may be joined */
     munmap(seg.base, h.size);
     return 0;
+}
+
+/* The bounds a header tells must lead to the very places it tells, and end where the segment does. */
+static bool bounds_ok(const struct xheader *h, uint64_t size)
+{
+    struct xparams params = { .static_slots = h->static_slots, .dynamic_slots = h->dynamic_slots,
+                              .frames = h->frames };
+    struct xheader right;
+
+    memcpy(params.buffers, h->buffers, sizeof(params.buffers));
+    memcpy(params.stacks, h->stacks, sizeof(params.stacks));
+    if (h->static_slots > SLOTS_MAX || h->dynamic_slots > SLOTS_MAX)
+        return false;
+    plan(&params, &right);
+    right.created_ns = h->created_ns;
+    return right.size == size && memcmp(&right, h, offsetof(struct xheader, flow)) == 0;
 }
 
 /* 0 if the header is one of ours; *found tells the version met. */
@@ -219,13 +247,12 @@ static int check_header(const struct xheader *h, uint64_t size, uint32_t *found)
     *found = h->magic == XSEG_MAGIC ? h->version : 0;
     if (h->magic != XSEG_MAGIC || h->version != XSEG_VERSION)
         return -EPROTO;
-    if (h->layout != layout_hash() || h->size != size)
-        return -EPROTO;
-    return 0;
+    return h->layout == layout_hash() && bounds_ok(h, size) ? 0 : -EPROTO;
 }
 
 int xseg_attach(int fd, struct xseg **out, uint32_t *found)
 {
+    struct xheader header;
     struct xseg *seg;
     struct stat st;
     int rc;
@@ -236,22 +263,26 @@ int xseg_attach(int fd, struct xseg **out, uint32_t *found)
         return rc;
     if (fstat(fd, &st) < 0)
         return -errno;
-    if ((uint64_t)st.st_size < sizeof(struct xheader))
+    if ((uint64_t)st.st_size < sizeof(header))
         return -EPROTO;
     seg = calloc(1, sizeof(*seg));
     if (!seg)
         return -ENOMEM;
-    seg->size = (uint64_t)st.st_size;
-    seg->base = mmap(NULL, seg->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    rc = seg->base == MAP_FAILED ? -errno
-                                 : check_header((struct xheader *)seg->base, seg->size, found);
-    if (rc) {
-        if (seg->base != MAP_FAILED)
-            munmap(seg->base, seg->size);
+    seg->base = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (seg->base == MAP_FAILED) {
+        rc = -errno;
         free(seg);
         return rc;
     }
-    point(seg);
+    load_acquire(&((struct xheader *)seg->base)->magic);
+    read_once(&header, seg->base, sizeof(header));
+    rc = check_header(&header, (uint64_t)st.st_size, found);
+    if (rc) {
+        munmap(seg->base, (size_t)st.st_size);
+        free(seg);
+        return rc;
+    }
+    point(seg, &header);
     *out = seg;
     return 0;
 }

@@ -66,7 +66,7 @@ static void pass_request(struct peer *peer, struct xreq *req)
 
 static void pass_reply(struct peer *peer, struct xreq *child)
 {
-    struct xreq *req = xreq_parent(peer->seg, child);
+    struct xreq *req = xreq_parent(peer->port, child);
     int error = child->error;
 
     xreq_put(peer->port, child);

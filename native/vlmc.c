@@ -46,7 +46,7 @@ struct xreq *object_child(struct vlmc *v, struct xreq *req, enum child_kind kind
 
 void send_child(struct vlmc *v, struct xreq *child)
 {
-    io_of(xreq_parent(v->seg, child))->outstanding++;
+    io_of(xreq_parent(v->peer->port, child))->outstanding++;
     peer_send(v->peer, child, VLMC_BLOCKER);
 }
 
@@ -150,7 +150,7 @@ void io_fail(struct vlmc *v, struct xreq *req, int error)
 
 void io_child_done(struct vlmc *v, struct xreq *child, int error)
 {
-    struct xreq *req = xreq_parent(v->seg, child);
+    struct xreq *req = xreq_parent(v->peer->port, child);
     struct io *io = io_of(req);
 
     if (error && io->error == 0)

@@ -42,7 +42,7 @@ void entry_publish(struct xentry *entry, uint64_t volume, uint32_t epoch, uint32
 
 static uint32_t dirty_frames_max(const struct vlmc *v)
 {
-    return v->seg->header->frames / DIRTY_SHARE;    /* 1 at least: frames come in sets of 8 */
+    return v->seg->frame_count / DIRTY_SHARE;    /* 1 at least: frames come in sets of 8 */
 }
 
 void frame_dirty(struct vlmc *v, uint32_t slot, struct xframe *frame)
@@ -95,7 +95,7 @@ bool bits_all_set(const uint8_t *bitmap, uint64_t first, uint64_t count)
 
 struct xstack *stack_at(const struct vlmc *v, uint32_t class, uint32_t stack)
 {
-    assert(stack != 0 && stack <= v->seg->header->stacks[class]);
+    assert(stack != 0 && stack <= v->seg->stack_count[class]);
     return (struct xstack *)(v->seg->stacks[class] + (stack - 1) * xstack_size(class));
 }
 
@@ -108,7 +108,7 @@ static void give_back(struct vlmc *v, uint32_t class, uint32_t stack)
 {
     if (stack == 0)
         return;
-    assert(v->stack_free_count[class] < v->seg->header->stacks[class]);
+    assert(v->stack_free_count[class] < v->seg->stack_count[class]);
     v->stack_free[class][v->stack_free_count[class]++] = stack;
 }
 
@@ -173,7 +173,7 @@ uint32_t stack_take(struct vlmc *v, const struct xvolume *vol)
     uint32_t class = map_stack_class(vol->block_shift);
 
     while (v->stack_free_count[class] == 0) {
-        struct xframe *frame = oldest_clean(v, v->seg->frames, v->seg->header->frames, class);
+        struct xframe *frame = oldest_clean(v, v->seg->frames, v->seg->frame_count, class);
         if (!frame) {
             want_all_commits(v);
             return 0;
@@ -201,7 +201,7 @@ void cache_unpin(struct vlmc *v, const struct xframe *frame)
 static struct xframe *set_of(const struct vlmc *v, uint64_t id, uint64_t leaf)
 {
     uint64_t hash = (id ^ leaf * 0x9e3779b97f4a7c15u) * 0xff51afd7ed558ccdu;
-    uint64_t sets = v->seg->header->frames / XMAP_WAYS;
+    uint64_t sets = v->seg->frame_count / XMAP_WAYS;
 
     return &v->seg->frames[(hash >> 20) % sets * XMAP_WAYS];
 }
@@ -402,7 +402,7 @@ void cache_forget(struct vlmc *v, uint32_t slot)
 {
     uint64_t id = v->seg->volumes[slot].id;
 
-    for (uint32_t i = 0; i < v->seg->header->frames; i++) {
+    for (uint32_t i = 0; i < v->seg->frame_count; i++) {
         struct xframe *frame = &v->seg->frames[i];
         if (frame->volume_id == id && frame->slot == slot) {
             assert(v->frames[i].pins == 0 && !v->frames[i].listed);
@@ -428,7 +428,7 @@ static void adopt_frame(struct vlmc *v, struct xframe *frame, uint8_t *used[XMAP
     }
     for (uint32_t i = 0; i < XMAP_LEAF; i++) {
         uint32_t bit = 1u << (i % 32), stack = frame->entry[i].stack;
-        if (stack && stack <= v->seg->header->stacks[class])
+        if (stack && stack <= v->seg->stack_count[class])
             used[class][stack - 1] = 1;
         if (frame->committing[i / 32] & bit)
             frame->dirty[i / 32] |= bit;
@@ -442,11 +442,11 @@ static void adopt_frame(struct vlmc *v, struct xframe *frame, uint8_t *used[XMAP
 
 static void sweep(struct vlmc *v, uint8_t *used[XMAP_STACK_CLASSES])
 {
-    for (uint32_t i = 0; i < v->seg->header->frames; i++)
+    for (uint32_t i = 0; i < v->seg->frame_count; i++)
         if (v->seg->frames[i].volume_id)
             adopt_frame(v, &v->seg->frames[i], used);
     for (uint32_t class = 0; class < XMAP_STACK_CLASSES; class++)
-        for (uint32_t s = v->seg->header->stacks[class]; s > 0; s--)
+        for (uint32_t s = v->seg->stack_count[class]; s > 0; s--)
             if (!used[class][s - 1])
                 v->stack_free[class][v->stack_free_count[class]++] = s;
 }
@@ -456,11 +456,11 @@ int cache_start(struct vlmc *v)
     uint8_t *used[XMAP_STACK_CLASSES] = { NULL };
     bool ok;
 
-    v->frames = calloc(v->seg->header->frames, sizeof(*v->frames));
+    v->frames = calloc(v->seg->frame_count, sizeof(*v->frames));
     ok = v->frames != NULL;
     for (uint32_t class = 0; class < XMAP_STACK_CLASSES; class++) {
-        v->stack_free[class] = calloc(v->seg->header->stacks[class], sizeof(uint32_t));
-        used[class] = calloc(v->seg->header->stacks[class], 1);
+        v->stack_free[class] = calloc(v->seg->stack_count[class], sizeof(uint32_t));
+        used[class] = calloc(v->seg->stack_count[class], 1);
         ok = ok && v->stack_free[class] && used[class];
     }
     if (ok)

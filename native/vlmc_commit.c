@@ -168,7 +168,7 @@ static void settle(struct vlmc *v, uint32_t slot, bool again)
 static void free_records(struct vlmc *v, struct volume *volume, uint32_t from)
 {
     for (uint32_t i = from; i < volume->record_count; i++)
-        xreq_put(v->peer->port, &v->seg->reqs[volume->record[i] - 1]);
+        xreq_put(v->peer->port, &v->peer->port->reqs[volume->record[i] - 1]);
     volume->record_count = 0;
     volume->record_sent = 0;
 }
@@ -263,7 +263,7 @@ static void answer_snapshot(struct vlmc *v, uint32_t slot, int error, const stru
 
     if (!volume->snapshot)
         return;
-    req = &v->seg->reqs[volume->snapshot - 1];
+    req = &v->peer->port->reqs[volume->snapshot - 1];
     volume->snapshot = 0;
     if (error == 0) {
         req->done = last->done;
@@ -292,7 +292,7 @@ static void fail_starved(struct vlmc *v, uint32_t slot, int error)
 static bool closes_with_loss(const struct vlmc *v, uint32_t slot)
 {
     const struct queue *freezes = &v->volumes[slot].freezes;
-    const struct xreq *first = queue_empty(freezes) ? NULL : &v->seg->reqs[freezes->head - 1];
+    const struct xreq *first = queue_empty(freezes) ? NULL : &v->peer->port->reqs[freezes->head - 1];
 
     return first && first->op == XOP_VOL_CLOSE && (first->flags & XREQ_FORCE) && lost_error(v, slot);
 }
@@ -349,7 +349,7 @@ static void append_next(struct vlmc *v, uint32_t slot)
         return;
     }
     volume->commit = COMMIT_APPEND;
-    peer_send(v->peer, &v->seg->reqs[volume->record[volume->record_sent++] - 1], VLMC_MAPPER);
+    peer_send(v->peer, &v->peer->port->reqs[volume->record[volume->record_sent++] - 1], VLMC_MAPPER);
 }
 
 static int send_sync(struct vlmc *v, uint32_t slot)

@@ -189,7 +189,7 @@ static void put_layer_on(struct vlmc *v, struct xreq *req, struct xframe *frame,
 
 static bool merge_next(struct vlmc *v, struct xreq *child, struct xstack *old)
 {
-    uint64_t chunks = block_size(xvolume_of(v, xreq_parent(v->seg, child))) / XMAP_CHUNK;
+    uint64_t chunks = block_size(xvolume_of(v, xreq_parent(v->peer->port, child))) / XMAP_CHUNK;
     uint64_t first = child->sender[2], end;
     uint32_t layer;
 
@@ -231,7 +231,7 @@ static void put_merged(struct vlmc *v, uint32_t slot, uint64_t block, uint32_t n
 
 static void merge_end(struct vlmc *v, struct xreq *child, int error)
 {
-    struct xreq *req = xreq_parent(v->seg, child);
+    struct xreq *req = xreq_parent(v->peer->port, child);
     uint32_t slot = req->volume - 1, number = child->client;
     uint64_t block = child->sender[1];
 
@@ -247,7 +247,7 @@ static void merge_end(struct vlmc *v, struct xreq *child, int error)
 
 static void merge_go_on(struct vlmc *v, struct xreq *child)
 {
-    struct xreq *req = xreq_parent(v->seg, child);
+    struct xreq *req = xreq_parent(v->peer->port, child);
     struct xvolume *vol = xvolume_of(v, req);
     uint64_t block = child->sender[1];
     struct xframe *frame = cache_pinned(v, req->volume - 1, block);
@@ -260,7 +260,7 @@ static void merge_go_on(struct vlmc *v, struct xreq *child)
 
 void merge_done(struct vlmc *v, struct xreq *child)
 {
-    struct xvolume *vol = xvolume_of(v, xreq_parent(v->seg, child));
+    struct xvolume *vol = xvolume_of(v, xreq_parent(v->peer->port, child));
     struct xstack *stack = stack_at(v, map_stack_class(vol->block_shift), child->client);
 
     if (child->error) {
@@ -382,7 +382,7 @@ uint64_t fill_chunk(struct vlmc *v, struct xreq *req, struct xframe *frame, uint
 /* Lays the request's bytes over the chunk that was read, and sends it out. */
 static void fill_write(struct vlmc *v, struct xreq *child)
 {
-    struct xreq *req = xreq_parent(v->seg, child);
+    struct xreq *req = xreq_parent(v->peer->port, child);
     struct xframe *frame = cache_pinned(v, req->volume - 1, child->sender[1]);
     struct xentry *entry = entry_of(frame, child->sender[1]);
     uint8_t *at = (uint8_t *)xreq_data(v->seg, child) + (uint32_t)child->sender[2];
@@ -400,7 +400,7 @@ static void fill_write(struct vlmc *v, struct xreq *child)
 
 void fill_done(struct vlmc *v, struct xreq *child)
 {
-    struct xreq *req = xreq_parent(v->seg, child);
+    struct xreq *req = xreq_parent(v->peer->port, child);
     uint32_t slot = req->volume - 1;
     uint64_t block = child->sender[1];
     int error = child->error;

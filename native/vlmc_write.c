@@ -215,7 +215,7 @@ static bool publish_new(struct vlmc *v, struct xreq *req, struct xreq *child)
 
 void write_done(struct vlmc *v, struct xreq *child)
 {
-    struct xreq *req = xreq_parent(v->seg, child);
+    struct xreq *req = xreq_parent(v->peer->port, child);
     uint32_t slot = req->volume - 1;
     uint64_t block = child->sender[1];
     bool busy = child->sender[0] == CHILD_FIRST || child->sender[0] == CHILD_DROP;

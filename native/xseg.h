@@ -6,11 +6,14 @@
  * `struct port` belongs to one thread, which alone receives, gets, sends, replies and
  * puts through it. Functions return 0 or a negative errno unless they say otherwise.
  *
+ * A request that a port has in hand is a `struct xreq` in its private memory; its slot in the segment (struct xslot)
+ * is written when it is sent and when it is answered, and by xreq_note(). Why: "Who can hurt whom" in layout.h.
+ *
  * Inboxes
  * -------
  * A port's inbox is one list head. Senders link their slot and swing the head by one
- * compare-and-swap; the owner takes the whole list with one exchange and reverses it,
- * which restores the order of each sender. There is no lock and no slot that is claimed
+ * compare-and-swap; the owner takes the whole list with one exchange and links it the other
+ * way round in its private memory, which restores the order of each sender. There is no lock and no slot that is claimed
  * but not yet published, so a sender that is killed before the swap has sent nothing and
  * after it has sent everything.
  *
@@ -51,14 +54,25 @@ struct xparams {                    /* of xseg_format(); 0 takes the default */
     char run[192];                  /* folder for doorbells; must exist */
 };
 
+/* What is private to this process: bounds and places were checked when it joined, and the segment's own
+ * words for them are not looked at again. */
 struct xseg {
     uint8_t *base;
     uint64_t size;
+    uint64_t data_start;            /* bytes from base: the data buffers begin here, and end with the segment */
+    uint64_t created_ns;            /* CLOCK_REALTIME; names this segment among those of its home */
+    uint32_t slot_count;            /* request slots in all */
+    uint32_t static_slots;          /* per static port */
+    uint32_t dynamic_slots;         /* per dynamic port */
+    uint32_t frame_count;
+    uint32_t buffer_count[3];
+    uint32_t stack_count[3];
+    char run[192];                  /* folder of the doorbells */
     struct xheader *header;
     struct xbell *bells;
     struct xport *ports;
     struct xroute *routes;
-    struct xreq *reqs;
+    struct xslot *slots;
     uint32_t *owners[3];            /* port + 1 that holds each buffer */
     struct xvolume *volumes;
     struct xframe *frames;
@@ -80,6 +94,32 @@ int xseg_format(int fd, const struct xparams *params);
 int xseg_attach(int fd, struct xseg **seg, uint32_t *found);
 void xseg_detach(struct xseg *seg);
 
+/* The slots of a port are [first, first + count). */
+static inline uint32_t xseg_first_slot(const struct xseg *seg, uint32_t port)
+{
+    return port < XSEG_STATIC_PORTS
+        ? port * seg->static_slots
+        : XSEG_STATIC_PORTS * seg->static_slots + (port - XSEG_STATIC_PORTS) * seg->dynamic_slots;
+}
+static inline uint32_t xseg_slots_of(const struct xseg *seg, uint32_t port)
+{
+    return port < XSEG_STATIC_PORTS ? seg->static_slots : seg->dynamic_slots;
+}
+
+/* The port whose slot this is. */
+static inline uint32_t xseg_port_of(const struct xseg *seg, uint32_t slot)
+{
+    uint32_t all_static = XSEG_STATIC_PORTS * seg->static_slots;
+
+    return slot < all_static ? slot / seg->static_slots
+                             : XSEG_STATIC_PORTS + (slot - all_static) / seg->dynamic_slots;
+}
+/* How many buffers of a class a port may hold. */
+static inline uint64_t xseg_buffers_max(const struct xseg *seg, uint32_t port, uint32_t class)
+{
+    return port < XSEG_STATIC_PORTS ? seg->buffer_count[class] * 3ull / 4 : seg->buffer_count[class] / 8;
+}
+
 /* --- doorbells ------------------------------------------------------------ */
 
 struct bell {
@@ -99,6 +139,44 @@ void bell_disarm(struct bell *bell);
 /* Wakes the owner of bell `number` if it sleeps. True if it did. */
 bool bell_ring(struct xseg *seg, uint32_t number);
 
+/* --- a request in hand ------------------------------------------------------ */
+
+/* Where a port's request is. */
+enum xplace { XREQ_NOT_HERE = 0, XREQ_MINE = 1, XREQ_AWAY = 2, XREQ_SERVED = 3 };
+
+/* A port's own copy of a request: one of its own, or one that it serves. Private memory, so it stays as it is.
+ * Made from the slot in one read when the request comes, written to it when it is sent or answered. */
+struct xreq {
+    uint32_t index;                 /* slot number */
+    uint32_t place;                 /* enum xplace */
+    uint16_t src;                   /* port that created it and gets the reply */
+    uint16_t dst;                   /* port it was last sent to */
+    uint32_t incarnation;           /* of src when it took the slot */
+    uint64_t flow;
+    uint64_t sent_ns;               /* CLOCK_MONOTONIC */
+    uint32_t parent;                /* request it serves, slot number + 1; of another's, for who looks */
+    uint32_t client;                /* for the src's use: connection, task... */
+    uint32_t link;                  /* came after it: slot number + 1 */
+    uint32_t orphan;                /* an earlier incarnation sent it: freed on its return */
+    uint64_t reserved[2];
+    /* what is asked, and the answer: see struct xslot */
+    uint16_t op;
+    uint16_t flags;
+    int32_t error;
+    uint32_t volume;
+    uint32_t buffer;
+    uint64_t offset;
+    uint64_t size;
+    uint64_t data;
+    uint32_t data_size;
+    uint32_t reserved2;
+    uint64_t done;
+    uint64_t arg;
+    struct xobj object;
+    uint64_t sender[3];             /* src's scratch */
+    uint64_t holder[8];             /* scratch of the port that serves it; zero on arrival */
+};
+
 /* --- ports ---------------------------------------------------------------- */
 
 #define PORT_BUFFER_CACHE 64
@@ -109,15 +187,24 @@ struct port {
     struct bell *bell;
     uint32_t number;
     uint32_t incarnation;
+    uint32_t first;                 /* its own slots are [first, first + count) */
+    uint32_t count;
+    struct xreq *reqs;              /* its copies, by slot number: those of the whole segment, touched when used */
     uint32_t *free;                 /* stack of free slot numbers */
     uint32_t free_count;
     uint32_t chain;                 /* received, not yet given out: slot number + 1 */
+    uint32_t bounced;               /* sent to nowhere, to be given out as answers: slot number + 1 */
     uint32_t orphans;               /* children of an earlier incarnation still away */
     uint32_t asides;                /* such that were away at the bind, and are not waited for */
     bool recovering;
     bool looped;                    /* its loop sets now_ns each turn; else sends read the clock */
     uint64_t now_ns;                /* CLOCK_MONOTONIC, set by each port_receive */
+    uint32_t look;                  /* the own slot at which port_look_after() goes on */
+    uint64_t looked_ns;             /* when it last did */
+    uint64_t told_ns;               /* when the log was last told of a bad slot */
     uint64_t ring;                  /* bells to ring at the next port_ring(): bit set */
+    uint64_t buffers_held[3];       /* of each class, in use or cached */
+    uint64_t buffers_max[3];
     uint32_t cached[3][PORT_BUFFER_CACHE];  /* buffers held but not in use */
     uint32_t cached_count[3];
     uint32_t hint[3];               /* where the search for a free buffer goes on */
@@ -167,6 +254,11 @@ void xreq_reply(struct port *port, struct xreq *req, int error);
 /* A child of `req`: same flow, `parent` set; op, target and data are the caller's to set. */
 struct xreq *xreq_child(struct port *port, struct xreq *req);
 
+/* Lets a successor of this process find what was noted in `volume` and `arg` of a request it serves. */
+void xreq_note(struct port *port, const struct xreq *req);
+/* Reads anew what is asked: for a request that came before the notes of an earlier life were put in order. */
+void xreq_again(struct port *port, struct xreq *req);
+
 static inline bool xreq_is_reply(const struct port *port, const struct xreq *req)
 {
     return req->src == port->number;
@@ -175,9 +267,10 @@ static inline void *xreq_data(const struct xseg *seg, const struct xreq *req)
 {
     return seg->base + req->data;
 }
-static inline struct xreq *xreq_parent(const struct xseg *seg, const struct xreq *req)
+/* The request that one of the port's own serves. */
+static inline struct xreq *xreq_parent(const struct port *port, const struct xreq *req)
 {
-    return req->parent ? &seg->reqs[req->parent - 1] : NULL;
+    return req->parent ? &port->reqs[req->parent - 1] : NULL;
 }
 static inline struct xvolume *xreq_volume(const struct xseg *seg, const struct xreq *req)
 {
@@ -186,8 +279,8 @@ static inline struct xvolume *xreq_volume(const struct xseg *seg, const struct x
 /* Notes that what was written to the open volume of that id since its last SYNC may be gone; id 0: to each that
  * has such data. `error` is a negative errno; the first one stays. Any thread. */
 void xseg_volume_lost(struct xseg *seg, uint64_t id, int error);
-/* True if [data, data + length) lies in the segment: before a peer touches data of a
- * request that another sent. */
+/* True if the request brings `length` bytes of data: before a peer touches those of a request that another sent.
+ * That they lie in the segment's buffers was seen to when it came. */
 bool xreq_data_ok(const struct xseg *seg, const struct xreq *req, uint64_t length);
 /* Of a LIST: how many objects its answer may have. */
 static inline uint64_t xreq_list_limit(const struct xreq *req)

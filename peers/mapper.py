@@ -73,7 +73,7 @@ class Mapper(Peer):
         self.ids = Ids()
         self.volumes: dict[int, Volume] = {}        # by id
         self.handles: dict[int, Volume] = {}        # open ones, by handle
-        self.token = self.segment.c.header.created_ns | 1
+        self.token = self.segment.c.created_ns | 1
         self.missed: dict[tuple[int, int], float] = {}  # (port, incarnation) -> when it was found dead
         self.incarnations = mapper_keep.blocker_lives(self)
         self.keeping = asyncio.Lock()               # by who takes the locks again

@@ -129,7 +129,8 @@ async def remove(m: "Mapper", a: "Arguments", room: int) -> dict:
     """Frees the name at once, then gives back the space that only this volume had. EBUSY: it is open.
 
     With force, one whose header is damaged is removed as well; its space is left to the collector."""
-    name, token, slot = a["name"], a["token"], a["request"].c
+    name, token, request = a["name"], a["token"], a["request"]
+    slot = request.c
     async with m.names.locked([name]):
         try:
             _generation, volume_id = await m.names.target(name)
@@ -151,6 +152,7 @@ async def remove(m: "Mapper", a: "Arguments", room: int) -> dict:
         async with m.locked(volume):
             count = await remove_space(m, volume, name, token)
     slot.arg = REMOVED | max(count, slot.arg & ~REMOVED)
+    lib.xreq_note(request.port, slot)
     async with m.names.locked([name]):
         await m.names.release(name, header.id)
     with suppress(Busy):                # another node tries to open what is gone

@@ -29,6 +29,7 @@ def note_count(request: Request, handle: int, times: int) -> None:
     """Notes in an OPEN or CLOSE that its port will have the volume open so many times."""
     request.c.volume = handle
     request.c.arg = request.c.op << 32 | times
+    lib.xreq_note(request.port, request.c)
 
 
 def take_back_counts(m: "Mapper") -> None:
@@ -81,10 +82,9 @@ async def undo_place(m: "Mapper", shared: Any) -> None:
 
 def still_freezing(m: "Mapper") -> set[int]:
     """Handles of volumes that an earlier life of this mapper has asked vlmc to freeze."""
-    own = m.port.c.shared
-    requests = m.segment.c.reqs
-    return {requests[slot].volume for slot in range(own.first, own.first + own.count)
-            if requests[slot].op == lib.XOP_VOL_FREEZE and requests[slot].state != lib.XREQ_FREE}
+    slots = m.segment.c.slots
+    return {slots[slot].volume for slot in m.segment.slots_of(m.port.number)
+            if slots[slot].op == lib.XOP_VOL_FREEZE and slots[slot].state != lib.XREQ_FREE}
 
 
 async def thaw(m: "Mapper", volume: Volume) -> None:

@@ -95,9 +95,11 @@ def ask_again(instance, request, sent_so):
     """A request that the mapper has answered is served by its successor, too. `sent_so`: it was sent as it is now;
     else the mapper has left it so, and died before it answered."""
     port = instance.client.port
+    handle = request.c.volume or request.c.done
     lib.xreq_send(port.c, request.c, instance.client.segment.port_of("mapper"))
     if not sent_so:
-        request.c.asked = 0
+        slot = instance.client.segment.c.slots[request.c.index]
+        slot.asked, slot.volume = 0, handle
     instance.restart("mapper")
     port.ring()
     assert [back.c.error for back in port.receive(30)] == [0]
@@ -150,7 +152,7 @@ def test_it_dies_when_it_has_closed_a_volume_and_not_said_so(shared_instance):
     request = answered(client, lib.XOP_CLOSE, volume=client.open("closed").handle)
     shared_instance.kill("mapper")
     lib.xreq_send(client.port.c, request.c, client.segment.port_of("mapper"))
-    request.c.asked = 0
+    client.segment.c.slots[request.c.index].asked = 0
     for _ in range(2):
         shared_instance.restart("mapper")
         shared_instance.kill("mapper")

@@ -6,7 +6,7 @@ import threading
 
 import numpy
 import pytest
-from support import SMALL_SEGMENT, segments_of
+from support import SMALL_SEGMENT, segments_of, wait_until
 
 from xseg import errors
 from xseg._native import ffi, lib
@@ -107,11 +107,11 @@ def test_data_is_an_array_without_a_copy(segment, client):
     assert request.c.data % 4096 == 0
 
 
-def test_a_batch_is_filled_in_through_the_array_of_all_requests(segment, server, client):
+def test_a_batch_is_filled_in_through_the_array_of_all_requests(server, client):
     requests = [client.get() for _ in range(8)]
     slots = [request.c.index for request in requests]
-    segment.requests["offset"][slots] = numpy.arange(8) * 4096
-    segment.requests["object"]["index"][slots] = 5
+    client.requests["offset"][slots] = numpy.arange(8) * 4096
+    client.requests["object"]["index"][slots] = 5
     client.send(server.number, requests)
     came = server.receive(1)
     assert [(request.c.offset, request.object.index) for request in came] == [(i * 4096, 5) for i in range(8)]
@@ -291,7 +291,8 @@ def test_all_memory_of_a_segment_is_taken_when_it_is_made(segment):
     assert st.st_blocks * 512 >= st.st_size
 
 
-@pytest.mark.parametrize("struct", ["struct xreq", "struct xport", "struct xvolume", "struct xheader", "struct xobj"])
+@pytest.mark.parametrize("struct", ["struct xreq", "struct xslot", "struct xport", "struct xvolume", "struct xheader",
+                                    "struct xobj"])
 def test_arrays_have_the_layout_of_the_compiler(struct):
     dtype = dtype_of(struct)
     assert dtype.itemsize == ffi.sizeof(struct)
@@ -326,19 +327,100 @@ def waiting(client, server, count):
     return requests
 
 
-@pytest.mark.parametrize("link", [1, 2**31, 2**32 - 1], ids=["a slot of another", "out of bounds", "the largest"])
-def test_a_scribbled_link_neither_faults_nor_loops(segment, server, client, link):
+def received(server, client, count):
+    """What comes until there were so many: the sender looks after what is away for a second."""
+    came = []
+    wait_until(lambda: client.receive() or came.extend(server.receive()) or len(came) >= count, f"{count} requests")
+    return came
+
+
+@pytest.mark.parametrize("link", [0x51, 2**31, 2**32 - 1], ids=["a slot of another", "out of bounds", "the largest"])
+def test_what_is_behind_a_scribbled_link_is_found_again(segment, server, client, link):
     requests = waiting(client, server, 5)
-    requests[2].c.next = link
+    segment.c.slots[requests[2].c.index].next = link
     assert len(server.receive()) == 3
+    assert sorted(request.c.index for request in received(server, client, 2)) == [r.c.index for r in requests[:2]]
+    assert client.c.shared.bad == 2
     client.send(server.number, [client.get()])
     assert len(server.receive(1)) == 1
 
 
 def test_a_ring_of_links_does_not_hang_the_receiver(segment, server, client):
     requests = waiting(client, server, 5)
-    requests[0].c.next = requests[4].c.index + 1
-    assert len(server.receive()) <= 5
+    segment.c.slots[requests[0].c.index].next = requests[4].c.index + 1
+    assert len(received(server, client, 5)) == 5
+
+
+def test_a_slot_that_is_served_and_comes_again_is_not_served_twice(segment, server, client):
+    (request,) = waiting(client, server, 1)
+    (served,) = server.receive(1)
+    segment.c.slots[request.c.index].state = lib.XREQ_QUEUED
+    server.c.shared.head = request.c.index + 1
+    assert server.receive() == []
+    served.reply(done=7)
+    (answer,) = client.receive(1)
+    assert answer.c.done == 7
+
+
+def test_an_answer_that_nobody_gave_is_none(segment, server, client):
+    """A slot in one's inbox that is still away, and one that was never sent."""
+    (request,) = waiting(client, server, 1)
+    for index in (request.c.index, request.c.index + 1):
+        client.c.shared.head = index + 1
+        assert client.receive() == []
+    (served,) = server.receive(1)
+    served.reply(done=7)
+    assert client.receive(1)[0].c.done == 7
+
+
+SLOT = dict(ffi.typeof("struct xslot").fields)
+
+
+@pytest.mark.parametrize("field", SLOT)
+@pytest.mark.parametrize("value", [0, 1, 2, 3, -1])
+def test_a_scribbled_slot_is_answered_all_the_same(segment, server, client, field, value):
+    """Any word of a request on its way, and those before and behind it in the list."""
+    before, request, after = waiting(client, server, 3)
+    word = ffi.addressof(segment.c.slots[request.c.index], field)
+    ffi.memmove(word, ffi.new("int64_t *", value), min(8, ffi.sizeof(SLOT[field].type)))
+    answered = set()
+
+    def serve():
+        for came in server.receive():
+            came.reply()
+        answered.update(reply.c.index for reply in client.receive())
+        return answered == {before.c.index, request.c.index, after.c.index}
+
+    wait_until(serve, "the answers")
+
+
+def test_a_request_sent_to_nowhere_comes_back_as_failed(segment, client):
+    for nowhere in (lib.XSEG_PORTS, 2**32 - 1, client.number):
+        request = client.get()
+        client.send(nowhere, [request])
+        (back,) = client.receive(1)
+        assert back.c == request.c and back.c.error == -errno.EHOSTUNREACH
+        client.put(back)
+
+
+@pytest.mark.parametrize("field", ["slots", "static_slots", "dynamic_slots", "frames", "buffers", "stacks",
+                                   "reqs_offset", "ports_offset", "volumes_offset", "buffers_offset"])
+def test_a_header_that_contradicts_itself_is_refused(segment, field):
+    words = ffi.cast("uint32_t *", ffi.addressof(segment.c.header, field))
+    words[0] += 8
+    with pytest.raises(errors.WrongVersion):
+        Segment.open(segment.name)
+
+
+def test_bounds_are_those_of_the_time_of_joining(segment, server, client):
+    """A header that is scribbled over later changes nothing for those who have joined."""
+    ffi.memmove(segment.c.header, b"\xff" * ffi.sizeof("struct xheader"), ffi.sizeof("struct xheader"))
+    for port in range(lib.XSEG_PORTS):
+        segment.c.ports[port].first = segment.c.ports[port].count = 2**32 - 1
+    client.send(server.number, [client.get(4096)])
+    (came,) = server.receive(1)
+    came.reply(data=b"ok")
+    assert bytes(client.receive(1)[0].data[:2]) == b"ok"
 
 
 def test_a_scribbled_head_does_not_fault(segment, server, client):

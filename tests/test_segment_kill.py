@@ -171,6 +171,7 @@ def test_a_cursor_that_a_dead_peer_had_moved_on_is_where_it_was(segment, roles, 
     def answer_half(port):
         (request,) = port.receive(1)
         request.c.arg = 99
+        lib.xreq_note(port.c, request.c)
 
     with Port(segment) as client:
         request = client.get()

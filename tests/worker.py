@@ -27,7 +27,7 @@ def send(segment: Segment, role: str, count: int) -> None:
     port = Port(segment, number=segment.port_of("sender"))
     slots = ffi.new("uint32_t[]", count)
     target = segment.port_of(role)
-    requests = segment.c.reqs
+    requests = port.c.reqs
     for warm in (True, False):          # the first round only makes cffi look everything up
         if not warm:
             pause()
@@ -44,7 +44,7 @@ def send(segment: Segment, role: str, count: int) -> None:
 def serve(segment: Segment, role: str, count: int) -> None:
     port = Port(segment, number=segment.port_of(role))
     slots = ffi.new("uint32_t[]", count)
-    requests = segment.c.reqs
+    requests = port.c.reqs
     for warm in (True, False):
         if not warm:
             pause()

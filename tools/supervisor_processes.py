@@ -143,9 +143,9 @@ class Processes:
         """True if another peer has a request of one of its roles, and not against the pipeline's direction."""
         for role in self.instance.config.processes[watched.name]:
             number = self.segment.port_of(role)
-            first, count = self.segment.c.ports[number].first, self.segment.c.ports[number].count
+            slots = self.segment.slots_of(number)
             if any(c.state != lib.XREQ_FREE and c.owner != number and not c.flags & lib.XREQ_ASIDE
-                   for c in self.segment.c.reqs[first:first + count]):
+                   for c in self.segment.c.slots[slots.start:slots.stop]):
                 return True
         return False
 

@@ -142,6 +142,7 @@ class AsyncPort:
         self.handler = handler
         kept, self._kept = self._kept, []
         for c in kept:
+            lib.xreq_again(self.c, c)   # the notes of an earlier life were put in order meanwhile
             self._request_came(c)
         self.hub.turn_soon()
 
@@ -163,7 +164,7 @@ class AsyncPort:
     def _take_in(self) -> bool:
         """Hands out one batch. True: there may be more."""
         count = lib.export_receive(self.c, self._batch, BATCH)
-        base = self.segment.c.reqs
+        base = self.c.reqs
         for i in range(count):
             number = self._batch[i]
             slot = (number & ~lib.EXPORT_REPLY) - 1

@@ -10,12 +10,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xseg._native import ffi, lib
 from xseg.errors import NoBuffers, NoSlots, TimedOut, check
 from xseg.request import Call, Reply, Request, take_reply
 from xseg.segment import ANY, OPS, Segment
+
+if TYPE_CHECKING:
+    import numpy
 
 BATCH = 256                     # requests taken in at one go
 TIMEOUT_S = 30.0                # of a call, unless it says otherwise
@@ -63,11 +66,21 @@ class Port:
         """A fresh request with a buffer of at least `room` bytes. NoSlots, NoBuffers: none now."""
         c = lib.xreq_get(self.c)
         if c == ffi.NULL:
-            raise NoSlots(f"all {self.c.shared.count} requests of this port are under way")
+            raise NoSlots(f"all {self.c.count} requests of this port are under way")
         if room and lib.xbuf_get(self.c, c, room) < 0:
             lib.xreq_put(self.c, c)
             raise NoBuffers(f"no buffer of {room} bytes is free for this port")
         return Request(self.c, c)
+
+    @property
+    def requests(self) -> numpy.ndarray:
+        """This port's own copies of all requests as a structured array, indexed by slot number: to fill in or
+        look at a batch that it has in hand."""
+        import numpy
+
+        from xseg.dtypes import dtype_of
+        dtype, count = dtype_of("struct xreq"), self.segment.c.slot_count
+        return numpy.frombuffer(ffi.buffer(self.c.reqs, dtype.itemsize * count), dtype, count)
 
     def put(self, request: Request) -> None:
         """Gives back a request of one's own that is not under way."""
@@ -84,7 +97,7 @@ class Port:
         lib.port_ring(self.c)
 
     def _drain(self) -> list[Request]:
-        came, base = [], self.segment.c.reqs
+        came, base = [], self.c.reqs
         while True:
             count = lib.export_receive(self.c, self._batch, BATCH)
             for i in range(count):

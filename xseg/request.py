@@ -116,7 +116,7 @@ def take_reply(port: Any, c: Any, room: int) -> Reply:
 class Request:
     """A request this port holds: one of its own, or one that it serves and must answer once.
 
-    `c` is the slot itself (struct xreq *); its fields may be read and set directly.
+    `c` is the port's own copy of it (struct xreq *); its fields may be read and set directly.
     """
 
     __slots__ = ("port", "c", "answered")

@@ -250,13 +250,18 @@ class Segment:
                "volumes, and all it is asked for fails; `archipelago stop --force && archipelago start` begins anew"
 
     def busy(self) -> Iterator[Any]:
-        """The request slots (struct xreq) that are not free, lowest first."""
+        """The request slots (struct xslot) that are not free, lowest first."""
         slots = ffi.new("uint32_t[]", BUSY_BATCH)
         start = 0
         while count := lib.export_busy(self.c, start, slots, BUSY_BATCH):
             for i in range(count):
-                yield self.c.reqs[slots[i] - 1]
+                yield self.c.slots[slots[i] - 1]
             start = slots[count - 1]
+
+    def slots_of(self, port: int) -> range:
+        """Numbers of the request slots that are a port's own."""
+        first = lib.export_first_slot(self.c, port)
+        return range(first, first + lib.export_slots_of(self.c, port))
 
     # --- memory
 
@@ -266,29 +271,30 @@ class Segment:
             raise error(errno.EINVAL, f"bytes {offset}..{offset + size} lie outside the segment")
         return memoryview(ffi.buffer(self.c.base + offset, size))
 
-    def _array(self, name: str, struct: str, offset: int, count: int) -> numpy.ndarray:
+    def _array(self, name: str, struct: str, first: Any, count: int) -> numpy.ndarray:
         if name not in self._arrays:
             import numpy
 
             from xseg.dtypes import dtype_of
             dtype = dtype_of(struct)
+            offset = int(ffi.cast("uintptr_t", first)) - int(ffi.cast("uintptr_t", self.c.base))
             self._arrays[name] = numpy.frombuffer(self.memory(offset, dtype.itemsize * count), dtype, count)
         return self._arrays[name]
 
     @property
     def requests(self) -> numpy.ndarray:
         """All request slots as a structured array, indexed by slot number."""
-        return self._array("requests", "struct xreq", self.c.header.reqs_offset, self.c.header.slots)
+        return self._array("requests", "struct xslot", self.c.slots, self.c.slot_count)
 
     @property
     def ports(self) -> numpy.ndarray:
         """All ports as a structured array, indexed by port number."""
-        return self._array("ports", "struct xport", self.c.header.ports_offset, lib.XSEG_PORTS)
+        return self._array("ports", "struct xport", self.c.ports, lib.XSEG_PORTS)
 
     @property
     def volumes(self) -> numpy.ndarray:
         """The table of open volumes as a structured array, indexed by handle - 1."""
-        return self._array("volumes", "struct xvolume", self.c.header.volumes_offset, lib.XSEG_VOLUMES)
+        return self._array("volumes", "struct xvolume", self.c.volumes, lib.XSEG_VOLUMES)
 
 
 def _of_another(path: str) -> XsegError:

@@ -94,7 +94,7 @@ def test_direct_io_of_a_dead_blocker_ends_before_its_successor_is_ready(disk, su
         Call(op, object=OBJECT, data=b"b" * 4096 if op == lib.XOP_WRITE else None, size=4096).put(
             client.port.c, request.c)
         client.port.send(number, [request])
-        wait_until(lambda: client.segment.c.reqs[request.c.index].state == lib.XREQ_HELD, "it is at work")
+        wait_until(lambda: client.segment.c.slots[request.c.index].state == lib.XREQ_HELD, "it is at work")
         assert client.port.receive(0.3) == []
         pid = instance.pid("back")
         os.kill(pid, 9)

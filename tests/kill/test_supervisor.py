@@ -57,12 +57,18 @@ def test_a_peer_that_dies_is_started_again_and_status_says_so(supervised):
     assert instance.call("front", lib.XOP_PING).error == 0
 
 
+def held_by_another(client, request):
+    """True once whom the request was sent to has it in hand."""
+    slot = client.segment.c.slots[request.c.index]
+    return slot.state == lib.XREQ_HELD and slot.owner != client.port.number
+
+
 def test_what_a_dead_peer_held_is_done_by_its_successor(supervised):
     instance = supervised(config_of(SLOW, APART))
     client = instance.client
     request = client.port.get()
     client.port.send(client.segment.port_of("front"), [request])
-    wait_until(lambda: request.c.state == lib.XREQ_HELD and request.c.owner != client.port.number, "front has it")
+    wait_until(lambda: held_by_another(client, request), "front has it")
     path = os.path.join(instance.home, "archipelago.toml")
     with open(path, encoding="utf-8") as file:
         text = file.read()
@@ -110,7 +116,7 @@ def test_requests_that_wait_for_a_peer_fail_when_it_is_given_up(supervised):
     client = instance.client
     request = client.port.get()
     client.port.send(client.segment.port_of("front"), [request])
-    wait_until(lambda: request.c.state == lib.XREQ_HELD and request.c.owner != client.port.number, "front has it")
+    wait_until(lambda: held_by_another(client, request), "front has it")
     give_up(instance, "front")
     (came,) = client.port.receive(10)
     assert came.c.error == -errno.EHOSTDOWN
@@ -218,7 +224,7 @@ def test_what_a_dead_client_held_comes_home_and_its_port_is_free(supervised):
     child.stdout.close()
     wait_until(lambda: port.tag == 0, "its port is free")
     assert port.buffers_held[0] == 0 and port.dropped == 10
-    assert all(instance.client.segment.c.reqs[port.first + i].state == lib.XREQ_FREE for i in range(port.count))
+    assert all(instance.client.segment.c.slots[port.first + i].state == lib.XREQ_FREE for i in range(port.count))
     with open(os.path.join(instance.home, "run", "supervisor.json"), encoding="utf-8") as file:
         assert json.load(file)["clients_swept"] == 1
 

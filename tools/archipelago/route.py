@@ -82,8 +82,7 @@ def in_flight(segment: Segment, role: str) -> int:
     port = segment.port_of(role)
     held = ffi.new("uint32_t[]", lib.XSEG_PORTS)
     lib.export_in_flight(segment.c, held)
-    shared = segment.c.ports[port]
-    away = sum(segment.c.reqs[slot].state != lib.XREQ_FREE for slot in range(shared.first, shared.first + shared.count))
+    away = sum(segment.c.slots[slot].state != lib.XREQ_FREE for slot in segment.slots_of(port))
     return held[port] + away
 
 

@@ -9,7 +9,7 @@ from xseg._native import ffi, lib
 from xseg.segment import KINDS, OPS, STATES, Segment, text
 
 COUNTERS = ("received", "served", "errors", "sent", "bytes_read", "bytes_written", "rings", "wakes", "no_request",
-            "no_buffer", "recovered", "dropped")
+            "no_buffer", "recovered", "dropped", "bad")
 LATENCY_KINDS = ("read", "write", "other")
 NEARLY_ALL = 0.9                # a share of what a port may have, from which on it is worth a word
 
@@ -71,15 +71,16 @@ def culprits(segment: Segment) -> list[str]:
 
 
 def _complaint(segment: Segment, number: int, port: Any) -> str:
-    taken = sum(segment.c.reqs[slot].state != lib.XREQ_FREE for slot in range(port.first, port.first + port.count))
+    slots = segment.slots_of(number)
+    taken = sum(segment.c.slots[slot].state != lib.XREQ_FREE for slot in slots)
     said = []
     if port.tag and not segment.alive(number):
         if taken:
             said.append(f"is dead, with {taken} requests under way")
     elif is_frozen(port.pid):
         said.append(f"is frozen by a signal and holds {in_flight(segment)[number]} requests of others")
-    if taken >= NEARLY_ALL * port.count:
-        said.append(f"has taken {taken} of the {port.count} requests it may")
+    if taken >= NEARLY_ALL * len(slots):
+        said.append(f"has taken {taken} of the {len(slots)} requests it may")
     for i in range(lib.XSEG_CLASSES):
         if port.buffers_max[i] and port.buffers_held[i] >= NEARLY_ALL * port.buffers_max[i]:
             said.append(f"has {port.buffers_held[i]} of the {port.buffers_max[i]} buffers of "

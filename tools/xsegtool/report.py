@@ -20,26 +20,26 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def parts(segment: Segment) -> list[dict[str, Any]]:
     """Each part of the segment: how many there are, how many are used."""
-    c, h = segment.c, segment.c.header
+    c = segment.c
     volumes = sum(c.volumes[i].state != lib.XVOL_FREE for i in range(lib.XSEG_VOLUMES))
     rows = [
         ("bells", lib.XSEG_BELLS, sum(c.bells[i].tag != 0 for i in range(lib.XSEG_BELLS))),
         ("ports", lib.XSEG_PORTS, sum(lib.port_alive(c, i) for i in range(lib.XSEG_PORTS))),
         ("routes", lib.XSEG_ROUTES, len(segment.routes())),
-        ("requests", h.slots, sum(1 for _ in segment.busy())),
+        ("requests", c.slot_count, sum(1 for _ in segment.busy())),
         ("volumes", lib.XSEG_VOLUMES, volumes),
-        ("map frames", h.frames, lib.export_frames_used(c)),
+        ("map frames", c.frame_count, lib.export_frames_used(c)),
     ]
     for i in range(lib.XSEG_CLASSES):
         size = lib.xbuffer_size(i)
-        rows.append((f"buffers of {size >> 10} KiB", h.buffers[i], lib.export_buffers_used(c, i)))
+        rows.append((f"buffers of {size >> 10} KiB", c.buffer_count[i], lib.export_buffers_used(c, i)))
     return [{"part": part, "count": count, "used": used} for part, count, used in rows]
 
 
 def report(segment: Segment) -> dict[str, Any]:
-    h = segment.c.header
-    return {"segment": segment.name, "version": h.version, "created_ns": h.created_ns, "size": h.size,
-            "resident": os.stat(SHM + segment.name).st_blocks * 512, "run": text(h.run),
+    c = segment.c
+    return {"segment": segment.name, "version": c.header.version, "created_ns": c.created_ns, "size": c.size,
+            "resident": os.stat(SHM + segment.name).st_blocks * 512, "run": text(c.run),
             "parts": parts(segment),
             "routes": {edge: look.port_name(segment, port) for edge, port in segment.routes().items()}}
 
