@@ -8,7 +8,10 @@
  *
  * The segment
  * -----------
- * One POSIX shared-memory object per node. In order:
+ * One file in /dev/shm per instance, for its owner alone: who can write to it can have the pipeline do anything. Its
+ * name cannot be guessed, and only its owner's processes join it, if it is his (ours.h, xseg/segment.py).
+ * All its memory is taken when it is made (xseg_format): a page that cannot be had when it is first touched is a SIGBUS
+ * for whoever touches it, and for his successor. In order:
  *
  *     xheader            magic, version, bounds, offsets of everything below
  *     xbell[]            doorbells, one per sleeping thread (see bell.h)

@@ -36,6 +36,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from xseg import ours
 from xseg.errors import Exists, Invalid, NotFound, TimedOut, XsegError
 
 FOLDER = os.environ.get("ARCHIPELAGO_CLUSTER", "/tmp/archipelago-ceph")
@@ -464,6 +465,7 @@ def main() -> int:
     if args.verb == "up" and args.mgr and not shutil.which("ceph-mgr"):
         parser.error("a manager needs a package that is not installed: apt-get install ceph-mgr")
     try:
+        ours.check_folder(args.folder)
         actions[args.verb]()
     except OSError as failure:
         print(f"tools.cluster: {failure}", file=sys.stderr)
