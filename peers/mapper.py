@@ -24,6 +24,7 @@ closing what nobody uses), mapper_takeover.py (after a restart), mapper_verbs.py
 """
 import asyncio
 import errno
+import functools
 import os
 import socket
 import time
@@ -31,7 +32,7 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from peers import mapper_keep, mapper_takeover, mapper_verbs
+from peers import mapper_keep, mapper_rename, mapper_takeover, mapper_verbs
 from peers.mapper_header import Ids, id_text
 from peers.mapper_names import Names, means, missing
 from peers.mapper_store import CACHE_BYTES, HEADER, JOURNAL_LIMIT, MapStore, gather_bounded
@@ -68,7 +69,7 @@ class Mapper(Peer):
             return self.port.call(self.target("blockerb"), op, **fields)
 
         self.store = MapStore(blockerm, blockerb, self.options["cache"], self.options["journal_limit"])
-        self.names = Names(self.store)
+        self.names = Names(self.store, functools.partial(mapper_rename.settle, self))
         self.routes = {role: self.segment.route(self.role, role) for role in self.targets}
         self.ids = Ids()
         self.volumes: dict[int, Volume] = {}        # by id
@@ -197,7 +198,7 @@ class Mapper(Peer):
             if not volume.header.readonly:
                 await volume.keep_up()
                 volume.start_life()
-                await volume.write_header()
+                await volume.write_header(renaming="")      # one that was cut short is given up
             handle = self.free_place()
             volume.publish(self.segment.c.volumes + (handle - 1), handle)
         except BaseException:

@@ -94,6 +94,7 @@ ARGUMENTS: dict[str, dict[str, Argument]] = {
     "mapinfo": {"name": NAME, "cursor": CURSOR},
     "check": {"name": NAME, "cursor": CURSOR},
     "du": {"name": NAME, "cursor": CURSOR},
+    "repair": {"name": NAME},
 }
 
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verbs of the mapper that change volumes: rename, resize, remove. See mapper_verbs.py."""
+"""Verbs of the mapper that change volumes: resize, remove. See mapper_verbs.py."""
 import errno
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from peers import mapper_walk
-from peers.mapper_header import ENTRIES_PER_PAGE_SHIFT, Header, id_text
+from peers.mapper_header import ENTRIES_PER_PAGE_SHIFT
 from peers.mapper_journal import Stretch
 from peers.mapper_store import HEADER, LOCK, named
 from peers.mapper_tree import View, own, page_name, tree_pages
@@ -20,47 +20,6 @@ if TYPE_CHECKING:
 
 REMOVED = 1 << 63                   # in a remove's slot, with a count: a mapper that is killed now has but to answer
 NO_EPOCH = 1 << 32                  # later than any: a volume that is writable since then has nothing of its own
-
-
-async def rename(m: "Mapper", a: "Arguments", room: int) -> dict:
-    """Another name. An open volume is frozen for the instant that the segment's copy changes."""
-    old, new, token = a["name"], a["to"], a["token"]
-    async with m.names.locked([old, new]):
-        renamed = await renamed_before(m, new, token)
-        if renamed:
-            await m.names.release(old, renamed.id)
-            return {"id": id_text(renamed.id)}
-        async with m.by_name(old) as volume:
-            if old != new:
-                await m.names.claim(new, volume.id)
-                async with m.locked(volume):
-                    await write_name(m, volume, new, token)
-                await m.names.release(old, volume.id)
-            return {"id": id_text(volume.id)}
-
-
-async def renamed_before(m: "Mapper", new: str, token: int) -> Header | None:
-    """The header that an earlier attempt with the same token renamed."""
-    if not token:
-        return None
-    try:
-        header = await m.names.lookup(new)
-    except (NotFound, Damaged):
-        return None
-    return header if header.token == token else None
-
-
-async def write_name(m: "Mapper", volume: Volume, name: str, token: int) -> None:
-    """Changes the name in the header and, if it is open, in the segment."""
-    if not volume.handle:
-        await volume.rename(name, token)
-        return
-    await m.vlmc(lib.XOP_VOL_FREEZE, volume)
-    try:
-        await volume.rename(name, token)
-        volume.shared.name = name.encode()
-    finally:
-        await m.vlmc(lib.XOP_VOL_THAW, volume)
 
 
 async def resize(m: "Mapper", a: "Arguments", room: int) -> dict:
@@ -155,6 +114,8 @@ async def remove(m: "Mapper", a: "Arguments", room: int) -> dict:
     lib.xreq_note(request.port, slot)
     async with m.names.locked([name]):
         await m.names.release(name, header.id)
+    if header.renaming:
+        await m.names.release(header.renaming, header.id)
     with suppress(Busy):                # another node tries to open what is gone
         await m.store.delete(named(LOCK, header.id))
     await m.store.delete(named(HEADER, header.id))

@@ -14,8 +14,8 @@ SHA-256 of the name) have one shape, little-endian, and are written by REPLACE o
         24    8  checksum: XXH3-64 of the whole with these 8 bytes zero
         32    .  payload: a msgpack map
 
-Payload of a name pointer: id, name. A pointer counts only if the header of its id carries that name;
-any other is left over from a create or rename that was cut short, and may be taken over.
+Payload of a name pointer: id, name. A pointer counts only if the header of its id carries that name, or is about to
+get it; any other is left over from a create or rename that was cut short, and may be taken over.
 
 Payload of a header. Numbers lie in RANGES, so that what follows from them fits where it is put:
 
@@ -38,6 +38,8 @@ Payload of a header. Numbers lie in RANGES, so that what follows from them fits 
     created         milliseconds since 1970
     token           of the request that made, renamed or removed it: repeated, it finds its own work
     auto            true: a snapshot made only so that a live volume could be cloned
+    renaming        the name it is about to get: as long as this stands here, nobody else takes that name over (see
+                    mapper_names.py). Only there when it is not empty
 """
 import errno
 import os
@@ -128,6 +130,7 @@ class Header:
     created: int = 0
     token: int = 0
     auto: bool = False
+    renaming: str = ""
     generation: int = 1
 
     @property
@@ -148,10 +151,12 @@ class Header:
     def pack(self) -> bytes:
         """The object's bytes, with the present generation."""
         return pack_frame(HEADER_MAGIC, self.generation,
-                          msgpack.packb({key: getattr(self, key) for key in STORED}))
+                          msgpack.packb({key: value for key in STORED
+                                         if (value := getattr(self, key)) or key not in OPTIONAL}))
 
 
 STORED = tuple(f.name for f in fields(Header) if f.name != "generation")
+OPTIONAL = ("renaming",)            # are left out while they say nothing
 KINDS = ("volume", "snapshot", "removed")
 RANGES = {                          # of the numbers of a header: from, below
     "id": (1, 1 << 64), "size": (0, SIZE_MAX + 1), "block_shift": (BLOCK_MIN_SHIFT, BLOCK_MAX_SHIFT + 1),
@@ -163,7 +168,7 @@ RANGES = {                          # of the numbers of a header: from, below
 def unpack_header(data: bytes, wanted: int) -> Header:
     """The header of volume id `wanted`. ValueError, saying how, for what is damaged."""
     generation, payload = unpack_frame(HEADER_MAGIC, data)
-    if set(payload) != set(STORED):
+    if set(payload) | set(OPTIONAL) != set(STORED):
         raise ValueError("its payload has other keys than it should")
     for key, (low, limit) in RANGES.items():
         if not is_number(payload[key], low, limit):
@@ -172,6 +177,8 @@ def unpack_header(data: bytes, wanted: int) -> Header:
         raise ValueError("it belongs to another volume")
     if payload["kind"] not in KINDS or not good_name(payload["name"]):
         raise ValueError("its kind or name is damaged")
+    if not good_name(payload.get("renaming", "a name")):
+        raise ValueError("the name it is to get is damaged")
     if not isinstance(payload["auto"], bool) or not 0 < generation < COUNT_LIMIT:
         raise ValueError("its mark or generation is damaged")
     if payload["size"] % SECTOR or (payload["size"] == 0 and payload["kind"] != "removed"):
@@ -222,8 +229,10 @@ def name_digest(name: str) -> bytes:
     return sha256(name.encode()).digest()
 
 
-def pack_name(name: str, volume: int, generation: int = 1) -> bytes:
-    """The bytes of a name pointer object."""
+def pack_name(name: str, volume: int, generation: int = 0) -> bytes:
+    """The bytes of a name pointer object. A new one begins with a generation of its own: so who has looked at a
+    pointer that was removed since does not take its successor for it."""
+    generation = generation or int.from_bytes(os.urandom(7), "little") + 1
     return pack_frame(NAME_MAGIC, generation, msgpack.packb({"id": volume, "name": name}))
 
 

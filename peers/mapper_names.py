@@ -2,25 +2,41 @@
 """Names of volumes: from a name to its header, claiming a name, giving it back.
 
 Making a volume is: claim the name (create the pointer), then create the header, which is the commit
-point. Renaming is: claim the new name, replace the header (commit point), remove the old pointer. A
-pointer that the header of its id does not bear out was left over by a death in between, and is taken
+point. A pointer that the header of its id does not bear out was left over by a death in between, and is taken
 over by compare-and-swap; where there is no header at all, a `removed` one is put there first, so that
 whoever was so slow cannot complete its create any more.
+
+Renaming (mapper_rename.py) is: note the new name in the header, claim it, replace the header (commit point),
+remove the old pointer. So the header bears the new name out before its pointer leads there, and as long as the
+rename may still be completed. Why of two nodes that want one name only one gets it:
+
+* Whoever claims a name writes its pointer, by exclusive create or by compare-and-swap, also where it leads to the
+  right id already, and has in the header what bears it out before (a rename), or cannot create the header after
+  (a create that was fenced off).
+* Who takes a pointer over has read it, and then a header that does not bear it out. If that header came to bear it
+  out since, the pointer was written after that, and the compare-and-swap fails.
+* A rename is taken back only by who holds the volume's lock, or, of a snapshot, by a replacement of the header at
+  which that of the rename fails.
+* A pointer is removed only if it is still the one that was looked at. Its generation tells, which begins anywhere:
+  one that was made since is another.
 
 Within this mapper names are locked in memory for as long as an operation works on them.
 """
 import asyncio
 import errno
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
 
 from peers.mapper_header import BLOCK_MIN_SHIFT, Header, name_digest, pack_name, unpack_name
 from peers.mapper_store import HEADER, NAME, MapStore, named
-from peers.mapper_volume import create_frame, read_header
-from xseg.errors import Damaged, NotFound
+from peers.mapper_volume import create_frame, read_header, replace_frame
+from xseg.errors import Damaged, NotFound, Stale
 from xseg.errors import error as fail
 from xseg.request import Object
 from xseg.volume_name import id_in
+
+TAKE_TRIES = 16                     # of a pointer that others change at the same time
+Settle = Callable[[str, int], Awaitable[None]]          # name, id
 
 
 def pointer(name: str) -> Object:
@@ -39,10 +55,11 @@ def exists(name: str) -> OSError:
 
 
 class Names:
-    """Names on one store."""
+    """Names on one store. `settle` takes back a rename to a name that was cut short. EEXIST: it was not."""
 
-    def __init__(self, store: MapStore) -> None:
+    def __init__(self, store: MapStore, settle: Settle) -> None:
         self.store = store
+        self.settle = settle
         self.busy: set[str] = set()
         self.freed = asyncio.Condition()
 
@@ -91,23 +108,40 @@ class Names:
 
         The header that is there already if an earlier attempt with the same nonzero token made it.
         """
-        data = pack_name(name, volume)
-        found = await create_frame(self.store, pointer(name), data)
-        if found is None:
-            return None
-        generation, holder = self.decode(name, found)
+        holder = await self.take(name, volume)
+        if holder is not None and holder.renaming == name and holder.name != name:
+            await self.settle(name, holder.id)
+            holder = await self.take(name, volume)
+        if holder is None or (token and holder.name == name and holder.token == token):
+            return holder
+        raise exists(name)
+
+    async def take(self, name: str, volume: int) -> Header | None:
+        """Makes the pointer lead to an id, whatever it did before. Not if a header bears it out, which is given then;
+        one that cannot be read does. EEXIST: that, or others are at it all the time."""
+        for _ in range(TAKE_TRIES):
+            found = await create_frame(self.store, pointer(name), pack_name(name, volume))
+            if found is None:
+                return None
+            generation, holder = self.decode(name, found)
+            if holder != volume and (header := await self.bears_out(name, holder)) is not None:
+                return header
+            try:
+                await replace_frame(self.store, pointer(name), pack_name(name, volume, generation + 1), generation)
+                return None
+            except (Stale, NotFound):
+                continue
+        raise exists(name)
+
+    async def bears_out(self, name: str, volume: int) -> Header | None:
+        """The header of an id if a pointer of that name to it counts. EEXIST: it is damaged."""
         try:
-            header = await read_header(self.store, holder)
+            header = await read_header(self.store, volume)
         except Damaged:
             raise exists(name) from None
         except NotFound:
-            header = await self.fence(name, holder)
-        if header.name == name and header.kind != "removed":
-            if token and header.token == token:
-                return header
-            raise exists(name)
-        await self.store.replace(pointer(name), pack_name(name, volume, generation + 1), generation)
-        return None
+            header = await self.fence(name, volume)
+        return header if header.kind != "removed" and name in (header.name, header.renaming) else None
 
     async def fence(self, name: str, volume: int) -> Header:
         """Makes sure that a create which got as far as the pointer does not complete. Its header if
@@ -119,11 +153,10 @@ class Names:
 
     async def release(self, name: str, volume: int) -> None:
         """Removes the pointer if it still leads to that id. Under locked()."""
-        try:
-            if (await self.target(name))[1] == volume:
-                await self.store.delete(pointer(name))
-        except NotFound:
-            return
+        with suppress(NotFound, Stale):         # gone, or another's
+            generation, holder = await self.target(name)
+            if holder == volume:
+                await self.store.delete(pointer(name), generation)
 
     async def drop(self, name: str) -> None:
         """Removes a pointer that cannot be read."""

@@ -94,6 +94,7 @@ class Found:
     journals: int = 0
     problems: list[str] = field(default_factory=list)
     left_out: int = 0
+    unnamed: str = ""                   # the one of the problems that `repair` mends: its name does not lead to it
 
     def problem(self, sentence: Any) -> None:
         """Notes one."""
@@ -293,11 +294,13 @@ class Scrub:
         try:
             _generation, payload = unpack_frame(b"ARCN", await self.store.read_frame(pointer(header.name)))
             if payload.get("id") != header.id:
-                found.problem(f"the name '{header.name}' leads to another volume")
+                found.unnamed = f"the name '{header.name}' leads to another volume"
         except NotFound:
-            found.problem(f"the name '{header.name}' leads nowhere: its pointer is missing")
+            found.unnamed = f"the name '{header.name}' leads nowhere: its pointer is missing"
         except ValueError as damage:
-            found.problem(f"the name pointer of '{header.name}' is damaged: {damage}")
+            found.unnamed = f"the name pointer of '{header.name}' is damaged: {damage}"
+        if found.unnamed:
+            found.problem(found.unnamed)
 
     # --- contents
 

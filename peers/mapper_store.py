@@ -124,10 +124,10 @@ class MapStore:
         reply = await send(lib.XOP_INFO, object=name)
         return reply.done, reply.arg
 
-    async def delete(self, name: Object) -> bool:
-        """Removes an object. False: there was none."""
+    async def delete(self, name: Object, generation: int = 0) -> bool:
+        """Removes an object. False: there was none. Stale: it has another generation than the one given."""
         send = self.blockerb if name.kind in (DATA, CONTENT) else self.blockerm
-        reply = await send(lib.XOP_DELETE, object=name, check=False)
+        reply = await send(lib.XOP_DELETE, object=name, arg=generation, check=False)
         if reply.error not in (0, errno.ENOENT):
             raise error(reply.error)
         self.cache.drop(name)

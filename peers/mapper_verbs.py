@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The mapper's verbs: what tools may ask of it with CONTROL. They are in mapper_make.py, mapper_look.py,
-mapper_change.py and mapper_hold.py.
+mapper_change.py, mapper_rename.py and mapper_hold.py.
 
 A verb is a coroutine (mapper, arguments, room) -> msgpack-able map; room is the bytes its answer may
 have. Failures are raised as errors with a sentence. `name` is the volume meant; sizes are in bytes. A
@@ -25,6 +25,7 @@ notes in its request's `arg` that it is about to give back the name: what has th
     mapinfo   name, [cursor]                                entries, cursor: see mapper_walk.py
     close_all -                                             closed, failed: name and sentence of each (mapper_end.py)
     check     name, [cursor]                                blocks, objects, problems, left_out, cursor
+    repair    name (that holds the id)                      name: see mapper_rename.py
     du        name, [cursor]                                logical, blocks, objects, exclusive, shared, cursor
 
 Answers with a cursor are asked for again with it until it is 0. Types and bounds of the arguments are in
@@ -38,11 +39,12 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 
 from peers.mapper_arguments import parse, shown
-from peers.mapper_change import remove, rename, resize
+from peers.mapper_change import remove, resize
 from peers.mapper_end import close_all
 from peers.mapper_hold import close_volume, lock, open_volume, unlock
 from peers.mapper_look import check, du, info, list_volumes, mapinfo
 from peers.mapper_make import clone, create, snapshot
+from peers.mapper_rename import rename, repair
 from xseg.errors import error as fail
 from xseg.peer import tell_failure
 from xseg.request import Request
@@ -59,6 +61,7 @@ VERBS: dict[str, Callable[["Mapper", Arguments, int], Awaitable[dict]]] = {
     "create": create, "clone": clone, "snapshot": snapshot, "list": list_volumes, "info": info,
     "rename": rename, "resize": resize, "remove": remove, "open": open_volume, "close": close_volume,
     "lock": lock, "unlock": unlock, "close_all": close_all, "mapinfo": mapinfo, "check": check, "du": du,
+    "repair": repair,
 }
 
 

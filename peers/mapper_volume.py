@@ -19,6 +19,7 @@ import errno
 import logging
 import os
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -39,6 +40,7 @@ from xseg.errors import Exists, NotFound, Stale
 from xseg.errors import error as fail
 
 CLOSE_CHECKPOINT = 256 << 10        # journal bytes worth a checkpoint when a volume closes
+CREATE_TRIES = 16                   # of a header or name pointer that others remove meanwhile
 EPOCH_MAX = (1 << 32) - 1
 EPOCHS_LEFT = 1 << 16               # that an opening must find: each snapshot of an open volume takes one
 log = logging.getLogger("mapper")
@@ -108,10 +110,11 @@ class Volume:
             if current is not self.current and current is not None:
                 self.current, self.epoch = current, current.epoch
 
-    async def rename(self, name: str, token: int) -> None:
-        """Replaces the header by one that differs in the name, and the token, only. Stale."""
+    async def rename(self, name: str, token: int, renaming: str = "") -> None:
+        """Replaces the header by one that differs in its names, and the token, only. Stale."""
         async with self.writing_header:
-            new = replace(self.header, generation=self.header.generation + 1, name=name, token=token)
+            new = replace(self.header, generation=self.header.generation + 1, name=name, token=token,
+                          renaming=renaming)
             await replace_header(self.store, new, self.header.generation)
             self.header = new
 
@@ -396,24 +399,32 @@ async def read_header(store: MapStore, volume: int) -> Header:
 
 
 async def replace_header(store: MapStore, header: Header, generation: int) -> None:
-    """Replaces a header of that generation. One that is there already, by a repeated request, is fine."""
-    data = header.pack()
+    """Replaces a header of that generation. Stale, in a sentence for people."""
     try:
-        await store.replace(named(HEADER, header.id), data, generation)
+        await replace_frame(store, named(HEADER, header.id), header.pack(), generation)
     except Stale:
-        if (await store.read_frame(named(HEADER, header.id)))[:len(data)] != data:
-            raise fail(errno.ESTALE, f"volume '{header.name}' was changed by somebody else meanwhile: "
-                                     "try again") from None
+        raise fail(errno.ESTALE, f"volume '{header.name}' was changed by somebody else meanwhile: try again") from None
+
+
+async def replace_frame(store: MapStore, name: Any, data: bytes, generation: int) -> None:
+    """Replaces a header or name pointer of that generation. One that is there already, by a repeated request, is
+    fine. Stale, NotFound."""
+    try:
+        await store.replace(name, data, generation)
+    except Stale:
+        if (await store.read_frame(name))[:len(data)] != data:
+            raise
 
 
 async def create_frame(store: MapStore, name: Any, data: bytes) -> bytes | None:
-    """Makes a header or name pointer. What is there already, if it is not just that; else None."""
-    try:
-        await store.create(name, data)
-    except Exists:
+    """Makes a header or name pointer. What is there already, if it is not just that; else None. EAGAIN: it comes and
+    goes all the time."""
+    for _ in range(CREATE_TRIES):
         try:
-            found = await store.read_frame(name)
-        except NotFound:
-            raise fail(errno.EAGAIN, "a name was freed just now: try again") from None
-        return None if found[:len(data)] == data else found
-    return None
+            await store.create(name, data)
+            return None
+        except Exists:
+            with suppress(NotFound):        # it was removed since
+                found = await store.read_frame(name)
+                return None if found[:len(data)] == data else found
+    raise fail(errno.EAGAIN, "a name is taken and freed all the time: try again")

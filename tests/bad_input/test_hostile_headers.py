@@ -7,7 +7,7 @@ import glob
 import msgpack
 import pytest
 
-from peers.mapper_header import STORED, Header, pack_frame, unpack_frame, unpack_header
+from peers.mapper_header import Header, pack_frame, unpack_frame, unpack_header
 from xseg._native import lib
 from xseg.errors import XsegError
 
@@ -30,7 +30,7 @@ def change(path, **values):
     with open(path, "rb") as file:
         data = file.read()
     generation, payload = unpack_frame(b"ARCH", data)
-    header = {key: payload[key] for key in STORED} | values
+    header = payload | values
     with open(path, "r+b") as file:
         file.write(pack_frame(b"ARCH", generation, msgpack.packb(header)))
 

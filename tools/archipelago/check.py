@@ -2,8 +2,10 @@
 """Looks over a whole store, or one VOLUME, while it is in use: is all of it intact?
 
 Checks headers, name pointers, journals and pages of the map, that each object they name is there, and the
-content of objects that are named by it; counts objects that nothing reaches. It only reads. Exit status 1 when
-something is wrong; what is unreachable is not: it is what cut-short work left, and takes nothing but space.
+content of objects that are named by it; counts objects that nothing reaches. It only reads, unless --repair is given:
+then a volume that its name does not lead to gets that name again, or lost-ID where another has it. Exit status 1 when
+something is wrong and stays so; what is unreachable is not: it is what cut-short work left, and takes nothing but
+space.
 """
 from __future__ import annotations
 
@@ -18,6 +20,7 @@ HELP = "look over the whole store: headers, names, maps, objects, what nothing r
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("volume", metavar="VOLUME", nargs="?", help="only this volume or snapshot")
+    parser.add_argument("--repair", action="store_true", help="give volumes that no name leads to a name")
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
@@ -65,6 +68,20 @@ def scrub(home: str, volume: str | None) -> dict[str, Any]:
         return asyncio.run(work(segment, bar))
 
 
+def repair(home: str, volumes: list[dict[str, Any]]) -> None:
+    """Gives names to volumes that have lost theirs; what cannot be mended is a problem more."""
+    from xseg.client import Client
+    from xseg.volume_name import by_id
+    with Client(home, "check") as client:
+        for found in volumes:
+            try:
+                found["name"] = client.control("repair", name=by_id(found["id"]))["name"]
+                found["problems"].remove(found["unnamed"])
+                print(f"{found['id']}: {found['unnamed']}: it is called {found['name']} now", file=sys.stderr)
+            except OSError as failure:
+                found["problems"].append(f"it gets no name: {failure}")
+
+
 def show(result: dict[str, Any]) -> None:
     """For people."""
     for found in result["volumes"]:
@@ -86,6 +103,8 @@ def show(result: dict[str, Any]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     result = scrub(args.home, args.volume)
+    if args.repair:
+        repair(args.home, [found for found in result["volumes"] if found["unnamed"]])
     if args.json:
         cli.print_json(result)
     else:
