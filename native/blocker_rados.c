@@ -80,8 +80,6 @@ static int start_parts(struct br *br)
         rc = br_node_register(br);
     if (rc == 0)
         rc = pool_start(&br->pool, (uint32_t)br->workers, br);
-    if (rc == 0)
-        rc = pool_start(&br->lock_pool, BR_LOCK_WORKERS, br);
     return rc;
 }
 

@@ -42,7 +42,8 @@
  * While the cluster is down, or a placement group has no OSD, operations wait in librados and go on
  * by themselves. After op_timeout_s they fail with ETIMEDOUT (blocker_rados_deadline.c). An
  * operation that timed out may still be done later, but never after a later one on the same object
- * by this client: RADOS keeps their order. A full pool is ENOSPC or EDQUOT at once (FULL_TRY), never
+ * by this client: RADOS keeps their order. Until that is certain no lock is given back, as another node
+ * would be another client (blocker_rados_doubt.c). A full pool is ENOSPC or EDQUOT at once (FULL_TRY), never
  * a wait. A pool that is gone makes every operation fail with ENOENT, which is not what ENOENT means
  * to our clients: then it is ENODEV. A client that was blocklisted gets ESTALE for everything, for
  * ever.
@@ -193,6 +194,7 @@ struct br_op {
     bool late;                      /* it was cancelled */
     uint64_t size;                  /* INFO */
     time_t changed;
+    struct xobj doubted;            /* a look at an object, see blocker_rados_doubt.c */
 };
 
 struct br {
@@ -243,6 +245,7 @@ struct br {
     char look_text[BR_TEXT_MAX];
     bool fenced;                    /* everything is answered with ESTALE */
     bool draining;                  /* atomic: no more looks, no more renewals */
+    uint64_t doubts;                /* changes that timed out, and may yet be done */
     /* trouble already told in the log */
     bool pool_gone;
     uint64_t timeouts, timeouts_told_ns;
@@ -377,7 +380,8 @@ uint64_t br_past_node(uint64_t created_ns);
 int br_past_tell(struct br *br);
 /* Watches our registry. Start, worker. */
 int br_past_watch(struct br *br);
-void br_past_unwatch(struct br *br);
+/* ETIMEDOUT: the cluster does not answer. Stop, worker. */
+int br_past_unwatch(struct br *br);
 /* Has those who watch a registry be told something. 1: one has acknowledged it. Worker. */
 int br_past_notify(rados_ioctx_t io, const char *name, const char *text, uint64_t timeout_ms);
 /* Watches it again if the cluster has ended that. The loop. */
@@ -401,6 +405,17 @@ int br_fence_know(struct br *br, uint64_t epoch);
 bool br_fence_known(struct br *br);
 /* Gets it, if need be. The loop. */
 void br_fence_learn(struct br *br);
+
+/* --- blocker_rados_doubt.c: changes that timed out, and may yet be done ------------------------------------ */
+
+/* An operation that has come back was such a change. The loop. */
+bool br_doubt_is_due(const struct br_op *op);
+/* Looks after it until it is certain. The loop, when its operation is free again. */
+void br_doubt(struct br *br, const struct xobj *object);
+/* Those of an earlier life are over: it was fenced. Start. */
+void br_doubt_none(struct br *br);
+/* Waits a moment until there are none in the whole segment. ETIMEDOUT. Worker. */
+int br_doubt_wait(struct br *br);
 
 /* --- blocker_rados_trust.c. The loop, start. -------------------------------------------------------------- */
 

@@ -154,7 +154,7 @@ int br_lease_take(struct br *br)
 static void renew_done(struct br *br, struct br_op *op)
 {
     br->renewing = false;
-    if (op->result < 0)
+    if (op->result < 0 && !br->draining)
         br_errno(br, op->result);   /* it is tried again */
     br_op_put(br, op);
 }

@@ -279,6 +279,17 @@ int br_lock_acquire(struct br *br, struct br_op *op)
 
 /* --- RELEASE, DELETE ------------------------------------------------------------------------------------- */
 
+/* Our own is not given back while we may yet change something. */
+static int give_back(struct br *br, const struct xreq *req)
+{
+    int rc = br_doubt_wait(br);
+
+    if (rc)
+        br_log(br, "ERROR", "the lock of volume %016" PRIx64 " is not given back: changes that timed out may yet be done",
+               req->object.volume);
+    return rc;
+}
+
 static int release_once(struct br *br, struct xreq *req, const char *name)
 {
     struct lock old, lock;
@@ -291,13 +302,13 @@ static int release_once(struct br *br, struct xreq *req, const char *name)
     if (old.token != req->arg && !(req->flags & XREQ_FORCE))
         return -EPERM;
     lock = (struct lock){ .generation = old.generation, .number = old.number, .epoch = old.epoch };
-    if (old.token != req->arg && !is_mine(br, &old)) {
+    if (is_mine(br, &old)) {
+        rc = give_back(br, req);
+    } else {
         rc = fence(br, &old, &lock.epoch);
-        if (rc)
-            return rc;
         lock.number++;
     }
-    return lock_write(br, name, &lock);
+    return rc ? rc : lock_write(br, name, &lock);
 }
 
 int br_lock_release(struct br *br, struct br_op *op)

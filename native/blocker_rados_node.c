@@ -217,6 +217,8 @@ int br_node_register(struct br *br)
                          "`archipelago start`", node.why);
     }
     br->registered = rc == 0;
+    if (rc == 0)
+        br_doubt_none(br);          /* the earlier life's */
     if (rc == 0 && again)
         rc = br_lease_take(br);     /* locks may be held since an earlier life */
     if (rc == 0)
@@ -238,7 +240,11 @@ void br_node_unregister(struct br *br)
 
     if (!br->registered)
         return;
-    br_past_unwatch(br);
+    if (br->doubts || br_past_unwatch(br) < 0) {
+        br_log(br, "WARNING", "%s leaves as if it had been killed: %s", br->client,
+               br->doubts ? "changes that timed out may yet be done" : "the cluster does not answer");
+        return;
+    }
     br_node_name(br->node, name);
     for (int i = 0; rc == -EAGAIN && i < BR_TRIES; i++) {
         struct br_node node;

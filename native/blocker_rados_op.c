@@ -130,11 +130,17 @@ void br_to_worker(struct br *br, struct br_op *op, int (*run)(struct br *, struc
     pool_add(&br->pool, &op->task, class);
 }
 
+/* Only one blocker of a segment has locks: its threads are made when the first is asked for. */
 void br_to_locker(struct br *br, struct br_op *op, int (*run)(struct br *, struct br_op *))
 {
+    int rc = br->lock_pool.made ? 0 : pool_start(&br->lock_pool, BR_LOCK_WORKERS, br);
+
     op->task.run = work;
     op->run = run;
-    pool_add(&br->lock_pool, &op->task, POOL_QUICK);
+    if (br->lock_pool.thread_count)
+        pool_add(&br->lock_pool, &op->task, POOL_QUICK);
+    else
+        br_finish(op, rc ? rc : -EAGAIN);
 }
 
 void br_fail_waiting(struct br *br, int error)
@@ -192,10 +198,13 @@ bool br_ops_reap(struct br *br)
         struct br_op *op = op_of(task);
         next = task->next;
         leave(br, op);
+        struct xobj doubted = br_doubt_is_due(op) ? op->req->object : (struct xobj){ 0 };
         if (op->done)
             op->done(br, op);
         else
             br_reply(br, op, op->result);
+        if (doubted.kind)
+            br_doubt(br, &doubted);
     }
     return found;
 }

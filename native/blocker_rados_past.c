@@ -163,13 +163,14 @@ int br_past_watch(struct br *br)
     return rados.watch3(br->io[0], name, &br->watch, notified, unwatched, WATCH_S, br);
 }
 
-void br_past_unwatch(struct br *br)
+int br_past_unwatch(struct br *br)
 {
-    if (!br->watch)
-        return;
-    rados.unwatch2(br->io[0], br->watch);
-    rados.watch_flush(br->cluster);
+    int rc = br->watch ? rados.unwatch2(br->io[0], br->watch) : 0;
+
+    if (br->watch)
+        rados.watch_flush(br->cluster);
     br->watch = 0;
+    return rc == -ETIMEDOUT ? rc : 0;
 }
 
 /* In a worker. */

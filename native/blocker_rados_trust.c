@@ -77,6 +77,8 @@ static void look_done(struct br *br, struct br_op *op)
 
     br->looking = false;
     br_op_put(br, op);
+    if (result == -ETIMEDOUT && br->draining)
+        return;                     /* it was cancelled: nobody waits for it */
     if (result < 0) {               /* there is another look to come */
         result = br_errno(br, result);
         if (!is_trusted(br))

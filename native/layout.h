@@ -254,6 +254,7 @@ struct xport {
     uint64_t recovered;             /* requests put back into its inbox after a death */
     uint64_t dropped;               /* replies to an earlier incarnation */
     uint64_t bad;                   /* slots and links it met that made no sense */
+    uint64_t in_doubt;              /* atomic; of a blocker: changes that timed out, and may yet be done */
     uint64_t latency_us[3][24];     /* READ, WRITE, others: time until a sent request came back */
 };
 

@@ -170,7 +170,7 @@ class Mapper(Peer):
             try:
                 await self.store.release(volume.id, self.token)
             except XsegError as failure:
-                self.log.warning("the lock of volume %s was gone already: %s", id_text(volume.id), failure)
+                self.log.warning("the lock of volume %s was not given back: %s", id_text(volume.id), failure)
 
     async def vlmc(self, op: int, volume: Volume, **fields: Any) -> Any:
         """An operation of vlmc on an open volume. It may need this mapper to finish it."""

@@ -10,16 +10,19 @@ from contextlib import contextmanager
 
 import pytest
 from loops import peers
+from support import Instance, wait_until
 
-from tools.cluster import Cluster
+from tools.cluster import Cluster, instance_config
 from xseg._native import lib
 from xseg.port import Port
 from xseg.request import Call, Object
+from xseg.segment import Segment, name_for
 
 MIB = 1 << 20
 DEADLINE_S = 4
 PLACES = 16
 PATIENCE_S = 100.0                  # for anything that is to happen at all
+BESIDE_S = 20                       # what a start or stop takes beside waiting, on a busy machine
 FULL_S = 60                         # until the cluster knows that it is full, or not any more
 
 
@@ -221,3 +224,52 @@ def test_a_client_on_the_blocklist_is_stale_for_ever(cluster, served, rados):
         b.fails(errno.ESTALE, lib.XOP_WRITE, data(1), data=b"y")
         b.fails(errno.ESTALE, lib.XOP_READ, data(1), size=1, room=1)
         b.fails(errno.ESTALE, lib.XOP_LIST, (lib.XOBJ_DATA,), room=4096)
+
+
+# --- changes that may yet be done
+
+
+def test_a_change_that_timed_out_is_in_doubt_until_the_cluster_answers(cluster, served):
+    b = served(op_timeout_s=1)
+    port = b.segment.c.ports[b.number]
+    b.write(data(0), b"a" * 4096)
+    with stopped_osd(cluster):
+        b.fails(errno.ETIMEDOUT, lib.XOP_WRITE, data(0), data=b"b" * 4096)
+        assert port.in_doubt == 1
+        time.sleep(2)                   # the first look after it has timed out as well
+        assert port.in_doubt == 1
+    wait_until(lambda: port.in_doubt == 0, "nothing is in doubt any more", PATIENCE_S)
+    assert b.read(data(0)) == b"b" * 4096
+
+
+def test_no_lock_is_given_back_while_a_change_is_in_doubt(served):
+    b, lock = served(), Object(lib.XOBJ_LOCK, 42)
+    port = b.segment.c.ports[b.number]
+    b.call(lib.XOP_ACQUIRE, lock, arg=1, data=b"x", room=64)
+    port.in_doubt = 1
+    b.fails(errno.ETIMEDOUT, lib.XOP_RELEASE, lock, arg=1)
+    port.in_doubt = 0
+    b.call(lib.XOP_RELEASE, lock, arg=1)
+
+
+def test_a_start_and_a_stop_wait_for_a_hung_cluster_no_longer_than_they_may(cluster, request):
+    home = tempfile.mkdtemp(prefix="ar-", dir="/tmp")
+    node = Instance(home, 'layout = "separate"\n' + instance_config(
+        cluster.conf, namespace=request.node.name[:60], connect_timeout_s=3))
+    try:
+        with stopped_osd(cluster):
+            began = time.monotonic()
+            started = node.archipelago("start", "--unsupervised", check=False)
+            assert started.returncode and "did not answer within 3 s (connect_timeout_s): an OSD" in started.stderr
+            assert time.monotonic() - began < 3 + BESIDE_S
+        node.start()
+        node.vlmc("create", "v", "--size", "64M")
+        with stopped_osd(cluster):
+            began = time.monotonic()
+            node.archipelago("stop", "--force")
+            assert time.monotonic() - began < BESIDE_S
+    finally:
+        node.stop()
+        Segment.unlink(name_for(home))
+        shutil.rmtree(home)
+
