@@ -66,6 +66,7 @@ async def unlock(m: "Mapper", a: "Arguments", room: int) -> dict:
             raise fail(errno.EBUSY, f"volume '{name}' is open by {who}: it is unlocked when it is closed")
         volume.lock_number = 0
         again, slot.arg = slot.arg == RELEASING, RELEASING
+        lib.xreq_note(a["request"].port, slot)
         try:
             await m.store.release(volume.id, m.token, a["force"])
         except NotFound:

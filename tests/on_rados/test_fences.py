@@ -15,6 +15,7 @@ from two_nodes import BLOCK, Opened, signalled
 
 from tools.archipelago import instance
 from tools.cluster import instance_config
+from xseg import client
 from xseg._native import lib
 from xseg.errors import Busy, TimedOut
 from xseg.request import Call, Object
@@ -225,6 +226,29 @@ def test_a_node_is_fenced_once_and_all_its_locks_are_free_then(nodes, rados, req
         epoch = int(lock_text(rados, request, one.volume).split("epoch ")[1].split()[0])
         assert 0 < epoch <= nodes[1].client.segment.c.header.fence_epoch
         one.close()
+
+
+@pytest.mark.layout("separate")
+@pytest.mark.parametrize("role", ("mapper", "blockerm"))
+def test_a_fencing_is_carried_on_when_who_does_it_is_killed(nodes, volume, role, monkeypatch):
+    monkeypatch.setattr(client, "DEAD_PEER_TIMEOUT_S", PATIENCE_S)
+    here = Opened(nodes[0], volume)
+    done = []
+
+    def unlock():
+        with client.Client(nodes[1].home) as asking:
+            done.append(asking.control("unlock", name=volume, force=True))
+
+    unlocking = threading.Thread(target=unlock)
+    unlocking.start()
+    wait_until(lambda: "is on the blocklist from now on" in nodes[1].logs(), "the fencing has begun", PATIENCE_S)
+    nodes[1].kill(role)
+    nodes[1].restart(role)
+    unlocking.join(PATIENCE_S)
+    assert done == [{}]
+    Opened(nodes[1], volume).close()
+    assert here.write(0, b"a" * 4096, check=False).error == errno.ESTALE
+    here.client.close()
 
 
 def test_a_fenced_node_says_so_and_what_to_do(nodes, volume):
