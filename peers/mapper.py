@@ -32,7 +32,7 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from peers import mapper_keep, mapper_rename, mapper_takeover, mapper_verbs
+from peers import mapper_keep, mapper_making, mapper_rename, mapper_takeover, mapper_verbs
 from peers.mapper_header import Ids, id_text
 from peers.mapper_names import Names, means, missing
 from peers.mapper_store import CACHE_BYTES, HEADER, JOURNAL_LIMIT, MapStore, gather_bounded
@@ -72,6 +72,8 @@ class Mapper(Peer):
         self.names = Names(self.store, functools.partial(mapper_rename.settle, self))
         self.routes = {role: self.segment.route(self.role, role) for role in self.targets}
         self.ids = Ids()
+        self.making: dict[int, mapper_making.Making] = {}   # what requests make, by their tokens
+        self.whole: set[str] = set()                # marks that are gone (mapper_making.py)
         self.volumes: dict[int, Volume] = {}        # by id
         self.handles: dict[int, Volume] = {}        # open ones, by handle
         self.token = self.segment.c.created_ns | 1
@@ -134,6 +136,7 @@ class Mapper(Peer):
                     except NotFound:
                         raise missing(name) from None
                 if means(name, volume.header):
+                    await mapper_making.refuse_unfinished(self, volume.header, name)
                     yield volume
                     return
         raise missing(name)
@@ -198,7 +201,9 @@ class Mapper(Peer):
             if not volume.header.readonly:
                 await volume.keep_up()
                 volume.start_life()
-                await volume.write_header(renaming="")      # one that was cut short is given up
+                whole = await mapper_making.is_whole(self, volume.header)
+                await volume.write_header(making="" if whole else volume.header.making,
+                                          renaming="")      # one that was cut short is given up
             handle = self.free_place()
             volume.publish(self.segment.c.volumes + (handle - 1), handle)
         except BaseException:
@@ -355,9 +360,15 @@ class Mapper(Peer):
         if room < LIST_ROOM_MIN:
             raise fail(errno.EINVAL, f"{room} bytes are too few for names: {LIST_ROOM_MIN} at least")
         found, following = await self.store.list(HEADER, request.c.arg, most=room // (lib.XSEG_NAME_MAX + 1))
-        headers = await gather_bounded(self.header_or_none, [name.volume for name in found])
-        request.reply(data=b"".join(header.name.encode() + b"\0" for header in headers
-                                    if header and header.kind != "removed"), arg=following)
+        names = await gather_bounded(self.name_or_none, [name.volume for name in found])
+        request.reply(data=b"".join(name.encode() + b"\0" for name in names if name), arg=following)
+
+    async def name_or_none(self, volume_id: int) -> str | None:
+        """The name of a volume that everybody may use."""
+        header = await self.header_or_none(volume_id)
+        if header and header.kind != "removed" and await mapper_making.is_whole(self, header):
+            return header.name
+        return None
 
     async def header_or_none(self, volume_id: int) -> Any:
         """A header, or None where it is damaged or just removed."""

@@ -75,7 +75,7 @@ CURSOR = Argument(number(0, NUMBER_LIMIT), 0)
 FORCE = Argument(flag, False)
 
 ARGUMENTS: dict[str, dict[str, Argument]] = {
-    "create": {"name": NEW_NAME, "size": Argument(check_size), "token": TOKEN,
+    "create": {"name": NEW_NAME, "size": Argument(check_size), "token": TOKEN, "making": Argument(flag, False),
                "block_size": Argument(block_size, 1 << BLOCK_DEFAULT_SHIFT)},
     "clone": {"name": NAME, "names": Argument(new_names, None), "pattern": Argument(text, None),
               "count": Argument(number(1, CLONES_MAX + 1), None), "first": Argument(number(0, NUMBER_LIMIT), 1),
@@ -85,7 +85,9 @@ ARGUMENTS: dict[str, dict[str, Argument]] = {
     "info": {"name": NAME},
     "rename": {"name": NEW_NAME, "to": NEW_NAME, "token": TOKEN},
     "resize": {"name": NAME, "size": Argument(check_size)},
-    "remove": {"name": NAME, "force": FORCE, "token": TOKEN},
+    "remove": {"name": NAME, "force": FORCE, "token": TOKEN, "making": TOKEN},
+    "finish": {"name": NAME},
+    "cancel": {"token": TOKEN},
     "open": {"name": NAME},
     "close": {"name": NAME, "force": FORCE},
     "lock": {"name": NAME},

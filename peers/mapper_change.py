@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Verbs of the mapper that change volumes: resize, remove. See mapper_verbs.py."""
 import errno
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from peers import mapper_walk
-from peers.mapper_header import ENTRIES_PER_PAGE_SHIFT
+from peers.mapper_header import ENTRIES_PER_PAGE_SHIFT, Header
 from peers.mapper_journal import Stretch
+from peers.mapper_making import may_be_removed, removed
+from peers.mapper_names import missing
 from peers.mapper_store import HEADER, LOCK, named
 from peers.mapper_tree import View, own, page_name, tree_pages
 from peers.mapper_volume import Volume, read_header
 from xseg._native import lib
 from xseg.errors import Busy, Damaged, NotFound
 from xseg.errors import error as fail
+from xseg.volume_name import id_in
 
 if TYPE_CHECKING:
     from peers.mapper import Mapper
@@ -77,7 +81,7 @@ async def drop_beyond(m: "Mapper", volume: Volume, before: View, first_block: in
     async for names in mapper_walk.own_objects(m.store, before, volume.header, since, first_block):
         await m.store.delete_all(names)
     if before.root:
-        last_leaf = (first_block - 1) >> ENTRIES_PER_PAGE_SHIFT
+        last_leaf = (first_block - 1) >> ENTRIES_PER_PAGE_SHIFT, Header
         pages = [page_name(ref) async for ref, level, index in tree_pages(
             m.store, before, before.root, before.level, 0, last_leaf + 1,
             enter=lambda ref: own(ref, volume.id, since)) if index << ENTRIES_PER_PAGE_SHIFT * level > last_leaf]
@@ -87,9 +91,14 @@ async def drop_beyond(m: "Mapper", volume: Volume, before: View, first_block: in
 async def remove(m: "Mapper", a: "Arguments", room: int) -> dict:
     """Frees the name at once, then gives back the space that only this volume had. EBUSY: it is open.
 
-    With force, one whose header is damaged is removed as well; its space is left to the collector."""
+    With force, one whose header is damaged is removed as well; its space is left to the collector. With `making`, it
+    is removed only if it is still being made with that token. Who names it by its id means no other."""
     name, token, request = a["name"], a["token"], a["request"]
     slot = request.c
+    if id_in(name) is not None:
+        if slot.arg & REMOVED:
+            return {"objects": slot.arg & ~REMOVED}
+        name = await name_by_id(m, name)
     async with m.names.locked([name]):
         try:
             _generation, volume_id = await m.names.target(name)
@@ -106,20 +115,51 @@ async def remove(m: "Mapper", a: "Arguments", room: int) -> dict:
             if slot.arg & REMOVED:          # somebody else's, made since
                 return {"objects": slot.arg & ~REMOVED}
             header = await m.names.lookup(name)
+            await may_be_removed(m, header, a)
+    if id_in(a["name"]) not in (None, header.id):
+        raise missing(a["name"])
     async with m.using(header.id) as volume:
         await volume_may_go(m, volume, name)
-        async with m.locked(volume):
-            count = await remove_space(m, volume, name, token)
-    slot.arg = REMOVED | max(count, slot.arg & ~REMOVED)
-    lib.xreq_note(request.port, slot)
-    async with m.names.locked([name]):
-        await m.names.release(name, header.id)
+        with gone_all_the_same(volume, name):
+            async with m.locked(volume):
+                count = await remove_space(m, volume, name, token)
+            slot.arg = REMOVED | max(count, slot.arg & ~REMOVED)
+            lib.xreq_note(request.port, slot)
+    with gone_all_the_same(volume, name):
+        await clear_away(m, header)
+    return {"objects": slot.arg & ~REMOVED}
+
+
+async def name_by_id(m: "Mapper", name: str) -> str:
+    """The name of the volume whose id a name holds; of one that is being removed, too. ENOENT."""
+    try:
+        return (await read_header(m.store, id_in(name) or 0)).name
+    except NotFound:
+        raise missing(name) from None
+
+
+@contextmanager
+def gone_all_the_same(volume: Volume, name: str) -> Iterator[None]:
+    """What fails once the header says that the volume is removed: its sentence says that it is."""
+    try:
+        yield
+    except OSError as failure:
+        if volume.header is None or volume.header.kind != "removed":
+            raise
+        raise fail(failure.errno or errno.EIO, f"'{name}' is removed, but not all of the space that it took is given "
+                                               f"back, which is left to the collector: {failure}") from None
+
+
+async def clear_away(m: "Mapper", header: Header) -> None:
+    """Gives back the names of a volume whose space is given back, and removes the last that is left of it."""
+    async with m.names.locked([header.name]):
+        await m.names.release(header.name, header.id)
     if header.renaming:
         await m.names.release(header.renaming, header.id)
     with suppress(Busy):                # another node tries to open what is gone
         await m.store.delete(named(LOCK, header.id))
     await m.store.delete(named(HEADER, header.id))
-    return {"objects": slot.arg & ~REMOVED}
+    await removed(m, header)
 
 
 async def volume_may_go(m: "Mapper", volume: Volume, name: str) -> None:
@@ -129,6 +169,8 @@ async def volume_may_go(m: "Mapper", volume: Volume, name: str) -> None:
     if volume.handle:
         await m.close_here(volume)
     await volume.read_header()
+    if volume.header.name != name:          # renamed meanwhile
+        raise missing(name)
 
 
 async def remove_space(m: "Mapper", volume: Volume, name: str, token: int) -> int:

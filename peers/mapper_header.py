@@ -40,6 +40,8 @@ Payload of a header. Numbers lie in RANGES, so that what follows from them fits 
     auto            true: a snapshot made only so that a live volume could be cloned
     renaming        the name it is about to get: as long as this stands here, nobody else takes that name over (see
                     mapper_names.py). Only there when it is not empty
+    making          the mark of what it was made with: while there is such a mark, it is nobody's to use (see
+                    mapper_making.py). Only there when it is not empty
 """
 import errno
 import os
@@ -70,6 +72,8 @@ EPOCH_LIMIT = 1 << 32
 COUNT_LIMIT = 1 << 63                   # of what only ever grows by one
 REFERENCE_LIMITS = (1 << 64, EPOCH_LIMIT, COUNT_LIMIT)      # of volume, epoch and number
 ENTRIES_PER_PAGE_SHIFT = 10
+MAKING_MAX = 1024                   # characters of a mark of being made
+MAKING = re.compile("[0-9a-f]{1,16} [0-9a-f]{1,16} [0-9]{1,9} [0-9]{1,9} [^ ]+ .+", re.DOTALL)
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -131,6 +135,7 @@ class Header:
     token: int = 0
     auto: bool = False
     renaming: str = ""
+    making: str = ""
     generation: int = 1
 
     @property
@@ -156,7 +161,7 @@ class Header:
 
 
 STORED = tuple(f.name for f in fields(Header) if f.name != "generation")
-OPTIONAL = ("renaming",)            # are left out while they say nothing
+OPTIONAL = ("renaming", "making")   # are left out while they say nothing
 KINDS = ("volume", "snapshot", "removed")
 RANGES = {                          # of the numbers of a header: from, below
     "id": (1, 1 << 64), "size": (0, SIZE_MAX + 1), "block_shift": (BLOCK_MIN_SHIFT, BLOCK_MAX_SHIFT + 1),
@@ -179,6 +184,8 @@ def unpack_header(data: bytes, wanted: int) -> Header:
         raise ValueError("its kind or name is damaged")
     if not good_name(payload.get("renaming", "a name")):
         raise ValueError("the name it is to get is damaged")
+    if not good_mark(payload.get("making", "")):
+        raise ValueError("its mark of being made is damaged")
     if not isinstance(payload["auto"], bool) or not 0 < generation < COUNT_LIMIT:
         raise ValueError("its mark or generation is damaged")
     if payload["size"] % SECTOR or (payload["size"] == 0 and payload["kind"] != "removed"):
@@ -199,6 +206,11 @@ def good_name(name: object) -> bool:
         return check_name(name) == name
     except OSError:
         return False
+
+
+def good_mark(mark: object) -> bool:
+    """True for what mapper_making.py writes there."""
+    return isinstance(mark, str) and len(mark) <= MAKING_MAX and (not mark or MAKING.fullmatch(mark) is not None)
 
 
 def good_root(root: object, level: int) -> bool:

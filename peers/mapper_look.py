@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from peers import mapper_walk
 from peers.mapper_header import id_text
+from peers.mapper_making import making_state
 from peers.mapper_store import HEADER, MapStore, gather_bounded, named
 from peers.mapper_tree import View
 from peers.mapper_volume import Volume, read_header
@@ -49,7 +50,8 @@ async def row(m: "Mapper", volume_id: int) -> dict | None:
         return None
     return {"id": id_text(header.id), "name": header.name, "kind": header.kind, "size": header.size,
             "block_size": header.block_size, "readonly": header.readonly, "parent_id": id_or_none(header.parent),
-            "created": header.created, "open": is_open, "auto": header.auto}
+            "created": header.created, "open": is_open, "auto": header.auto,
+            "making": await making_state(m, header)}
 
 
 def id_or_none(volume: int) -> str | None:
@@ -68,7 +70,7 @@ async def info(m: "Mapper", a: "Arguments", room: int) -> dict:
         "block_size": header.block_size, "epoch": header.epoch, "writable_since": header.writable_since,
         "readonly": header.readonly, "parent": None, "parent_id": id_or_none(header.parent),
         "created": header.created, "auto": header.auto, "journals": len(header.journals),
-        "map_level": header.level, "open": None, "lock_number": 0}
+        "map_level": header.level, "making": await making_state(m, header), "open": None, "lock_number": 0}
     if header.parent:
         answer["parent"] = await name_of(m, header.parent)
     if volume is not None:

@@ -6,6 +6,15 @@ from typing import TYPE_CHECKING
 
 from peers.mapper_header import Header, check_block_size, check_name, id_text
 from peers.mapper_journal import STRETCHES_LIMIT
+from peers.mapper_making import (
+    Making,
+    is_marked,
+    making,
+    mark_for,
+    put_mark,
+    refuse_unfinished,
+    take_mark,
+)
 from peers.mapper_store import HEADER, gather_bounded, named
 from peers.mapper_tree import View
 from peers.mapper_volume import Volume
@@ -27,38 +36,68 @@ def now_ms() -> int:
 
 
 async def create(m: "Mapper", a: "Arguments", room: int) -> dict:
-    """A new, empty volume. EEXIST, EINVAL."""
+    """A new, empty volume; with `making`, one that is its maker's alone until `finish`. EEXIST, EINVAL."""
     header = Header(id=m.ids.next(), name=a["name"], kind="volume", size=a["size"],
                     block_shift=check_block_size(a["block_size"]), created=now_ms(), token=a["token"])
-    await make_all(m, [header])
+    if a["making"]:
+        if not a["token"]:
+            raise fail(errno.EINVAL, "create: who makes a volume bit by bit needs a token")
+        header.making = mark_for(m, a["request"], id_text(header.id))
+    async with making(m, a["request"], a["token"]) as made:
+        await make_all(m, [header], made)
     return {"id": id_text(header.id), "name": header.name}
 
 
-async def make_all(m: "Mapper", headers: list[Header]) -> None:
+async def make_all(m: "Mapper", headers: list[Header], made: Making) -> None:
     """Claims the names of new volumes, all of them before the first header is made. Of a token's
-    earlier attempt, what is there is kept. On failure none of them stays. EEXIST names the first."""
+    earlier attempt, what is there is kept. On failure none of them stays. EEXIST names the first. ECANCELED.
+
+    Many have a mark until all are there; one that has a mark keeps it."""
+    mark = headers[0].making
+    resumed = bool(mark) and await is_marked(m, mark)       # after an attempt that came as far as that
     claimed: list[Header] = []
     todo: list[Header] = []
 
     async def claim(header: Header) -> None:
+        made.go_on()
         mine = await m.names.claim(header.name, header.id, header.token)
         if mine is not None:
             header.id = mine.id
-            return
-        claimed.append(header)
-        todo.append(header)
+        else:
+            todo.append(header)
+        if mine is None or resumed:
+            claimed.append(header)
 
-    async def undo(header: Header) -> None:
-        await m.store.delete(named(HEADER, header.id))
-        await m.names.release(header.name, header.id)
+    async def make(header: Header) -> None:
+        made.go_on()
+        await m.names.make(header)
 
     async with m.names.locked(header.name for header in headers):
         try:
             await gather_bounded(claim, headers, BULK_AT_ONCE)
-            await gather_bounded(m.names.make, todo, BULK_AT_ONCE)
-        except BaseException:
-            await gather_bounded(undo, claimed)
+            if mark and todo:
+                await put_mark(m, mark)
+            await gather_bounded(make, todo, BULK_AT_ONCE)
+        except BaseException as failure:
+            await undo_all(m, claimed, mark, failure)
             raise
+        if len(headers) > 1:
+            await take_mark(m, mark)
+
+
+async def undo_all(m: "Mapper", claimed: list[Header], mark: str, failure: BaseException) -> None:
+    """Removes what was made, by its ids, before it was anybody's. What is left of it has the mark still."""
+    async def undo(header: Header) -> None:
+        await m.store.delete(named(HEADER, header.id))
+        await m.names.release(header.name, header.id)
+
+    try:
+        await gather_bounded(undo, claimed)
+        if mark:
+            await take_mark(m, mark)
+    except OSError as again:
+        code = failure.errno if isinstance(failure, OSError) and failure.errno else errno.EIO
+        raise fail(code, f"{failure}. Some of it was made and is left, as it cannot be removed: {again}") from None
 
 
 def new_names(a: "Arguments") -> list[str]:
@@ -81,6 +120,7 @@ async def clone(m: "Mapper", a: "Arguments", room: int) -> dict:
     """Clones of a snapshot; a volume gets a snapshot first. ENOENT, EEXIST, EINVAL."""
     names, token = new_names(a), a["token"]
     source = await m.names.lookup(a["name"])
+    await refuse_unfinished(m, source, a["name"])
     made = None
     if source.kind == "volume":
         made = f"{source.name.encode()[:AUTO_NAME_BYTES].decode(errors='ignore')}@clone-{token or m.ids.next():x}"
@@ -94,7 +134,10 @@ async def clone(m: "Mapper", a: "Arguments", room: int) -> dict:
     template = {"kind": "volume", "size": size, "block_shift": source.block_shift, "parent": source.id,
                 "root": source.root, "level": source.level, "journals": source.journals,
                 "created": now_ms(), "token": token}
-    await make_all(m, [Header(id=m.ids.next(), name=name, **template) for name in names])
+    if len(names) > 1:
+        template["making"] = mark_for(m, a["request"], f"{token or m.ids.next():x}")
+    async with making(m, a["request"], token) as made_by:
+        await make_all(m, [Header(id=m.ids.next(), name=name, **template) for name in names], made_by)
     return {"count": len(names), "snapshot": made}
 
 

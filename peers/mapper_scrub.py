@@ -30,6 +30,7 @@ import xxhash
 
 from peers.mapper_header import Header, id_text, name_digest, unpack_frame, unpack_header
 from peers.mapper_journal import load_stretches
+from peers.mapper_making import ALIVE, ELSEWHERE, REMEDY, object_of
 from peers.mapper_names import pointer
 from peers.mapper_store import (
     CONTENT,
@@ -142,13 +143,16 @@ class Walk(Check):
 
 class Scrub:
     """One look over a store. `committed(id)` says which record of an open volume is durable, 0: not known;
-    `progress()` is called now and then, `stage(what, count)` when another part begins (count: of things in it)."""
+    `progress()` is called now and then, `stage(what, count)` when another part begins (count: of things in it);
+    `maker(mark)` says whether a volume is still being made (mapper_making.py)."""
 
     def __init__(self, store: MapStore, committed: Callable[[int], int] = lambda volume: 0,
                  progress: Callable[[], None] = lambda: None,
                  stage: Callable[[str, int], None] = lambda what, count: None,
+                 maker: Callable[[str], str] = lambda mark: ELSEWHERE,
                  marks_bytes: int = MARKS_BYTES) -> None:
         self.store, self.committed, self.progress, self.stage = store, committed, progress, stage
+        self.maker = maker
         self.marks = Marks(marks_bytes)
         self.intact: set[Ref] = set()
         self.epochs: dict[int, tuple[int, bool]] = {}   # of volumes: epoch at the start, whether it takes writes
@@ -240,6 +244,17 @@ class Scrub:
             return
         self.leftover += header.name != payload["name"] or header.kind == "removed"
 
+    async def is_finished(self, found: Found, header: Header) -> None:
+        """A volume that is being made by nobody any more."""
+        if not header.making or self.maker(header.making) == ALIVE:
+            return
+        try:
+            await self.store.info(object_of(header.making))
+        except NotFound:
+            return
+        state = self.maker(header.making)
+        found.problem(f"it is {state}: {REMEDY[state]}")
+
     # --- volumes
 
     async def volume(self, volume: int) -> Found | None:
@@ -274,6 +289,7 @@ class Scrub:
         if header.kind == "removed":
             return
         await self.name_leads_to(found, header)
+        await self.is_finished(found, header)
         try:
             stretches = await load_stretches(self.store, header)
         except OSError as failure:

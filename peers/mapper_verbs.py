@@ -9,7 +9,9 @@ sent again, because the mapper was killed before it answered, finds its own work
 notes in its request's `arg` that it is about to give back the name: what has that name afterwards is another's.
 
     verb      arguments                                     answer
-    create    name, size, [block_size], [token]             id, name
+    create    name, size, [block_size], [token], [making]   id, name
+    finish    name (with id and token)                      -: see mapper_making.py
+    cancel    token (of a create or clone under way)        running
     clone     name (snapshot or volume), names or pattern   count, snapshot (the one made for a live volume)
               with count and [first], [size], [token]
     snapshot  name, snapshot, [token]                       id, name
@@ -17,7 +19,7 @@ notes in its request's `arg` that it is about to give back the name: what has th
     info      name                                          see info()
     rename    name, to, [token]                             id
     resize    name, size                                    size
-    remove    name, [force], [token]                        objects (removed)
+    remove    name, [force], [token], [making: its token]                        objects (removed)
     open      name                                          handle
     close     name, [force]                                 still_open_by
     lock      name                                          number
@@ -44,6 +46,7 @@ from peers.mapper_end import close_all
 from peers.mapper_hold import close_volume, lock, open_volume, unlock
 from peers.mapper_look import check, du, info, list_volumes, mapinfo
 from peers.mapper_make import clone, create, snapshot
+from peers.mapper_making import cancel, finish
 from peers.mapper_rename import rename, repair
 from xseg.errors import error as fail
 from xseg.peer import tell_failure
@@ -61,7 +64,7 @@ VERBS: dict[str, Callable[["Mapper", Arguments, int], Awaitable[dict]]] = {
     "create": create, "clone": clone, "snapshot": snapshot, "list": list_volumes, "info": info,
     "rename": rename, "resize": resize, "remove": remove, "open": open_volume, "close": close_volume,
     "lock": lock, "unlock": unlock, "close_all": close_all, "mapinfo": mapinfo, "check": check, "du": du,
-    "repair": repair,
+    "repair": repair, "finish": finish, "cancel": cancel,
 }
 
 

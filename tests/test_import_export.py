@@ -1,25 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """vlmc import and export: disk images in and out, sparse, whole or not at all."""
 import os
-import signal
-import subprocess
 
 import pytest
-from support import BIN, Instance, run, wait_until
+from support import Instance, run
 
 SIZE = 64 << 20
 DATA_AT = 20 << 20
 DATA = 9 << 20
-SLOW = """
-[peers.slow]
-type = "delay"
-target = "blockerb"
-ops = "write"
-ms = 8000
-[routes]
-"vlmc>blockerb" = "slow"
-"""
-
 
 @pytest.fixture
 def folder(tmp_path):
@@ -160,17 +148,6 @@ def test_bad_names_and_sizes_are_refused(instance, folder):
     for words in (("a/b",), ("",), ("x" * 300,), ("vm", "--size", "1M"), ("vm", "--block-size", "3M"),
                   ("vm", "--size", "lots")):
         assert instance.vlmc("import", source, *words, check=False).returncode in (1, 2), words
-    nothing_there(instance)
-
-
-@pytest.mark.layout("colocated")
-@pytest.mark.config(SLOW)
-def test_an_interrupted_import_leaves_nothing(instance, folder):
-    words = [os.path.join(BIN, "vlmc"), "import", image(folder), "vm"]
-    with subprocess.Popen(words, env={**os.environ, **instance.env}, stderr=subprocess.PIPE) as process:
-        wait_until(lambda: instance.status()["slow"]["in_flight"], "writes are under way")
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
     nothing_there(instance)
 
 

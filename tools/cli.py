@@ -70,9 +70,9 @@ def guarded(function: Any, program: str, args: argparse.Namespace) -> int:
     except OSError as failure:
         print(f"{program}: {failure}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print(f"{program}: interrupted", file=sys.stderr)
-        return 130
+        return 128 + getattr(interrupt, "number", 2)
 
 
 def print_json(value: Any) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 
+from tools import interrupts
 from xseg import ours
 from xseg.errors import XsegError, error
 
@@ -83,19 +84,21 @@ def convert(subject: str, words: list[str], progress: Progress, files: tuple[int
 
     The target is flushed before it ends (its cache mode would be `unsafe` otherwise).
     """
+    child = None
     with tempfile.TemporaryFile() as said:
         try:
-            child = subprocess.Popen(
-                [PROGRAM, "convert", "-p", "-m", PARALLEL, "-t", "writeback", *words],
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, env=environment(), pass_fds=files,
-                preexec_fn=end_with_us())
-        except FileNotFoundError:
-            raise missing_program() from None
-        try:
+            with interrupts.held():         # else there might be a child that nobody knows
+                child = subprocess.Popen(
+                    [PROGRAM, "convert", "-p", "-m", PARALLEL, "-t", "writeback", *words],
+                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, env=environment(), pass_fds=files,
+                    preexec_fn=end_with_us())
             _follow(child, progress)
             code = child.wait()
+        except FileNotFoundError:
+            raise missing_program() from None
         finally:
-            _end(child)
+            if child is not None:
+                _end(child)
         said.seek(0)
         if code:
             raise complaint(said.read(TEXT_MAX).decode(errors="replace"), subject)
@@ -140,21 +143,30 @@ def partial(file: str, target: str) -> Iterator[str]:
     Errors name `file`, as the user called the target.
     """
     folder, name = os.path.split(target)
+    part = ""
     try:
-        number, part = tempfile.mkstemp(prefix=f"{name[:NAME_KEPT_MAX]}.part-", dir=folder)
-        os.close(number)
-    except OSError as failure:
-        raise about(file, failure) from None
-    try:
+        with interrupts.held():
+            part = _make_partial(file, folder, f"{name[:NAME_KEPT_MAX]}.part-")
         yield part
         os.chmod(part, 0o666 & ~ours.close_umask())
         _sync(part)
         os.rename(part, target)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(part)
+        if part:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(part)
         raise
     _sync(folder)
+
+
+def _make_partial(file: str, folder: str, prefix: str) -> str:
+    """An empty file whose name begins so; its path. OSError that names `file`."""
+    try:
+        number, part = tempfile.mkstemp(prefix=prefix, dir=folder)
+    except OSError as failure:
+        raise about(file, failure) from None
+    os.close(number)
+    return part
 
 
 def _sync(path: str) -> None:

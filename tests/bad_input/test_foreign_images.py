@@ -135,6 +135,18 @@ def test_file_names_that_look_like_protocols_are_files(node, tmp_path):
     assert (tmp_path / 'json:{"driver":"nbd"}').read_bytes() == b"x" * 65536
 
 
+@pytest.mark.skipif(os.geteuid() != 0 or not os.path.exists("/dev/loop-control"), reason="no loop devices here")
+def test_a_block_device_is_an_image(node, tmp_path):
+    with open(tmp_path / "disk", "wb") as file:
+        file.write(os.urandom(1 << 20))
+    device = run("losetup", "--find", "--show", str(tmp_path / "disk")).stdout.strip()
+    try:
+        node.vlmc("import", device, "device")
+    finally:
+        run("losetup", "--detach", device)
+    assert run("qemu-img", "compare", str(tmp_path / "disk"), node.nbd_uri("device")).returncode == 0
+
+
 def test_a_fifo_is_no_image_and_is_not_waited_for(node, tmp_path):
     os.mkfifo(tmp_path / "fifo")
     done = node.vlmc("import", str(tmp_path / "fifo"), "foreign", check=False, timeout=20)

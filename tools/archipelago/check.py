@@ -30,6 +30,7 @@ def scrub(home: str, volume: str | None) -> dict[str, Any]:
 
     from tqdm import tqdm
 
+    from peers.mapper_making import state_of
     from peers.mapper_scrub import Scrub, scrub_one
     from peers.mapper_store import MapStore
     from xseg._native import lib
@@ -56,7 +57,8 @@ def scrub(home: str, volume: str | None) -> dict[str, Any]:
             bar.set_description(what)
 
         store = MapStore(sender("blockerm"), sender("blockerb"))
-        work = Scrub(store, committed, bar.update, stage)
+        work = Scrub(store, committed, bar.update, stage,
+                     lambda mark: state_of(mark, segment, segment.c.header.created_ns | 1, home))
         try:
             if volume is None:
                 return await work.run()

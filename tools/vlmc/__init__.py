@@ -7,7 +7,7 @@ arguments(parser) and run(args), and its docstring is its manual.
 import os
 import sys
 
-from tools import cli
+from tools import cli, interrupts
 
 ALIASES = {"ls": "list", "rm": "remove"}
 
@@ -20,6 +20,7 @@ def verbs() -> tuple[str, ...]:
 
 def main(argv: list[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
+    interrupts.raised()
     known = verbs()
     for place, word in enumerate(argv):
         if word in known:

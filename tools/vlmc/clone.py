@@ -2,8 +2,9 @@
 """Makes clones of a snapshot, in a moment whatever its size: they share all its data.
 
 With --count, NAME holds {} where the number goes: `vlmc clone base vm-{} --count 200` makes vm-1 to
-vm-200. All are made or none. When SOURCE is a volume, a snapshot of it is taken first and kept; its name
-(SOURCE@clone-...) is printed, and `vlmc list` shows it.
+vm-200. All are made or none, also when the command is interrupted; until then none can be used. When
+SOURCE is a volume, a snapshot of it is taken first and kept; its name (SOURCE@clone-...) is printed, and
+`vlmc list` shows it.
 """
 from __future__ import annotations
 
@@ -26,7 +27,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     many = {"pattern": args.name, "count": args.count, "first": args.first}
     wanted = {"names": [args.name]} if args.count is None else many
-    answer = control(args, "clone", name=args.source, size=args.size, token=token(), **wanted)
+    key = token()
+    try:
+        answer = control(args, "clone", name=args.source, size=args.size, token=key, **wanted)
+    except KeyboardInterrupt:
+        control(args, "cancel", token=key)      # and what was made so far is removed when this returns
+        raise
     if args.json:
         from tools import cli
         cli.print_json(answer)

@@ -2,7 +2,8 @@
 """Copies a disk image, raw or qcow2 (or whatever qemu-img reads), into a new volume.
 
 What is zeros in the image takes no space. The volume has the image's size unless --size is larger. All
-of it is durable when the command succeeds; when it fails, the half-made volume is removed.
+of it is durable when the command succeeds; when it fails or is interrupted, the half-made volume is removed. Until
+it is complete nobody else can use it; what a kill -9 leaves is told by `vlmc list` and removed by `vlmc remove`.
 
 An image can name other files of this machine or of the network: a backing file, an external data file, extents.
 Whoever made it would read them through the volume, so such an image is refused; --follow is for those whose
@@ -18,10 +19,12 @@ from tools.vlmc._common import add_json, add_size, nbd_uri, token
 
 if TYPE_CHECKING:
     from tools.image_source import Image
+    from tools.images import Progress
+    from xseg.client import Client
 
 FORMATS = ("raw", "qcow2")
 HELP = "copy a disk image into a new volume"
-REMOVE_S = 10.0                 # how long the NBD server is given to notice that qemu-img is gone
+REMOVE_S = 60.0                 # how long the NBD server is given to notice that qemu-img is gone
 POLL_S = 0.05
 
 
@@ -49,44 +52,52 @@ def bring_in(args: argparse.Namespace, image: Image) -> int:
     from tools import cli, images
     from xseg.client import Client
     from xseg.errors import Invalid
+    from xseg.volume_name import by_id
     size = args.size or image.size
     if size < image.size:
         raise Invalid(f"{args.file}: the disk in it has {image.size} bytes, which --size {size} cannot hold")
+    key = token()
     with Client(args.home, "vlmc") as client:
-        client.control("create", name=args.name, size=size, block_size=args.block_size, token=token())
         try:
+            made = client.control("create", name=args.name, size=size, block_size=args.block_size, token=key,
+                                  making=True)["id"]
             with images.progress_bar(args.name, image.size, args.progress or sys.stderr.isatty()) as progress:
-                copy(client, image, args.name, nbd_uri(args.home, args.name), progress)
-            made = client.control("info", name=args.name)
+                copy(client, image, args.name, by_id(made, key), nbd_uri(args.home, by_id(made, key)), progress)
+            client.control("finish", name=by_id(made, key))
         except BaseException:
-            remove(client, args.name)
+            remove(client, args.name, key)
             raise
     if args.json:
-        cli.print_json({"name": args.name, "id": made["id"], "size": size, "format": image.format})
+        cli.print_json({"name": args.name, "id": made, "size": size, "format": image.format})
     else:
         print(f"imported {args.file} ({image.format}) as {args.name}, {cli.human(size)}")
     return 0
 
 
-def copy(client, image, name: str, uri: str, progress) -> None:
-    """Copies and flushes. The volume is kept open meanwhile, so that the flush is of what was copied."""
+def copy(client: Client, image: Image, name: str, ours: str, uri: str, progress: Progress) -> None:
+    """Copies and flushes. The volume is kept open meanwhile, so that the flush is of what was copied. `ours` is its
+    name for who makes it."""
     from tools import images
-    with client.open(name) as volume:
+    with client.open(ours) as volume:
         words = ["-n", "--target-is-zero", "-W", *image.words, "-O", "raw", image.source, uri]
         images.convert(name, words, progress, image.files)
         volume.flush()
 
 
-def remove(client, name: str) -> None:
-    """Removes the half-made volume, as soon as nobody has it open. Says so if that cannot be."""
+def remove(client: Client, name: str, key: int) -> None:
+    """Removes the half-made volume, and no other of that name, as soon as nobody has it open. Says so if that cannot
+    be."""
     import sys
     import time
 
-    from xseg.errors import Busy
+    from xseg.errors import Busy, NotFound
     end = time.monotonic() + REMOVE_S
     while True:
         try:
-            client.control("remove", name=name, token=token())
+            client.control("cancel", token=key, timeout=REMOVE_S)
+            client.control("remove", name=name, token=token(), making=key, timeout=REMOVE_S)
+            return
+        except NotFound:                # it was not made, or another has the name
             return
         except Busy as failure:
             if time.monotonic() < end:

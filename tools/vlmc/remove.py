@@ -2,7 +2,8 @@
 """Removes volumes and snapshots. The names are free at once, and so is the space that only they took.
 
 What clones or snapshots may share stays. Refused while it is open. --force removes one whose header is
-damaged, too; its space is then left to the collector.
+damaged, too; its space is then left to the collector. What is being made (by import, clone --count) is its maker's
+until that is gone.
 """
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ HELP = "remove volumes and snapshots"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", metavar="NAME", nargs="+", help="a volume or snapshot")
-    parser.add_argument("-f", "--force", action="store_true", help="though its header is damaged")
+    parser.add_argument("-f", "--force", action="store_true",
+                        help="though its header is damaged, or another node may be making it")
 
 
 def run(args: argparse.Namespace) -> int:
