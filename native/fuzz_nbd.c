@@ -2,12 +2,14 @@
  *
  * fuzz_nbd.c - a libFuzzer target: what a client may send to the NBD server.
  *
- * Each input is one connection of a server of its own in a small segment, so that slots and
- * buffers run out. The first byte says how far an ordinary handshake goes before the rest of
- * the input is sent (enum prologue, low bits) and in which order the stand-ins for vlmc and
- * the mapper answer (ORDER_REVERSED); the second how many bytes are sent at a time (0: all).
- * What is checked, beside the sanitizers and the server's own asserts: the server ends by
- * itself when its client has gone, and then every slot, buffer and volume is given back.
+ * Each input is one connection of one server in a small segment, so that slots and buffers run out. Segment,
+ * loop and server are made once, and nothing sleeps: the target takes the loop's turns itself, and between
+ * them plays the client, vlmc and the mapper. The first byte says how far an ordinary handshake goes before
+ * the rest of the input is sent (enum prologue, low bits), in which order the stand-ins for vlmc and the
+ * mapper answer (ORDER_REVERSED), and whether the server is told to drain when all is sent (DRAINS); the
+ * second how many bytes are sent at a time (0: all). What is checked, beside the sanitizers and the server's
+ * own asserts: the connection ends when its client has gone, and then every slot, buffer and volume is given
+ * back.
  */
 #include <assert.h>
 #include <errno.h>
@@ -15,37 +17,34 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
-#include "nbd_proto.h"
-#include "peer.h"
+#include "nbd.h"
 
-#define ROUNDS_MAX 20000            /* of the loop for one input */
-#define QUIET_MAX 8                 /* rounds without a byte until the client goes */
+#define TURNS_MAX 2000              /* of the loop for one input, until the client goes */
+#define SENDS_MAX 64                /* in which an input is sent */
+#define RECEIVED_MAX (256u << 10)   /* bytes after which the client has enough, and goes */
+#define QUIET_MAX 4                 /* turns in which nothing moves until it goes by itself */
+#define END_S 20                    /* that the server may take to give everything back */
 #define AWAY_MAX 64                 /* requests the stand-ins hold back */
-#define DRAIN_MS 2000
 #define VOLUME_SIZE (64ull << 20)
 
-enum prologue { RAW = 0, OPTIONS = 1, SIMPLE = 2, STRUCTURED = 3, ORDER_REVERSED = 4 };
+enum prologue { RAW = 0, OPTIONS = 1, SIMPLE = 2, STRUCTURED = 3, ORDER_REVERSED = 4, DRAINS = 16 };
 
 static struct xseg *seg;
 static struct port *below[2];       /* vlmc, mapper */
-static int ticker;                  /* always readable: the loop calls tick() each round */
-static char folder[64], path[80];
+static struct loop *loop;
+static struct peer *server;
+static char folder[64];
 
 static struct {
-    struct loop *loop;
     int client;
     const uint8_t *data;
-    size_t left, piece;
-    bool reversed, sent_all;
-    int rounds, quiet, opens;
+    size_t left, piece, received;
+    bool reversed, drains, sent_all;
+    int opens;
 } run;
 
 /* --- vlmc and the mapper ------------------------------------------------------- */
@@ -151,26 +150,26 @@ static bool receive_some(void)
 {
     static uint8_t sink[65536];
 
-    return recv(run.client, sink, sizeof(sink), MSG_DONTWAIT) > 0;
+    ssize_t n = recv(run.client, sink, sizeof(sink), MSG_DONTWAIT);
+
+    if (n > 0)
+        run.received += (size_t)n;
+    return n > 0;
 }
 
-static void tick(struct watch *watch, uint32_t events)
+/* One turn of everybody. True if anything moved. */
+static bool turn(void)
 {
-    bool moved = serve_port(below[0]);
+    bool moved = loop_turn(loop);
 
-    (void)watch;
-    (void)events;
+    moved |= loop_poll(loop);
+    moved |= serve_port(below[0]);
     moved |= serve_port(below[1]);
-    if (run.client < 0)
-        return;
-    moved |= send_some();
-    moved |= receive_some();
-    run.quiet = moved ? 0 : run.quiet + 1;
-    if (++run.rounds < ROUNDS_MAX && (run.quiet < QUIET_MAX || !run.sent_all))
-        return;
-    close(run.client);
-    run.client = -1;
-    loop_stop(run.loop);
+    if (run.client >= 0) {
+        moved |= send_some();
+        moved |= receive_some();
+    }
+    return moved;
 }
 
 static uint8_t *put_option(uint8_t *at, uint32_t option, const void *data, uint32_t size)
@@ -204,19 +203,20 @@ static size_t prologue(uint8_t *buffer, uint32_t kind, char name)
 
 static void connect_client(const uint8_t *data, size_t size)
 {
-    struct sockaddr_un address = { .sun_family = AF_UNIX };
     uint8_t buffer[256];
     size_t length = prologue(buffer, data[0] & 3, data[0] & 8 ? 's' : 'v');
+    int ends[2];
 
-    snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
-    run.client = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (run.client < 0 || connect(run.client, (struct sockaddr *)&address, sizeof(address)) < 0
-        || send(run.client, buffer, length, MSG_NOSIGNAL) != (ssize_t)length)
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) < 0
+        || send(ends[0], buffer, length, MSG_NOSIGNAL) != (ssize_t)length)
         abort();
+    nbd_connect(server->state, ends[1]);
+    run.client = ends[0];
     run.data = data + 2;
     run.left = size - 2;
-    run.piece = data[1] ? data[1] : SIZE_MAX;
+    run.piece = data[1] ? data[1] + run.left / SENDS_MAX : SIZE_MAX;
     run.reversed = data[0] & ORDER_REVERSED;
+    run.drains = data[0] & DRAINS;
 }
 
 /* --- the target ----------------------------------------------------------------------- */
@@ -233,6 +233,7 @@ static void clean_up(void)
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     const char *roles[] = { "nbd", "vlmc", "mapper" };
+    const struct option few = { "connections", "2" };
     struct xparams params = { .static_slots = 48, .dynamic_slots = 8, .buffers = { 16, 8, 4 },
                               .frames = 64, .stacks = { 8, 8, 8 } };
     int fd = memfd_create("fuzz", MFD_CLOEXEC);
@@ -246,7 +247,6 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
         abort();
     atexit(clean_up);
     snprintf(params.run, sizeof(params.run), "%s", folder);
-    snprintf(path, sizeof(path), "%s/nbd.sock", folder);
     if (xseg_format(fd, &params) != 0 || xseg_attach(fd, &seg, &found) != 0)
         abort();
     for (int i = 0; i < 3; i++)
@@ -260,14 +260,15 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     seg->volumes[0] = (struct xvolume){ .state = XVOL_OPEN, .size = VOLUME_SIZE, .block_shift = 22 };
     seg->volumes[1] = seg->volumes[0];
     seg->volumes[1].readonly = 1;
-    ticker = eventfd(1, EFD_CLOEXEC);
+    if (loop_new(seg, 0, &loop) != 0 || loop_add(loop, "nbd", "nbd", roles + 1, 2, &few, 1, &server) != 0)
+        abort();
     return 0;
 }
 
 /* All that the server took is given back. */
-static void check_nothing_is_left(const struct peer *peer)
+static void check_nothing_is_left(void)
 {
-    const struct port *port = peer->port;
+    const struct port *port = server->port;
 
     assert(port->free_count == port->count);
     for (uint32_t class = 0; class < XSEG_CLASSES; class++)
@@ -275,27 +276,32 @@ static void check_nothing_is_left(const struct peer *peer)
     assert(run.opens == 0);
 }
 
+static void serve_client(void)
+{
+    int quiet = 0;
+
+    for (int n = 0; n < TURNS_MAX && run.received < RECEIVED_MAX && (quiet < QUIET_MAX || !run.sent_all); n++)
+        quiet = turn() ? 0 : quiet + 1;
+    if (run.drains)
+        server->ops->drain(server);
+    close(run.client);
+    run.client = -1;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    const char *targets[] = { "vlmc", "mapper" };
-    struct watch watch = { .fd = ticker, .ready = tick };
-    struct peer *peer;
+    uint64_t end = clock_ns() + END_S * 1000000000ull;
 
     if (size < 2)
         return 0;
     memset(&run, 0, sizeof(run));
-    if (loop_new(seg, 0, &run.loop) != 0)
-        abort();
-    if (loop_add(run.loop, "nbd", "nbd", targets, 2, NULL, 0, &peer) != 0) {
-        fprintf(stderr, "%s\n", peer->error);
-        abort();
-    }
-    if (loop_watch(run.loop, &watch, EPOLLIN) != 0)
-        abort();
     connect_client(data, size);
-    if (loop_run(run.loop, DRAIN_MS) != 0)
-        abort();
-    check_nothing_is_left(peer);
-    loop_free(run.loop);
+    serve_client();
+    while (!server->ops->idle(server)) {
+        turn();
+        assert(clock_ns() < end);
+    }
+    check_nothing_is_left();
+    ((struct nbd *)server->state)->draining = false;
     return 0;
 }

@@ -402,6 +402,8 @@ int loop_run(struct loop *loop, uint32_t drain_ms)
 
 int loop_turn(struct loop *loop) { return turn(loop); }
 
+int loop_poll(struct loop *loop) { return poll_events(loop, 0); }
+
 void loop_stop(struct loop *loop)
 {
     uint64_t one = 1;

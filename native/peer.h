@@ -88,6 +88,8 @@ int loop_add(struct loop *loop, const char *type, const char *role,
 int loop_run(struct loop *loop, uint32_t drain_ms);
 /* One turn over its peers, for who runs a loop step by step instead (a simulation). 1: something moved. */
 int loop_turn(struct loop *loop);
+/* Serves the descriptors that have something, and waits for none. 1: one had. */
+int loop_poll(struct loop *loop);
 /* From any thread. */
 void loop_stop(struct loop *loop);
 void loop_free(struct loop *loop);
