@@ -253,6 +253,8 @@ class _Reader:
     def check_groups(self, layout: list[list[Any]], named: list[str]) -> None:
         listed = [role for group in layout for role in group]
         for role in listed:
+            if not isinstance(role, str):
+                raise self.fail(f"layout: {role!r} is no name of a role")
             if role not in DEFAULT_PEERS and role not in named:
                 known = ", ".join(dict.fromkeys([*DEFAULT_PEERS, *named]))
                 raise self.fail(f"layout: there is no role {role!r}; there are: {known}")
@@ -289,8 +291,8 @@ class _Reader:
     def routes(self, raw: dict[str, Any], roles: dict[str, Role]) -> dict[str, str]:
         for edge, player in raw.items():
             source, arrow, target = edge.partition(">")
-            if not arrow:
-                raise self.fail(f'[routes]: {edge!r} must be of the form "from>to"')
+            if not arrow or not isinstance(player, str):
+                raise self.fail(f'[routes]: {edge!r} = {player!r} must be of the form "from>to" = "role"')
             for role in (source, target, player):
                 if role not in roles:
                     raise self.fail(f"[routes] {edge!r} = {player!r}: there is no role {role!r}; there are: "

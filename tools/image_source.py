@@ -178,7 +178,7 @@ def probe(file: str, number: int, image_format: str) -> Image:
     if image_format == "qcow2":
         node["backing"] = None
     source = "json:" + json.dumps(node)
-    info = json.loads(images.inspect(file, "info", "--output=json", source, files=(number,)))
+    info = parse_info(file, images.inspect(file, "info", "--output=json", source, files=(number,)))[0]
     check(file, image_format, source, (number,))
     return Image(source, image_format, disk_size(file, info), files=(number,))
 
@@ -187,10 +187,29 @@ def probe_chain(file: str, image_format: str | None) -> Image:
     """An image with all that it names. OSError: something of it is missing or damaged, or it is empty."""
     path = os.path.abspath(file)
     known = ["-f", image_format] if image_format else []
-    chain = json.loads(images.inspect(file, "info", "--output=json", "--backing-chain", *known, path))
+    chain = parse_info(file, images.inspect(file, "info", "--output=json", "--backing-chain", *known, path))
     for image in chain:
         check(file, image["format"], image["filename"])
     return Image(path, chain[0]["format"], disk_size(file, chain[0]), ["-f", chain[0]["format"]])
+
+
+def parse_info(file: str, said: str) -> list[dict[str, Any]]:
+    """What qemu-img says of an image, or of each of a chain: "format", "filename", "virtual-size" and more. EIO:
+    it says something else."""
+    try:
+        found = json.loads(said)
+    except (ValueError, RecursionError):
+        found = None
+    chain = found if isinstance(found, list) else [found]
+    if not chain or not all(map(is_image, chain)):
+        raise XsegError(errno.EIO, f"{file}: {images.PROGRAM} does not say what image that is")
+    return chain
+
+
+def is_image(said: object) -> bool:
+    """True for what qemu-img says of an image."""
+    return (isinstance(said, dict) and isinstance(said.get("format"), str) and isinstance(said.get("filename"), str)
+            and type(said.get("virtual-size")) is int and said["virtual-size"] >= 0)
 
 
 def check(file: str, image_format: str, source: str, files: tuple[int, ...] = ()) -> None:

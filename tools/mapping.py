@@ -18,17 +18,21 @@ import errno
 import glob
 import json
 import os
+import re
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 
 from tools import blockdev, locking
 from tools.mapping_methods import METHODS, boot_id
+from tools.messages import COUNT_LIMIT, PID_MAX, from_json, is_number
 from xseg import ours
 from xseg.client import Client
 from xseg.errors import Busy, Damaged, Exists, Invalid, NotFound, XsegError, error
-from xseg.volume_name import by_id
+from xseg.volume_name import ID_TEXT, by_id
 
 NAMES_TIMEOUT_S = 10.0          # for the mapper to tell the present names
+DEVICE = re.compile("/dev/(nbd|loop)[0-9]{1,9}")
+CONTROL = re.compile("[\x00-\x1f\x7f]")          # in no text of an entry
 
 
 @dataclass
@@ -93,13 +97,31 @@ def entries(home: str) -> list[Entry]:
     found = []
     ours.check_home(home)
     for path in glob.glob(os.path.join(glob.escape(home), "run", "mapped", "*.json")):
-        with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
-            values = json.loads(ours.read(path))
-            values.pop("mountpoint", None)
-            entry = Entry(**{**values, "home": home, "key": os.path.basename(path).removesuffix(".json")})
-            if any(method.name == entry.method for method in METHODS):
+        with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
+            entry = parse_entry(ours.read(path).decode(), home, os.path.basename(path).removesuffix(".json"))
+            if entry:
                 found.append(entry)
     return sorted(found, key=lambda entry: entry.name)
+
+
+def parse_entry(text: str, home: str, key: str) -> Entry | None:
+    """The entry that a file KEY.json holds; None: it is no such thing."""
+    try:
+        values = from_json(text, "it")
+    except Invalid:
+        return None
+    values = {name: value for name, value in values.items() if name != "mountpoint"} | {"home": home, "key": key}
+    types = {item.name: item.type for item in fields(Entry)}
+    needed = {item.name for item in fields(Entry) if item.default is MISSING and item.default_factory is MISSING}
+    if not needed <= set(values) <= set(types) \
+            or any(type(value).__name__ != types[name] for name, value in values.items()):
+        return None
+    entry = Entry(**values)
+    good = (ID_TEXT.fullmatch(entry.id) and (not entry.device or DEVICE.fullmatch(entry.device))
+            and is_number(entry.pid, 0, PID_MAX + 1) and is_number(entry.start_time, 0, COUNT_LIMIT)
+            and any(method.name == entry.method for method in METHODS)
+            and not CONTROL.search(entry.name + entry.since + entry.boot))
+    return entry if good else None
 
 
 def shown_entries(home: str) -> list[Entry]:

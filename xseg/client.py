@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from xseg._native import lib
-from xseg.errors import NotRunning, TimedOut, XsegError, error
+from xseg.errors import Damaged, NotRunning, TimedOut, XsegError, error
 from xseg.port import TIMEOUT_S, Port
 from xseg.request import Reply
 from xseg.segment import Segment, text
@@ -184,11 +184,26 @@ class Volume:
         while offset < end:
             size = min(end - offset, ZERO_MAX)
             reply = self.call(lib.XOP_BLOCK_STATUS, offset, size, room=EXTENTS_ROOM)
-            if not reply.data:
+            runs = list(struct.iter_unpack("=II", reply.data))
+            if not runs or not all(run for run, _flags in runs):
                 raise XsegError(f"{self.name}: an empty answer to block status at {offset}")
-            for run, flags in struct.iter_unpack("=II", reply.data):
+            for run, flags in runs:
                 yield Extent(offset, run, bool(flags & 1), bool(flags & 2))
                 offset += run
+
+
+def control_answer(verb: str, reply: Reply) -> dict[str, Any]:
+    """What the mapper answered. Its failure is raised, with its own sentence; Damaged: it is no answer."""
+    try:
+        result = msgpack.unpackb(reply.data) if reply.data else {}
+    except Exception:                   # msgpack has many
+        result = None
+    if reply.error:
+        sentence = result.get("error") if isinstance(result, dict) else ""
+        raise error(reply.error, sentence if isinstance(sentence, str) else "")
+    if not isinstance(result, dict):
+        raise Damaged(f"{verb}: the mapper's answer cannot be read; see its log")
+    return result
 
 
 def pieces(offset: int, length: int, most: int) -> Iterator[tuple[int, int]]:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 SIZE_SUFFIXES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, "P": 1 << 50}
 TRACEBACK_S = 60.0              # between two tracebacks of one failure in the log
 TRACEBACKS_MAX = 64             # failures remembered for that
+NUMBER_LIMIT = 1 << 63          # of options
 KINDS = ("str", "path", "int", "size", "float", "bool", "role")
 
 
@@ -51,11 +52,12 @@ def parse_size(value: int | str) -> int:
     number, suffix = (word[:-1], word[-1]) if word[-1:].isalpha() else (word, "")
     try:
         size = float(number) * SIZE_SUFFIXES[suffix] if "." in number else int(number) * SIZE_SUFFIXES[suffix]
+        whole = int(size)
     except (ValueError, KeyError, OverflowError):
         raise Invalid(f"{value!r} is no size: a number of bytes, or one with K, M, G, T or P") from None
-    if size != int(size):
+    if size != whole:
         raise Invalid(f"{value!r} is no whole number of bytes")
-    return int(size)
+    return whole
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class Option:
         """The value as the kind wants it. Invalid: the rest of a sentence that says what is allowed."""
         if self.kind == "size":
             value = parse_size(value)
+            if not 0 <= value < NUMBER_LIMIT:
+                raise Invalid("is beyond all bounds")
         elif self.kind == "bool":
             if not isinstance(value, bool):
                 raise Invalid("must be true or false")
@@ -80,6 +84,8 @@ class Option:
             allowed = (int,) if self.kind == "int" else (int, float)
             if isinstance(value, bool) or not isinstance(value, allowed):
                 raise Invalid("must be a whole number" if self.kind == "int" else "must be a number")
+            if not -NUMBER_LIMIT < value < NUMBER_LIMIT:
+                raise Invalid("is beyond all bounds")
         elif not isinstance(value, str) or "\0" in value:
             raise Invalid("must be a text")
         self._check_bounds(value)

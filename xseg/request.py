@@ -139,7 +139,7 @@ class Request:
         """All bytes that go with it, writable, not copied. Invalid: they lie outside the segment."""
         c = self.c
         if c.data_size == 0:
-            return memoryview(b"")
+            return memoryview(bytearray())
         if not lib.xreq_data_ok(self.port.seg, c, c.data_size):
             raise error(errno.EINVAL, "the request's data lie outside the segment")
         return memoryview(ffi.buffer(self.port.seg.base + c.data, c.data_size))

@@ -9,6 +9,7 @@ from typing import Any
 
 from xseg import ours
 from xseg.client import Client
+from xseg.errors import Invalid
 
 UNRESERVED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 LONG_S = 3600.0                 # for what may be long: thousands of clones, removal of a large volume
@@ -58,13 +59,25 @@ def token() -> int:
 
 def nbd_uri(home: str, name: str) -> str:
     """Where NBD clients find a volume or snapshot, open or not."""
-    socket = "run/nbd.sock"
-    path = os.path.join(home, "run", "archipelago.toml")            # which the running instance goes by
-    if os.path.exists(path):
-        import tomllib
-        socket = tomllib.loads(ours.read_linked(path).decode()).get("peers", {}).get("nbd", {}).get("socket", socket)
+    socket = nbd_socket(home) or "run/nbd.sock"
     socket = os.path.normpath(os.path.join(home, os.path.expanduser(socket)))
     return f"nbd+unix:///{quoted(name)}?socket={quoted(socket, '/')}"
+
+
+def nbd_socket(home: str) -> str:
+    """The path that the running instance's archipelago.toml has for the NBD socket; "": none. Invalid. (tools.config
+    is slow to import.)"""
+    path = os.path.join(home, "run", "archipelago.toml")
+    if not os.path.exists(path):
+        return ""
+    import tomllib
+    try:
+        table: Any = tomllib.loads(ours.read_linked(path).decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as failure:
+        raise Invalid(f"{path}: {failure}") from None
+    for key in ("peers", "nbd", "socket"):
+        table = table.get(key, {}) if isinstance(table, dict) else {}
+    return table if isinstance(table, str) else ""
 
 
 def quoted(text: str, more: str = "") -> str:
