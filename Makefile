@@ -19,12 +19,14 @@ TEST_PACKAGES := qemu-utils libnbd-bin python3-libnbd nbdkit nbd-client fio fuse
 DEMO_PACKAGES := qemu-utils libnbd-bin mmdebstrap nbd-client fuse3 e2fsprogs fdisk
 BENCH_PACKAGES := qemu-utils qemu-system-common nbdkit fio
 RADOS_BENCH_PACKAGES := $(CLUSTER_PACKAGES) python3-rados python3-rbd
-FUZZ_PACKAGES := clang
+FUZZ_PACKAGES := clang libclang-rt-dev
 
 NATIVE := $(wildcard native/*.c native/*.h)
 LIBRARY := $(filter-out native/fuzz_%.c native/tool_%.c native/export.c,$(wildcard native/*.c))
 TOOL_LOAD_PARTS := $(addprefix native/,bell.c loop.c ours.c peer.c port.c rados_api.c request.c segment.c)
 FUZZERS := $(patsubst native/%.c,%,$(wildcard native/fuzz_*.c))
+FUZZ_OBJECTS := $(patsubst native/%.c,build-fuzz/%.o,$(LIBRARY))
+FUZZ_FLAGS := -g -O1 -std=gnu11 -D_GNU_SOURCE
 
 # Run under the sanitizers: what drives native code and little else, as tools that a test starts run
 # under them too. tests/test_segment_kill.py counts instructions and cannot.
@@ -99,17 +101,22 @@ check-asan: packages-test build ## the tests of native code on a build with ASan
 	@$(ASAN) $(PY) -P -c 'import xseg._native as n; assert "build-asan" in n.__file__, n.__file__'
 	$(ASAN) $(PY) -P -m pytest -rs $(ASAN_TESTS) $(ARGS)
 
-build-fuzz/%: native/%.c $(NATIVE)
-	@mkdir -p build-fuzz
-	clang -g -O1 -std=gnu11 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -o $@ $< $(LIBRARY) -luring -lcrypto -lpthread
+# A target is one file, which may include one .c file of ours, to call what is static there.
+included = $(shell sed -n 's/^\#include "\(.*\)\.c"$$/build-fuzz\/\1.o/p' native/$(1).c)
 
-fuzz: build ## each fuzz target for FUZZ_SECONDS; corpus in tests/corpus/TARGET
+build-fuzz/%.o: native/%.c $(wildcard native/*.h)
+	@mkdir -p build-fuzz
+	clang $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link,address,undefined -c -o $@ $<
+
+build-fuzz/fuzz_%: native/fuzz_%.c $(FUZZ_OBJECTS)
+	clang $(FUZZ_FLAGS) -fsanitize=fuzzer,address,undefined -o $@ $< \
+		$(filter-out $(call included,fuzz_$*),$(FUZZ_OBJECTS)) -luring -lcrypto -lpthread
+
+fuzz: build ## each fuzz target for FUZZ_SECONDS, two at once; corpus of the C ones in tests/corpus/TARGET
 	$(call packages,$(FUZZ_PACKAGES))
-	@test -n "$(FUZZERS)" || { echo "there is no native/fuzz_*.c" >&2; exit 1; }
-	@$(MAKE) -s --no-print-directory $(addprefix build-fuzz/,$(FUZZERS))
-	@for f in $(FUZZERS); do mkdir -p tests/corpus/$$f build-fuzz/found-$$f; \
-		echo "== $$f"; build-fuzz/$$f -max_total_time=$(FUZZ_SECONDS) -verbosity=0 -print_final_stats=1 \
-		-artifact_prefix=build-fuzz/ build-fuzz/found-$$f tests/corpus/$$f || exit 1; done
+	@flock .build.lock $(MAKE) -s --no-print-directory $(VENV)/.test
+	@$(MAKE) -s --no-print-directory -j2 $(addprefix build-fuzz/,$(FUZZERS))
+	$(PY) -m tests.fuzz --seconds $(FUZZ_SECONDS) $(ARGS)
 
 build/tool_load: $(wildcard native/tool_load*.c native/*.h) $(TOOL_LOAD_PARTS)
 	@mkdir -p build

@@ -48,21 +48,29 @@ static void drop(struct lock **link)
 
 /* --- what the file says -------------------------------------------------------------- */
 
+/* Number and owner of what a file of `size` bytes says. The owner's length, or EBADMSG. */
+static int lock_parse(char *text, size_t size, uint64_t *number, char owner[BF_OWNER_MAX])
+{
+    char first[LOCK_HEAD];
+    size_t length;
+
+    text[size] = 0;
+    if (sscanf(text, LOCK_FORMAT, number) != 1 || *number == 0 || *number >= INT64_MAX)
+        return -EBADMSG;
+    length = (size_t)snprintf(first, sizeof(first), LOCK_FORMAT, *number);
+    if (size < length || memcmp(text, first, length) != 0 || size - length > BF_OWNER_MAX)
+        return -EBADMSG;
+    memcpy(owner, text + length, size - length);
+    return (int)(size - length);
+}
+
 /* Reads number and owner text; the text's length or a negative errno. */
 static int read_lock(int fd, uint64_t *number, char owner[BF_OWNER_MAX])
 {
     char text[LOCK_HEAD + BF_OWNER_MAX + 1];
     ssize_t n = pread(fd, text, sizeof(text) - 1, 0);
-    char *line;
 
-    if (n < 0)
-        return -errno;
-    text[n] = 0;
-    line = memchr(text, '\n', (size_t)n);
-    if (!line || sscanf(text, LOCK_FORMAT, number) != 1 || text + n - (line + 1) > BF_OWNER_MAX)
-        return -EBADMSG;
-    memcpy(owner, line + 1, (size_t)(text + n - (line + 1)));
-    return (int)(text + n - (line + 1));
+    return n < 0 ? -errno : lock_parse(text, (size_t)n, number, owner);
 }
 
 /* Tells the request who has it. Always EBUSY. */

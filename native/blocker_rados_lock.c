@@ -67,7 +67,8 @@ static int lock_parse(const char *text, int length, struct lock *lock)
         rc = parse_line(lock, line);
         next++;
     }
-    if (rc || text + length - (line + 1) > BR_OWNER_MAX)
+    if (rc || text + length - (line + 1) > BR_OWNER_MAX
+        || (lock->token && (!lock->locker[0] || !lock->instance[0])))
         return -EBADMSG;
     lock->owner_size = (uint32_t)(text + length - (line + 1));
     memcpy(lock->owner, line + 1, lock->owner_size);

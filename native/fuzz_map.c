@@ -70,6 +70,7 @@ static void walk(const uint8_t *record)
     struct xentry entry;
     uint64_t at = 0, child = 0, n = 0;
 
+    record_intact(record);
     while (record_next(record, &at, &item) == 1) {
         assert(item.layers <= XMAP_LAYERS && ++n <= INPUT_MAX / 16);
         item_to_entry(&item, &entry, (struct xstack *)room);

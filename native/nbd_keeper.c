@@ -168,7 +168,8 @@ static int pass_option(struct keeper *k)
     if (rc < 0)
         return rc;
     uint32_t option = nbd_get32(head + 8), size = nbd_get32(head + 12), before = k->talked;
-    if (size > sizeof(data) || option == NBD_OPT_EXPORT_NAME || option == NBD_OPT_ABORT)
+    if (nbd_get64(head) != NBD_OPTION_MAGIC || size > sizeof(data) || option == NBD_OPT_EXPORT_NAME
+        || option == NBD_OPT_ABORT)
         return -EPROTO;
     rc = take(k->client, data, size);
     if (rc == 0)

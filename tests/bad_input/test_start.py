@@ -31,6 +31,9 @@ def nothing_is_left(home):
     ('[peers.mapper]\njournal_limit = "lots"', ["peers.mapper", "journal_limit", "lots"]),
     ('[segment]\nframes = -1', ["segment", "frames"]),
     ('layout = "together"', ["layout", "together", "colocated"]),
+    ('layout = [[["nbd"]]]', ["layout", "['nbd']"]),
+    ('[routes]\n"vlmc>blockerb" = 5', ["routes", "vlmc>blockerb", "5"]),
+    ('[peers.mapper]\ncache = "1.5e400G"', ["peers.mapper", "cache", "1.5e400G"]),
     ("layout = ", ["archipelago.toml", "Invalid value"]),
 ])
 def test_a_faulty_configuration_is_refused_by_name(home, config, words):

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each fuzz target of Python, shortly; every decoder has a target, and every target is run by `make fuzz`."""
+import glob
+import os
+import re
+
+import pytest
+
+from .__main__ import ROOT, native_targets
+from .targets import TARGETS, run
+
+SEED = 20
+ROUNDS = {"control": 300, "journal": 150, "page": 150, "config": 200, "image": 150}
+ROUNDS_USUAL = 1500
+
+# What decodes something that another process, node, disk or person wrote: file, words of its text -> targets.
+DECODERS = {
+    ("native/map.c", "record_check journal_scan map_merge"): ["fuzz_map", "journal", "page"],
+    ("native/map_index.c", "journal_index"): ["fuzz_map", "journal"],
+    ("native/object_name.c", "object_name_parse"): ["fuzz_object_name"],
+    ("native/nbd_negotiate.c", "nbd_take32"): ["fuzz_nbd"],
+    ("native/nbd_request.c", "nbd_get32"): ["fuzz_nbd"],
+    ("native/nbd_keeper.c", "pass_handshake carry_request take_reply"): ["fuzz_keeper"],
+    ("native/blocker_file_lock.c", "lock_parse"): ["fuzz_file_lock"],
+    ("native/blocker_rados_text.c", "br_text_parse"): ["fuzz_rados_lock", "fuzz_rados_node"],
+    ("native/blocker_rados_lock.c", "lock_parse"): ["fuzz_rados_lock"],
+    ("native/blocker_rados_node.c", "node_parse br_registry_parse"): ["fuzz_rados_node"],
+    ("native/blocker_rados_past.c", "copy_past"): ["fuzz_rados_past"],
+    ("peers/mapper_header.py", "unpack_header unpack_name"): ["header", "name"],
+    ("peers/mapper_journal.py", "load_stretches"): ["journal"],
+    ("peers/mapper_tree.py", "read_page items_of"): ["page", "journal"],
+    ("peers/mapper_verbs.py", "unpack"): ["control"],
+    ("peers/mapper_arguments.py", "parse"): ["control"],
+    ("tools/config.py", "read"): ["config"],
+    ("tools/messages.py", "parse_order parse_answer parse_deaths parse_changes parse_pid parse_sockets"): [
+        "order", "answer", "notes"],
+    ("tools/mapping.py", "parse_entry"): ["mapped"],
+    ("tools/image_source.py", "parse_info detect refuse_references data_file_name"): ["image"],
+    ("xseg/client.py", "control_answer"): ["mapper_answer"],
+}
+
+# Other files in which something is decoded, and why that needs no target.
+NO_DECODERS = {
+    "native/bell.c": "the kernel's /proc/PID/stat", "native/peer.c": "options, which tools/config.py has checked",
+    "native/blocker_rados_fence.c": "one number in an answer of the cluster's monitors",
+    "tools/archipelago/instance.py": "the kernel's", "xseg/ours.py": "the kernel's",
+    "tools/xsegtool/look.py": "the kernel's /proc/PID/stat",
+    "tools/archipelago/route.py": "one word of a command line", "tools/vlmc/_common.py": "as tools/config.py reads it",
+    "tools/cluster.py": "clusters for tests and the demo", "tools/demo.py": "the demo's own commands",
+}
+DECODING = re.compile(r"json\.loads?\(|unpackb\(|tomllib\.loads?\(|unpack_from\(|iter_unpack\(|struct\.unpack\("
+                      r"|\bv?f?sscanf\(|\bstrtou?l?l\(")
+
+
+def text_of(path):
+    with open(os.path.join(ROOT, path), encoding="utf-8") as file:
+        return file.read()
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_target_finds_nothing_in_a_short_run(name):
+    rounds = ROUNDS.get(name, ROUNDS_USUAL)
+    assert run(name, SEED, lambda number: number < rounds) == rounds
+
+
+def test_every_target_is_known_and_has_a_corpus_or_makes_its_inputs():
+    targets = {target for listed in DECODERS.values() for target in listed}
+    assert targets == {*native_targets(), *TARGETS}
+    for name in native_targets():
+        assert os.listdir(os.path.join(ROOT, "tests", "corpus", name)), name
+
+
+@pytest.mark.parametrize("path, names", DECODERS)
+def test_a_listed_decoder_is_there(path, names):
+    for name in names.split():
+        assert re.search(rf"\b{name}\(", text_of(path)), name
+
+
+def test_whatever_decodes_has_a_target_or_a_reason():
+    listed = {path for path, _names in DECODERS} | set(NO_DECODERS)
+    sources = [path for pattern in ("native/*.c", "peers/*.py", "tools/*.py", "tools/*/*.py", "xseg/*.py")
+               for path in glob.glob(pattern, root_dir=ROOT)]
+    found = {path for path in sources if not os.path.basename(path).startswith(("fuzz_", "tool_"))
+             and DECODING.search(text_of(path))}
+    assert found <= listed, f"no fuzz target, and no reason for that: {sorted(found - listed)}"
