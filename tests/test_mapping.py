@@ -379,7 +379,7 @@ def test_a_mapped_file_system_survives_restarts_and_kills_of_everything(instance
 
 @pytest.mark.layout("separate")
 def test_a_mapping_that_is_dead_hinders_no_restart(instance, volume):
-    mapping.Entry("old", "0123", instance.home, False, "nbdfuse", "/dev/loop0", 1, 1, boot="another").save()
+    mapping.Entry("old", f"{0x123:016x}", instance.home, False, "nbdfuse", "/dev/loop0", 1, 1, boot="another").save()
     instance.archipelago("restart", "nbd")
 
 
@@ -419,7 +419,7 @@ def test_a_half_made_mapping_is_cleared_away(instance, volume):
 def test_an_entry_from_before_a_boot_touches_no_device(instance, volume):
     device = vmap(instance, volume)
     instance.vlmc("create", "old", "--size", "1M")
-    mapping.Entry("old", "0123", instance.home, False, "nbdfuse", device, 1, 1, boot="another").save()
+    mapping.Entry("old", f"{0x123:016x}", instance.home, False, "nbdfuse", device, 1, 1, boot="another").save()
     instance.vlmc("unmap", "old")
     [left] = instance.vlmc_json("showmapped")
     assert (left["name"], left["device"], left["state"]) == (volume, device, "mapped")

@@ -26,8 +26,8 @@ from typing import Any
 
 from tools.archipelago.instance import Instance
 from xseg._native import lib
-from xseg.client import Client
-from xseg.errors import NotRunning, TimedOut, XsegError, error
+from xseg.client import Client, control_answer
+from xseg.errors import NotRunning, TimedOut, XsegError
 from xseg.request import Call, take_reply
 from xseg.segment import Segment, text
 
@@ -194,10 +194,7 @@ def ask_to_close(instance: Instance, segment: Segment, launch: Launch, until: fl
                 raise TimedOut("the store or a process does not answer")
             start_missing(instance, segment, launch)
         reply = take_reply(client.port.c, request.c, ANSWER_BYTES)
-        answer = msgpack.unpackb(reply.data) if reply.data else {}
-        if reply.error:
-            raise error(reply.error, answer.get("error", ""))
-        return answer
+        return control_answer("close_all", reply)
 
 
 # --- stopping

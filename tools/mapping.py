@@ -98,7 +98,7 @@ def entries(home: str) -> list[Entry]:
     ours.check_home(home)
     for path in glob.glob(os.path.join(glob.escape(home), "run", "mapped", "*.json")):
         with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
-            entry = parse_entry(ours.read(path).decode(), home, os.path.basename(path).removesuffix(".json"))
+            entry = parse_entry(ours.read(path), home, os.path.basename(path).removesuffix(".json"))
             if entry:
                 found.append(entry)
     return sorted(found, key=lambda entry: entry.name)

@@ -99,9 +99,10 @@ def text(dice: random.Random, good: Any) -> str:
 def order(dice: random.Random) -> None:
     """A line to the supervisor."""
     with contextlib.suppress(XsegError):
-        verb, processes = messages.parse_order(text(dice, {"verb": dice.choice(messages.VERBS),
-                                                           "processes": ["nbd+vlmc", "mapper"]}).encode())
-        assert verb in messages.VERBS and all("/" not in name and name.isascii() for name in processes)
+        asked = messages.parse_order(text(dice, {"verb": dice.choice(messages.VERBS), "force": False,
+                                                 "processes": ["nbd+vlmc", "mapper"]}).encode())
+        assert asked.verb in messages.VERBS and isinstance(asked.force, bool)
+        assert all("/" not in name and name.isascii() for name in asked.processes)
 
 
 def answer(dice: random.Random) -> None:
@@ -213,7 +214,7 @@ VERBS = {"create": {"name": "v", "size": 1 << 20, "block_size": 65536, "token": 
          "snapshot": {"name": "v", "snapshot": "s", "token": 9}, "rename": {"name": "v", "to": "w", "token": 1},
          "resize": {"name": "v", "size": 1 << 21}, "remove": {"name": "w", "force": False, "token": 2},
          "open": {"name": "v"}, "close": {"name": "v", "force": True}, "lock": {"name": "v"},
-         "unlock": {"name": "v", "force": False}, "mapinfo": {"name": "v", "cursor": 0},
+         "unlock": {"name": "v", "force": False}, "mapinfo": {"name": "v", "cursor": 0}, "close_all": {},
          "check": {"name": "v", "cursor": 0}, "du": {"name": "v", "cursor": 0}}
 LOOK_EACH = 100                     # rounds between two looks at all volumes
 VOLUMES_MAX = 30
