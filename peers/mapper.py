@@ -28,8 +28,8 @@ import functools
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from peers import mapper_keep, mapper_making, mapper_rename, mapper_takeover, mapper_verbs
@@ -115,6 +115,7 @@ class Mapper(Peer):
         volume.users += 1
         try:
             async with volume.control:
+                mapper_keep.forget_gone(self, volume)
                 yield volume
         finally:
             volume.users -= 1
@@ -252,8 +253,10 @@ class Mapper(Peer):
     def openers(self, volume: Volume) -> str:
         """Who has it open, for people."""
         counts: dict[str, int] = {}
-        for (port, _incarnation), times in volume.holders.items():
+        for (port, incarnation), times in volume.holders.items():
             role = text(self.segment.c.ports[port].role) or f"port {port}"
+            if not mapper_keep.lives(self, (port, incarnation)):
+                role += f" (which died: it is closed when that runs again, or within {mapper_keep.GRACE_S:g} s)"
             counts[role] = counts.get(role, 0) + times
         who = [f"{role} ({times} times)" if times > 1 else role for role, times in counts.items()]
         if volume.handle:

@@ -3,7 +3,8 @@
 
 A lock dies with the blocker that took it, so it is taken again when a peer was restarted; whoever else
 had it meanwhile has the volume now, and this node's commits of it fail. A port that died has closed all it
-had open, an endpoint only once GRACE_S have passed without a successor.
+had open; an endpoint has when its successor is ready, as whoever connects to that opens anew, or when GRACE_S have
+passed without one.
 """
 import asyncio
 import errno
@@ -82,11 +83,16 @@ async def sweep_forever(m: "Mapper") -> None:
 async def sweep(m: "Mapper") -> None:
     """Forgets opens of dead ports, and closes volumes that none has open."""
     for volume in list(m.handles.values()):
-        for holder in [h for h in volume.holders if gone(m, h)]:
-            m.log.info("port %d, which had '%s' open, is gone", holder[0], volume.header.name)
-            m.forget_opens(volume, holder, volume.holders[holder])
+        forget_gone(m, volume)
         if not volume.opens() and not volume.shared.administrative and not volume.users:
             await sweep_away(m, volume)
+
+
+def forget_gone(m: "Mapper", volume: Volume) -> None:
+    """Forgets opens of dead ports."""
+    for holder in [h for h in volume.holders if gone(m, h)]:
+        m.log.info("port %d, which had '%s' open, is gone", holder[0], volume.header.name)
+        m.forget_opens(volume, holder, volume.holders[holder])
 
 
 async def sweep_away(m: "Mapper", volume: Volume) -> None:
@@ -100,11 +106,18 @@ async def sweep_away(m: "Mapper", volume: Volume) -> None:
             volume.not_closed = str(failure)
 
 
-def gone(m: "Mapper", holder: tuple[int, int]) -> bool:
-    """True if a port's incarnation is dead; an endpoint has GRACE_S to be restarted and reopened."""
+def lives(m: "Mapper", holder: tuple[int, int]) -> bool:
+    """True if a port's incarnation does."""
     port, incarnation = holder
-    if m.segment.c.ports[port].incarnation == incarnation and m.segment.alive(port):
+    return m.segment.c.ports[port].incarnation == incarnation and m.segment.alive(port)
+
+
+def gone(m: "Mapper", holder: tuple[int, int]) -> bool:
+    """True if a port's incarnation is dead and has closed what it had open."""
+    if lives(m, holder):
         m.missed.pop(holder, None)
         return False
+    port = holder[0]
     since = m.missed.setdefault(holder, time.monotonic())
-    return port >= lib.XSEG_STATIC_PORTS or time.monotonic() - since > GRACE_S
+    succeeded = m.segment.c.ports[port].ready and m.segment.alive(port)
+    return port >= lib.XSEG_STATIC_PORTS or bool(succeeded) or time.monotonic() - since > GRACE_S

@@ -201,6 +201,18 @@ def test_nothing_is_lost_when_the_endpoint_was_killed(supervised, layout, client
     written.check()
 
 
+def test_what_a_dead_endpoint_had_open_is_free_when_its_successor_is_ready(instance):
+    instance.vlmc("create", "v", "--size", "1M")
+    handle = libnbd().NBD()
+    handle.connect_uri(instance.nbd_uri("v"))
+    instance.kill("nbd")
+    if instance.status()["mapper"]["state"] == "running":
+        said = instance.vlmc("remove", "v", check=False)
+        assert said.returncode == 1 and "nbd (which died: it is closed when that runs again" in said.stderr
+    instance.restart("nbd")
+    instance.vlmc("remove", "v")
+
+
 def test_nothing_is_lost_without_a_supervisor(instance):
     written = Written(instance)
     instance.archipelago("stop", "vlmc")
