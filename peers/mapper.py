@@ -41,7 +41,7 @@ from peers.mapper_volume import Volume, read_header
 from xseg._native import lib
 from xseg.errors import Damaged, NotFound, Stale, XsegError
 from xseg.errors import error as fail
-from xseg.peer import Option, Peer
+from xseg.peer import Option, Peer, tell_once
 from xseg.request import Reply, Request
 from xseg.segment import text
 
@@ -270,6 +270,21 @@ class Mapper(Peer):
             name = request.payload.decode()
         except UnicodeDecodeError:
             raise fail(errno.ENOENT, "no volume has a name that is not UTF-8") from None
+        with self.failures_told(f"'{name}' is not opened"):
+            await self.open_for(request, name)
+
+    @contextmanager
+    def failures_told(self, what: str) -> Iterator[None]:
+        """Logs what goes wrong: who asked gets an errno, and no sentence."""
+        try:
+            yield
+        except OSError as failure:
+            if failure.errno != errno.ENOENT:
+                tell_once(self.log, f"{what}: {failure}")
+            raise
+
+    async def open_for(self, request: Request, name: str) -> None:
+        """OPEN, with its name."""
         async with self.by_name(name) as volume:
             await self.open_here(volume)
             holder = request.c.src, request.c.incarnation
@@ -362,8 +377,9 @@ class Mapper(Peer):
         room = len(request.data)
         if room < LIST_ROOM_MIN:
             raise fail(errno.EINVAL, f"{room} bytes are too few for names: {LIST_ROOM_MIN} at least")
-        found, following = await self.store.list(HEADER, request.c.arg, most=room // (lib.XSEG_NAME_MAX + 1))
-        names = await gather_bounded(self.name_or_none, [name.volume for name in found])
+        with self.failures_told("volumes cannot be listed"):
+            found, following = await self.store.list(HEADER, request.c.arg, most=room // (lib.XSEG_NAME_MAX + 1))
+            names = await gather_bounded(self.name_or_none, [name.volume for name in found])
         request.reply(data=b"".join(name.encode() + b"\0" for name in names if name), arg=following)
 
     async def name_or_none(self, volume_id: int) -> str | None:

@@ -192,6 +192,16 @@ def tell_failure(log: logging.Logger, what: str, failure: Exception) -> None:
     log.error("%s failed", what, exc_info=failure)
 
 
+def tell_once(log: logging.Logger, sentence: str) -> None:
+    """Logs why somebody was refused, once in TRACEBACK_S, however often he asks."""
+    key, now = ("", sentence), time.monotonic()
+    if now - told.get(key, -TRACEBACK_S) >= TRACEBACK_S:
+        if len(told) >= TRACEBACKS_MAX:
+            told.clear()
+        told[key] = now
+        log.warning("%s", sentence)
+
+
 def below_home(path: str, home: str) -> str:
     """A path as an option means it: relative ones lie below the instance's home."""
     return os.path.normpath(os.path.join(home, os.path.expanduser(path)))
