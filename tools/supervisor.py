@@ -44,6 +44,7 @@ from xseg import ours
 from xseg.aio import Hub
 from xseg.errors import Busy
 
+FINISH_S = 5.0                  # that a successor waits for what dead clients had under way
 END_MORE_S = 60                 # that the end takes beside start_s and stop_s, at most
 log = logging.getLogger("supervisor")
 
@@ -73,8 +74,9 @@ class Supervisor:
         self.over = False                   # the instance has ended
         self.clean = True                   # False: told to end, and it could not be done in order
 
-    async def begin(self, processes: list[str]) -> None:
-        """Makes or joins the segment, adopts what runs, starts these processes. On failure nothing is left."""
+    async def begin(self, processes: list[str], successor: bool = False) -> None:
+        """Makes or joins the segment, adopts what runs, starts these processes. On failure nothing is left. A
+        successor goes on with those that its predecessor was about to start, or had given up."""
         instance = Instance(self.home)
         fresh = not instance.has_segment()
         self.loop = asyncio.get_running_loop()
@@ -83,11 +85,15 @@ class Supervisor:
             self.hub = Hub(self.segment)
             self.processes = Processes(instance, self.segment, self.hub, self.sockets, self.note)
             self.clients = Clients(self.segment, self.hub, self.note)
-            self.operators = Operators(self.processes, self._must_be_calm, self._become_successor,
-                                       self.end_instance, self.ended, self.note)
+            self.operators = Operators(self.processes, self._become_successor, self.end_instance,
+                                       self.ended, self.note)
+            if successor:
+                self.sockets.inherit(instance.config)
             for process in instance.running():
                 if process not in processes:
                     self.processes.adopt(process)
+            if successor:
+                self.processes.inherit()
             await self.operators.listen(instance.path("run"))
             await self.processes.start(processes)
         except BaseException:
@@ -173,37 +179,33 @@ class Supervisor:
         shown = {name: {"state": w.state, "deaths": w.deaths, "restarts": w.restarts, "last_death": w.last_death}
                  for name, w in self.processes.watched.items()}
         path = self.processes.instance.path("run", "supervisor.json")
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):              # a home that takes no writes is no reason to fail
             ours.replace(path, json.dumps({"pid": os.getpid(), "clients_swept": self.clients.swept,
                                            "processes": shown}, indent=1))
         bad = [f"{name} is {w.state}" for name, w in self.processes.watched.items() if w.state != "running"]
         self.notifier.say("STATUS=" + (", ".join(bad) or f"{len(self.processes.watched)} processes run"))
 
-    def _must_be_calm(self) -> None:
-        """Busy: the successor could not take over all, as it adopts only what runs."""
-        for name, watched in self.processes.watched.items():
-            if watched.state not in ("running", "stopped"):
-                raise Busy(f"{name} is {watched.state}: `archipelago restart` it first, or try again")
-        if self.clients.finishing:
-            raise Busy("a client has died and is being finished for: try again")
-
-    def _become_successor(self) -> None:
-        """Goes on as a new supervisor, of the program as it is on disk now. Nothing in the segment is this
-        process's any more, as for others it would still be alive."""
+    async def _become_successor(self) -> None:
+        """Goes on as a new supervisor, of the program as it is on disk now; it learns from supervisor.json what it does
+        not find running. Nothing in the segment is this process's any more, as for others it would still be alive."""
+        await self.clients.finish(FINISH_S)
         log.info("goes on as a new one")
+        self.note()
         self.operators.close()
         self.processes.spares.close()
+        self.processes.end_standing_in()
         self.hub.close()
         self.segment.close()
-        os.execv(sys.executable, [sys.executable, "-P", "-m", "tools.supervisor", "--home", self.home])
+        command = [sys.executable, "-P", "-m", "tools.supervisor", "--home", self.home, "--successor"]
+        os.execve(sys.executable, command, self.sockets.hand_on())
 
 
-async def supervise(home: str, processes: list[str], report: Any) -> bool:
+async def supervise(home: str, processes: list[str], report: Any, successor: bool = False) -> bool:
     """Runs a supervisor until it is told to end. `report` is told how the start went: None, or an OSError. False: it
     could not end in order."""
     supervisor = Supervisor(home)
     try:
-        await supervisor.begin(processes)
+        await supervisor.begin(processes, successor)
     except OSError as failure:
         report(failure)
         raise
@@ -240,6 +242,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tools.supervisor", description="The supervisor of an instance.")
     parser.add_argument("--home", required=True, help="home of the instance")
     parser.add_argument("--report", type=int, metavar="FD", help="where to say how the start went")
+    parser.add_argument("--successor", action="store_true", help="go on where the last one stopped")
     parser.add_argument("processes", nargs="*", help="processes to start; those that run are watched as well")
     args = parser.parse_args()
     ours.close_umask()
@@ -253,7 +256,7 @@ def main() -> int:
         os.close(args.report)
 
     try:
-        return 0 if asyncio.run(supervise(args.home, args.processes, report)) else 1
+        return 0 if asyncio.run(supervise(args.home, args.processes, report, args.successor)) else 1
     except OSError as failure:
         log.error("%s", failure)
         return 1

@@ -17,6 +17,7 @@ from xseg.errors import Busy
 from xseg.segment import Segment, text
 
 SWEEP_S = 0.5
+FINISH_POLL_S = 0.02
 log = logging.getLogger("supervisor")
 
 
@@ -32,15 +33,29 @@ class Clients:
         self.loop = asyncio.get_running_loop()
 
     def begin(self) -> None:
-        self.loop.call_later(SWEEP_S, self._sweep)
+        self.next = self.loop.call_later(SWEEP_S, self._sweep)
+
+    async def finish(self, seconds: float) -> None:
+        """Begins with no other, and finishes for those in hand within so many seconds. What is under way even then is
+        left to the port's next owner."""
+        self.next.cancel()
+        end = self.loop.time() + seconds
+        while self.finishing and self.loop.time() < end:
+            await asyncio.sleep(FINISH_POLL_S)
+            self._let_finished_go()
+        for port in self.finishing.values():
+            port.close()
 
     def _sweep(self) -> None:
         """Looks for clients that have died, and finishes for them."""
-        self.loop.call_later(SWEEP_S, self._sweep)
+        self.next = self.loop.call_later(SWEEP_S, self._sweep)
         for number in range(lib.XSEG_STATIC_PORTS, lib.XSEG_PORTS):
             port = self.segment.c.ports[number]
             if number not in self.finishing and port.tag and not self.segment.alive(number):
                 self._take_over(number, text(port.role), port.pid)
+        self._let_finished_go()
+
+    def _let_finished_go(self) -> None:
         for number, mine in list(self.finishing.items()):
             if not mine.c.recovering and not mine.c.orphans and not mine.c.asides:
                 mine.close()

@@ -40,10 +40,9 @@ log = logging.getLogger("supervisor")
 class Operators:
     """The socket and its verbs."""
 
-    def __init__(self, processes: Processes, must_be_calm: Callable[[], None], hand_over: Callable[[], None],
+    def __init__(self, processes: Processes, hand_over: Callable[[], Awaitable[None]],
                  end: Callable[[bool], Awaitable[list[str]]], ended: asyncio.Event, note: Callable[[], None]) -> None:
         self.processes = processes
-        self.must_be_calm = must_be_calm                # raises an OSError where hand_over() would lose something
         self.hand_over = hand_over                      # does not return
         self.end = end                                  # of the instance
         self.ended = ended
@@ -96,7 +95,7 @@ class Operators:
             answer = await self._serve(order)
             await self._say(writer, answer)
             if order.verb == "renew" and "error" not in answer:
-                self.hand_over()
+                await self.hand_over()
         return order if "error" not in answer else None
 
     def _must_be_us(self, uid: int) -> None:
@@ -134,10 +133,7 @@ class Operators:
     async def _serve(self, order: Order) -> dict[str, Any]:
         verb, processes = order.verb, order.processes
         try:
-            if verb == "quit":
-                return {"said": []}
-            if verb == "renew":
-                self.must_be_calm()
+            if verb in ("quit", "renew"):
                 return {"said": []}
             if verb == "end":
                 return {"said": await self.end(order.force)}

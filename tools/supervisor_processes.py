@@ -31,12 +31,12 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tools.archipelago.instance import Instance, start_time
+from tools.archipelago.instance import Instance
 from tools.spares import Spares
 from tools.supervisor_sockets import Sockets
 from xseg._native import lib
 from xseg.aio import AsyncPort, Hub
-from xseg.errors import Busy, XsegError
+from xseg.errors import XsegError
 from xseg.request import Request
 from xseg.segment import Segment
 
@@ -155,16 +155,36 @@ class Processes:
         pid = self.instance.pid_of(process)
         with contextlib.suppress(ProcessLookupError):
             self._watch(watched, pid, None)
-        if not pid or watched.pidfd < 0 or not start_time(pid):
-            raise Busy(f"the process {process} is just ending: try again")
+        if not pid or watched.pidfd < 0:    # it has ended since it was seen; if it does from now on, that is heard of
+            self._restart(watched)
+            return
         self.sockets.adopt(self.instance.config, pid, watched.pidfd)
         noted = self.instance.deaths().get(process, {})
         for what in ("deaths", "restarts", "last_death"):
             setattr(watched, what, noted.get(what, getattr(watched, what)))
         log.info("%s (pid %d) runs already", process, pid)
 
+    def inherit(self) -> None:
+        """What a predecessor has noted of processes that are not there: given up, or about to be started."""
+        for process, noted in self.instance.deaths().items():
+            if process in self.watched or process not in self.instance.config.processes or noted["state"] == "stopped":
+                continue
+            watched = self.watched[process] = Watched(process, deaths=noted["deaths"], restarts=noted["restarts"],
+                                                      last_death=noted["last_death"])
+            if noted["state"] == "failed":
+                self._give_up(watched)
+            else:
+                self._restart(watched)
+
+    def end_standing_in(self) -> None:
+        """Leaves the ports of those that were given up."""
+        for watched in self.watched.values():
+            for port in watched.stand_ins:
+                port.close()
+
     def _launch(self, watched: Watched) -> None:
         sockets = self.sockets.of(self.instance.config, watched.name)
+        self.instance.know_stores(self.segment, [watched.name])
         for role in self.instance.config.processes[watched.name]:
             self.segment.c.ports[self.segment.port_of(role)].ready = 0
         child = (self.spares.take(self.instance, watched.name, sockets)
@@ -233,8 +253,9 @@ class Processes:
         self.note()
 
     def _give_up(self, watched: Watched) -> None:
-        """Its roles' requests are answered with an error from now on."""
+        """Its roles' requests are answered with an error from now on, and who connects to them is refused."""
         watched.state = "failed"
+        self.sockets.close_those_of(self.instance.config, watched.name)
         self.spares.drop(watched.name)
         log.error("%s is given up after %d deaths, the last by %s; see %s. `archipelago restart` tries again",
                   watched.name, watched.deaths, watched.last_death or "nothing",

@@ -128,12 +128,34 @@ class Sockets:
     def adopt(self, config: Config, pid: int, pidfd: int) -> None:
         """Takes over those of a process that somebody else has started."""
         for name, fd in inherited_by(pid, pidfd).items():
-            role, _, option = name.partition(".")
-            if role in config.roles:
-                made = Folder(fd) if option in config.roles[role].cls.keeps else socket.socket(fileno=fd)
-                self.made[name] = (config.roles[role].options.get(option), made)
-            else:
-                os.close(fd)
+            self._keep(config, name, fd)
+
+    def _keep(self, config: Config, name: str, fd: int) -> None:
+        role, _, option = name.partition(".")
+        if role in config.roles and name not in self.made:
+            made = Folder(fd) if option in config.roles[role].cls.keeps else socket.socket(fileno=fd)
+            self.made[name] = (config.roles[role].options.get(option), made)
+        else:
+            os.close(fd)
+
+    def hand_on(self) -> dict[str, str]:
+        """Has all outlive execve(); the environment that tells the successor of them."""
+        for _, made in self.made.values():
+            os.set_inheritable(made.fileno(), True)
+        words = (f"{name}={made.fileno()}" for name, (_, made) in self.made.items())
+        return {**os.environ, "ARCHIPELAGO_SOCKETS": " ".join(words)}
+
+    def inherit(self, config: Config) -> None:
+        """What a predecessor has handed on."""
+        for name, fd in parse_sockets(os.environ.get("ARCHIPELAGO_SOCKETS", "")).items():
+            os.set_inheritable(fd, False)
+            self._keep(config, name, fd)
+
+    def close_those_of(self, config: Config, process: str) -> None:
+        """Who connects to the peers of a process is refused from now on."""
+        for name, (_, made) in list(self.made.items()):
+            if name.partition(".")[0] in config.processes.get(process, []) and isinstance(made, socket.socket):
+                self.close(name)
 
     def close(self, name: str) -> None:
         address, made = self.made.pop(name)

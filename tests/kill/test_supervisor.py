@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The supervisor: what it does when peers, clients or itself die, and what operators ask of it."""
+import contextlib
 import errno
 import json
 import os
@@ -25,6 +26,11 @@ PAIR = [("front", "delay", {"target": "back"}), ("back", "memory", {})]
 APART = [["front"], ["back"]]
 SLOW = [("front", "delay", {"target": "back", "ms": 60000}), ("back", "memory", {})]
 IMPATIENT = "[supervisor]\ndeaths = 3\nwindow_s = 60\nback_off_ms = 100\n"
+
+
+def noted_state(instance, process):
+    with open(os.path.join(instance.home, "run", "supervisor.json"), encoding="utf-8") as file:
+        return json.load(file)["processes"][process]["state"]
 
 
 def supervisor_of(instance):
@@ -267,12 +273,57 @@ def test_it_is_replaced_while_peers_go_on(supervised):
     assert os.stat(path).st_ino == inode and "export-size" in instance.run("nbdinfo", instance.nbd_uri("v")).stdout
 
 
-def test_it_is_not_replaced_while_a_peer_is_given_up(supervised):
+def test_its_successor_knows_who_was_given_up(supervised):
     instance = supervised(config_of(PAIR, APART) + IMPATIENT, patient=False)
     give_up(instance, "back")
-    done = instance.archipelago("restart", "--supervisor", check=False)
-    assert done.returncode == 1 and "back is failed" in done.stderr
+    instance.archipelago("restart", "--supervisor")
     assert instance.call("front", lib.XOP_PING, check=False).error == errno.EHOSTDOWN
+    assert instance.status()["back"]["state"] == "failed"
+    instance.archipelago("restart", "back")
+    assert instance.call("front", lib.XOP_PING).error == 0
+
+
+def test_it_is_replaced_while_a_peer_waits_to_be_started(supervised):
+    instance = supervised('layout = "separate"\n[supervisor]\ndeaths = 1000\nback_off_ms = 1000\n', patient=False)
+    inode = os.stat(os.path.join(instance.home, "run", "nbd.sock")).st_ino
+
+    def kill_until_it_waits():
+        peer = instance.status()["nbd"]
+        if peer["pid"]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(peer["pid"], signal.SIGKILL)
+        return noted_state(instance, "nbd") == "waiting"
+
+    wait_until(kill_until_it_waits, "its start is put off", seconds=60)
+    instance.archipelago("restart", "--supervisor")
+    wait_until(lambda: instance.status()["nbd"]["state"] == "running", "it is started")
+    assert os.stat(os.path.join(instance.home, "run", "nbd.sock")).st_ino == inode
+
+
+def test_who_connects_to_an_endpoint_that_was_given_up_is_refused(supervised):
+    instance = supervised('layout = "separate"\n' + IMPATIENT, patient=False)
+    path = os.path.join(instance.home, "run", "nbd.sock")
+    give_up(instance, "nbd")
+    with socket.socket(socket.AF_UNIX) as made, pytest.raises((ConnectionRefusedError, FileNotFoundError)):
+        made.connect(path)
+    instance.archipelago("restart", "nbd")
+    with socket.socket(socket.AF_UNIX) as made:
+        made.settimeout(20)
+        made.connect(path)
+        assert made.recv(8) == b"NBDMAGIC"
+
+
+def test_a_frozen_supervisor_is_told_of_by_status_and_stop(supervised):
+    instance = supervised(config_of(PAIR, APART))
+    pid = supervisor_of(instance)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert f"the supervisor (pid {pid}) is stopped by a signal" in instance.archipelago("status").stdout
+        done = instance.archipelago("stop", check=False, timeout=20)
+        assert done.returncode == 1 and f"kill -CONT {pid}" in done.stderr
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    instance.stop()
 
 
 def test_its_successor_has_the_listening_sockets(supervised):
