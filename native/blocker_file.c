@@ -9,7 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
+#include "barrier.h"
 #include "blocker_file.h"
 
 /* --- options -------------------------------------------------------------------------- */
@@ -160,12 +162,44 @@ static bool reap(struct bf *bf)
 
 /* --- on the loop ---------------------------------------------------------------------- */
 
+static bool is_removed(int folder)
+{
+    struct stat st;
+
+    return fstat(folder, &st) == 0 && st.st_nlink == 0;
+}
+
+/* True if somebody has removed the store's folder, or those in it. What lies in files that are open
+ * still would be synced without an error, and be gone with them. */
+static bool is_gone(struct bf *bf)
+{
+    while (bf->some_folder < BF_FOLDERS - 1 && load_relaxed(&bf->folder[bf->some_folder]) < 0)
+        bf->some_folder++;
+    bf->gone |= is_removed(bf->root)
+             || (load_relaxed(&bf->folder[bf->some_folder]) >= 0 && is_removed(bf->folder[bf->some_folder]));
+    if (load_relaxed(&bf->folder[bf->some_folder]) < 0)
+        bf->some_folder = 0;        /* none is open yet */
+    return bf->gone;
+}
+
+/* What promises that something is durable, or goes by a name. */
+static bool relies_on_names(const struct xreq *req)
+{
+    return req->op >= XOP_SYNC || (req->flags & XREQ_FUA);
+}
+
 static void request(struct peer *peer, struct xreq *req)
 {
     struct bf *bf = peer->state;
 
     if (req->volume) {
         peer_reply(peer, req, -EINVAL);
+        return;
+    }
+    if (req->op != XOP_PING && (bf->gone || (relies_on_names(req) && is_gone(bf)))) {
+        if (req->op == XOP_SYNC && req->object.kind == XOBJ_DATA)
+            xseg_volume_lost(peer->seg, req->object.volume, -ENODEV);
+        peer_reply(peer, req, -ENODEV);
         return;
     }
     switch (req->op) {

@@ -62,6 +62,10 @@
  * one syncfs() that all who wait share. `lost` says that the list no longer tells all (a dirty
  * object was closed, a worker wrote files), so the next SYNC is a syncfs; `unknown` says so for
  * all volumes until the first one after a start, as nobody knows what an earlier life left.
+ * Files that are open can be written and synced when their folder has been removed, and are gone with the
+ * last descriptor. So what promises durability or goes by a name first looks whether the root, and one of
+ * the folders in it, still have a link; where not, all is answered with ENODEV until the next life.
+ *
  * SYNCs of a volume never overlap; those that come meanwhile share the next round. An error
  * found by fsync goes to all that wait for it; one found by somebody else's fsync (a FUA write's,
  * another's syncfs) is kept for the volume's next SYNC.
@@ -239,6 +243,8 @@ struct bf {
     int life;                       /* ROOT/tmp/<life> */
     char life_name[32];
     uint64_t temporaries;           /* atomic: names given out in it */
+    bool gone;                      /* somebody has removed the store's folder, or those in it */
+    uint32_t some_folder;           /* number of one that is open */
     int folder[BF_FOLDERS];         /* atomic: opened on first use, -1 before */
     pthread_mutex_t kinds;          /* held while a kind's folders are made */
     uint32_t failures;              /* atomic: syncfs() calls that failed */
