@@ -157,8 +157,9 @@ int bf_ring_start(struct bf *bf)
         rc = io_uring_queue_init_params(BF_RING, &ring->uring, &params);
     }
     if (rc)
-        return peer_fail(bf->peer, rc, "io_uring cannot be had (%s): the kernel, a sandbox or "
-                         "kernel.io_uring_disabled forbids it", strerror(-rc));
+        return peer_fail(bf->peer, rc, "io_uring cannot be had (%s): allow io_uring_setup, io_uring_enter and "
+                         "io_uring_register where a sandbox forbids them (SystemCallFilter=, a container's seccomp "
+                         "profile), or set kernel.io_uring_disabled to 0", strerror(-rc));
     ring->made = true;
     rc = io_uring_register_files(&ring->uring, &bf->life, 1);   /* keeps its flock: see blocker_file.h */
     if (rc)

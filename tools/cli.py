@@ -26,11 +26,22 @@ def add_home(to: argparse.ArgumentParser) -> None:
                          "$XDG_STATE_HOME/archipelago for others)")
 
 
+def open_standard_files() -> None:
+    """Has descriptors 0 to 2 be something: the next file opened would be one of them else, and be taken for it."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            if os.open(os.devnull, os.O_RDWR) != fd:
+                return
+
+
 def run(program: str, description: str, package: str, verbs: tuple[str, ...], argv: list[str] | None = None) -> int:
     """A command with verbs: each is a module of `package` with HELP, arguments(parser) and run(args).
 
     Of the modules only the one that is asked for is imported; all are for --help.
     """
+    open_standard_files()
     from xseg import ours
     ours.close_umask()
     argv = sys.argv[1:] if argv is None else argv

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import logging
 import os
 import resource
@@ -32,6 +33,8 @@ from xseg.segment import Segment
 
 DRAIN_S = 8.0
 KNOWN_S = 5.0                   # after which whoever started this process must have written its pid file
+FILES_WANTED = 4096             # folders of two stores, objects, connections
+FILES_LEAST = 1024              # below that errors would soon reach guests
 log = logging.getLogger("host")
 
 
@@ -192,9 +195,16 @@ def pass_gate(home: str, process: str, gate: int) -> bool:
 
 
 def raise_limits() -> None:
-    """As many open files as the system lets us have."""
+    """As many open files as the system lets us have. XsegError (EMFILE): those are too few."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard == resource.RLIM_INFINITY or hard >= FILES_WANTED:
+        return
+    said = (f"a process may have {hard} files open here, and will want up to {FILES_WANTED}: raise the hard limit "
+            "(ulimit -Hn, LimitNOFILE= of a unit)")
+    if hard < FILES_LEAST:
+        raise XsegError(errno.EMFILE, said)
+    log.warning("%s", said)
 
 
 def main() -> int:
@@ -207,10 +217,10 @@ def main() -> int:
                         format="%(asctime)s.%(msecs)03d %(name)s %(levelname)s %(message)s",
                         datefmt="%Y-%m-%d %H:%M:%S")
     ours.close_umask()
-    raise_limits()
     if args.gate is not None and not pass_gate(args.home, args.process, args.gate):
         return 0
     try:
+        raise_limits()
         wait_until_known(args.home, args.process)
         cfg = config.read_in_force(args.home)
         segment = Segment.of_home(args.home)

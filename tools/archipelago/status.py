@@ -7,19 +7,25 @@ process; dead: its process ended without being told to; failed: it died too ofte
 it is answered with EHOSTDOWN until `archipelago restart`; fenced: it runs, but another node has taken over
 and all it is asked for fails; stopped. Exit status 0 when all run, 3 when some do not.
 
-Below: whether a supervisor is there, and clients that others may suffer from: which hold nearly all the
-requests or buffers they may, or are frozen, or died and have requests under way.
+Below: whether a supervisor is there and moves, whether stores are there, processes that may have too few files open,
+and clients that others may suffer from: which hold nearly all the requests or buffers they may, or are frozen, or
+died and have requests under way.
 """
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
+import resource
 from typing import Any
 
 from tools import cli
 from tools.archipelago.instance import Instance
+from tools.host import FILES_WANTED
 from tools.xsegtool import look
 from xseg._native import ffi, lib
-from xseg.errors import NotRunning
+from xseg.errors import Busy, NotRunning
+from xseg.removed import ELSEWHERE, runs_elsewhere
 from xseg.segment import Segment
 
 HELP = "show each peer and its state"
@@ -73,9 +79,55 @@ def _peer(instance: Instance, segment: Segment | None, name: str, held: Any, dea
 def notes(instance: Instance, segment: Segment | None) -> list[str]:
     """Sentences about what an operator should know."""
     if not segment:
-        return []
-    said = [] if instance.supervised() else ["no supervisor: what dies stays dead; `archipelago start` makes one"]
-    return [*filter(None, [segment.fenced()]), *said, *look.culprits(segment)]
+        return [ELSEWHERE.format(instance.home)] if runs_elsewhere(instance.home) else []
+    said = [segment.fenced(), supervisor_note(instance), closing_note(segment), removed_note(segment)]
+    return [*filter(None, said), *store_notes(instance), *file_notes(instance), *look.culprits(segment)]
+
+
+def supervisor_note(instance: Instance) -> str:
+    """What is wrong with the supervisor; "": nothing."""
+    try:
+        pid = instance.supervisor_pid()
+    except Busy as failure:
+        return str(failure)
+    if pid and look.is_frozen(pid):
+        return (f"the supervisor (pid {pid}) is stopped by a signal: what dies stays dead, and commands wait for it; "
+                f"continue it by `kill -CONT {pid}`")
+    return "" if instance.supervised() else "no supervisor: what dies stays dead; `archipelago start` makes one"
+
+
+def removed_note(segment: Segment) -> str:
+    """For a file that a cleaner took for old."""
+    return "" if Segment.exists(segment.name) else (
+        f"somebody has removed /dev/shm{segment.name}: all goes on until the last process has ended; `archipelago "
+        "stop` and start it when you can, and have cleaners spare /dev/shm/archipelago-*")
+
+
+def closing_note(segment: Segment) -> str:
+    """For an end that was killed midway."""
+    return ("it is being stopped, and nothing is opened: if no `archipelago stop` is at work any more, stop or start "
+            "it again") if segment.c.header.closing else ""
+
+
+def store_notes(instance: Instance) -> list[str]:
+    """Which stores somebody has removed."""
+    stores = ((role.name, role.options.get("path")) for role in instance.config.roles.values()
+              if role.type == "blocker-file")
+    return [f"the store of {name}, {path}, is gone or emptied: what is written there is lost" for name, path in stores
+            if path and not (os.path.isdir(path) and os.listdir(path))]
+
+
+def file_notes(instance: Instance) -> list[str]:
+    """Which processes may have too few files open."""
+    said = []
+    for process in instance.config.processes:
+        with contextlib.suppress(OSError):
+            pid = instance.pid_of(process)
+            limit = resource.prlimit(pid, resource.RLIMIT_NOFILE)[1] if pid else resource.RLIM_INFINITY
+            if limit != resource.RLIM_INFINITY and limit < FILES_WANTED:
+                said.append(f"{process} may have {limit} files open, and will want up to {FILES_WANTED}: raise the "
+                            "hard limit (ulimit -Hn, LimitNOFILE= of a unit) and restart it")
+    return said
 
 
 def picture(instance: Instance, segment: Segment | None) -> str:
