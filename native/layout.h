@@ -397,6 +397,7 @@ struct xheader {
     uint64_t fence_epoch;           /* atomic */
     uint32_t ending;                /* atomic */
     uint32_t closing;               /* atomic */
+    uint64_t stores[32];            /* by port: which folder and mount a file store is (tools/stores.py); 0: none */
     char fenced_why[256];           /* by whom and for what, written once by who sets XSEG_FENCED; or empty */
     char run[192];                  /* folder of the doorbells */
 };

@@ -161,6 +161,7 @@ def start_missing(instance: Instance, segment: Segment, launch: Launch) -> None:
         if instance.is_frozen(process):
             instance.kill(process)
     missing = [process for process in needed if not instance.pid_of(process)]
+    instance.know_stores(segment, missing)
     instance.mark_unready(segment, missing)
     for process in missing:
         launch(process)

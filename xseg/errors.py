@@ -87,6 +87,12 @@ class Unfinished(WrongVersion):
     """Whoever made the segment died before it was done: nobody has used it."""
 
 
+class OtherStore(XsegError):
+    """A store is not the one that the segment knows of."""
+
+    default_errno = errno.ESTALE
+
+
 class NoSlots(XsegError):
     """The port's requests, or the segment's ports or bells, are all in use."""
 

@@ -204,6 +204,18 @@ def replace(path: str, text: str | bytes) -> None:
     os.replace(temporary, path)
 
 
+def forget(path: str) -> None:
+    """Removes a note that may be gone already. On a file system that takes no writes it stays: nothing that ends may
+    fail for that, and whoever reads notes looks whether they still hold."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+    except OSError as failure:
+        if failure.errno != errno.EROFS:
+            raise
+
+
 # --- sockets
 
 def peer_of(made: socket.socket) -> tuple[int, int, int]:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from xseg import ours
 from xseg._native import ffi, lib
 from xseg.errors import Exists, NoSpace, NotRunning, Unfinished, WrongVersion, XsegError, check, error
+from xseg.removed import ELSEWHERE, open_removed, runs_elsewhere
 
 if TYPE_CHECKING:
     import numpy
@@ -60,6 +61,13 @@ def new_name(home: str) -> str:
     return f"{_prefix(home)}-{secrets.token_hex(8)}"
 
 
+def names_of(home: str) -> list[str]:
+    """Names of all segments that were made for an instance at this path, and are there."""
+    found = ("/" + name for name in sorted(os.listdir(SHM)))
+    return [name for name in found if name.startswith(_prefix(home) + "-") and NAME.fullmatch(name)
+            and Segment.exists(name)]
+
+
 def recorded(home: str) -> str:
     """The name that run/segment says, of a segment that may be gone; "" if it says none. NotOurs."""
     try:
@@ -75,8 +83,7 @@ def record(home: str, name: str) -> None:
     if name:
         ours.replace(path, name + "\n")
         return
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
+    ours.forget(path)
 
 
 def text(field: Any) -> str:
@@ -104,9 +111,10 @@ def _no_room(size: int, name: str) -> NoSpace:
 class Segment:
     """A segment joined by this process. May be used by all its threads."""
 
-    def __init__(self, c: Any, name: str) -> None:
+    def __init__(self, c: Any, name: str, fd: int) -> None:
         self.c = c
         self.name = name
+        self.fd = fd                    # open for as long as it is joined: see removed.py
         self._arrays: dict[str, Any] = {}
 
     @staticmethod
@@ -153,22 +161,33 @@ class Segment:
             raise NotRunning(errno.ENOENT, "not running: start it with `archipelago start`") from None
         except PermissionError:
             raise _of_another(SHM + name) from None
-        out, found = ffi.new("struct xseg **"), ffi.new("uint32_t *")
+        return cls._join(fd, name)
+
+    @classmethod
+    def _join(cls, fd: int, name: str) -> Segment:
+        """Joins one that is open; the descriptor is the segment's from now on."""
         try:
-            rc = lib.xseg_attach(fd, out, found)
-            unfinished = rc == -errno.EPROTO and os.pread(fd, 4, 0) in (b"", bytes(4))
-        finally:
+            return cls(cls._attach(fd, name), name, fd)
+        except BaseException:
             os.close(fd)
-        if unfinished:
+            raise
+
+    @staticmethod
+    def _attach(fd: int, name: str) -> Any:
+        """The native handle. Unfinished, WrongVersion."""
+        out, found = ffi.new("struct xseg **"), ffi.new("uint32_t *")
+        rc = lib.xseg_attach(fd, out, found)
+        if rc == -errno.EPROTO and os.pread(fd, 4, 0) in (b"", bytes(4)):
             raise Unfinished(errno.EPROTO, f"segment {name} was not completely made: `archipelago start` makes it anew")
         if rc == -errno.EPROTO:
             raise WrongVersion(errno.EPROTO, _mismatch(name, found[0]))
         check(rc, f"segment {name}")
-        return cls(out[0], name)
+        return out[0]
 
     @classmethod
     def of_home(cls, home: str) -> Segment:
-        """Joins the segment of the instance whose home is `home`. NotRunning; NotOurs: home or segment."""
+        """Joins the segment of the instance whose home is `home`, even if somebody has removed its file. NotRunning;
+        NotOurs: home or segment."""
         ours.check_home(home)
         try:
             name = name_for(home)
@@ -179,7 +198,22 @@ class Segment:
                 return cls.open(name)
         except NotRunning:
             pass
+        if (fd := open_removed(home, name)) >= 0:
+            return cls._join(fd, name)
+        if runs_elsewhere(home):
+            raise NotRunning(errno.ENOENT, ELSEWHERE.format(home))
         raise NotRunning(errno.ENOENT, f"not running (home {home}): start it with `archipelago start`")
+
+    @classmethod
+    def exists_for(cls, home: str) -> bool:
+        """True if of_home() would find one, whatever made it."""
+        name = name_for(home)
+        if cls.exists(name):
+            return True
+        if (fd := open_removed(home, name)) < 0:
+            return False
+        os.close(fd)
+        return True
 
     @staticmethod
     def exists(name: str) -> bool:
@@ -202,6 +236,7 @@ class Segment:
             self._arrays.clear()
             lib.xseg_detach(self.c)
             self.c = ffi.NULL
+            os.close(self.fd)
 
     def __enter__(self) -> Segment:
         return self

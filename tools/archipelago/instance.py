@@ -16,6 +16,7 @@ import errno
 import functools
 import glob
 import json
+import logging
 import os
 import select
 import signal
@@ -23,14 +24,15 @@ import socket
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from tools import config, locking, messages
+from tools import config, locking, messages, stores
 from tools.xsegtool import look
 from xseg import ours
 from xseg._native import lib
-from xseg.errors import Busy, Invalid, NotOurs, TimedOut, Unfinished, XsegError
-from xseg.segment import Segment, name_for, new_name, record
+from xseg.errors import Busy, Invalid, NotOurs, OtherStore, TimedOut, Unfinished, XsegError
+from xseg.removed import ELSEWHERE, runs_elsewhere
+from xseg.segment import Segment, name_for, names_of, new_name, record, text
 
 if TYPE_CHECKING:
     from tools import mapping
@@ -92,6 +94,9 @@ def wait_for_end(pid: int) -> None:
 def peer_pid(made: socket.socket) -> int:
     """Pid of who listens at the other side of a connection; 0: it cannot be seen from here."""
     return ours.peer_of(made)[0]
+
+
+log = logging.getLogger("instance")
 
 
 class Instance:
@@ -194,12 +199,21 @@ class Instance:
         """
         inherited = " ".join(f"{name}={fd}" for name, fd in sockets.items())
         gates = [] if gate is None else [gate]
-        with ours.appending(self.path("log", process + ".log")) as log:
+        with self.log_file(process) as log:
             return subprocess.Popen(
                 [sys.executable, "-P", "-m", "tools.host", "--home", self.home, "--process", process,
                  *(word for gate in gates for word in ("--gate", str(gate)))],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/",
                 pass_fds=(*sockets.values(), *gates), env={**os.environ, "ARCHIPELAGO_SOCKETS": inherited})
+
+    def log_file(self, process: str) -> IO[bytes]:
+        """Its log, to write to; /dev/null on a file system that takes no writes."""
+        try:
+            return ours.appending(self.path("log", process + ".log"))
+        except OSError as failure:
+            if failure.errno != errno.EROFS:
+                raise
+            return open(os.devnull, "ab")
 
     def admit(self, process: str, child: subprocess.Popen) -> None:
         """Makes a program that was spawned the process of that name: it waits for its pid file."""
@@ -237,8 +251,7 @@ class Instance:
         clean = not pid or self._signal_and_wait(process, pid, signal.SIGTERM, min(seconds, STOP_TIMEOUT_S))
         if not clean:
             self.kill(process)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path("run", process + ".pid"))
+        ours.forget(self.path("run", process + ".pid"))
         return clean
 
     def kill(self, process: str) -> None:
@@ -299,13 +312,15 @@ class Instance:
             made = self.supervisor_socket()
         except FileNotFoundError:
             return False
+        except Busy:
+            return True
         if made:
             made.close()
         return made is not None
 
     def supervisor_pid(self) -> int:
-        """Pid of the supervisor; 0: there is none, or none that can be seen from here."""
-        with contextlib.suppress(OSError):
+        """Pid of the supervisor; 0: there is none, or none that can be seen from here. Busy: it takes nobody in."""
+        with contextlib.suppress(FileNotFoundError):
             if made := self.supervisor_socket():
                 with made:
                     return peer_pid(made)
@@ -359,10 +374,39 @@ class Instance:
     def prepare(self, processes: list[str]) -> Segment:
         """The segment, made if it is not there; the roles of these processes are not ready in it."""
         segment = self.open_or_create()
+        try:
+            self.know_stores(segment, processes)
+        except OtherStore as failure:
+            if self.running():
+                raise
+            segment = self._begin_anew(segment, failure)
+            self.know_stores(segment, processes)
         lib.export_closing(segment.c, 0)        # an end that was cut short is over
         segment.c.header.ending = 0
         self.mark_unready(segment, processes)
         return segment
+
+    def know_stores(self, segment: Segment, processes: list[str]) -> None:
+        """Notes which stores these processes are started on. OtherStore: the segment knows another one."""
+        known = segment.c.header.stores
+        for role in (self.config.roles[name] for process in processes for name in self.config.processes[process]):
+            now = stores.identity(role.options["path"]) if role.type == "blocker-file" else 0
+            port = segment.port_of(role.name)
+            if now and known[port] and known[port] != now:
+                raise OtherStore(f"the store of {role.name}, {role.options['path']}, is not the one that the segment "
+                                 "knows: it was replaced, or its file system mounted anew. What was not flushed there "
+                                 "is lost: `archipelago stop --force`, then start")
+            known[port] = now or known[port]
+
+    def _begin_anew(self, segment: Segment, why: OtherStore) -> Segment:
+        """A new segment where nothing runs: what this one knows of is gone, as after a power cut."""
+        lost = [text(segment.c.volumes[place].name) for place in range(lib.XSEG_VOLUMES)
+                if lib.export_unsaved(segment.c, place)]
+        log.warning("%s. It is started as after a power cut%s", str(why).partition(". What")[0],
+                    f": lost is what was written since their last flush to {', '.join(lost)}" if lost else "")
+        segment.close()
+        self.remove_segment()
+        return self.open_or_create()
 
     def mark_unready(self, segment: Segment, processes: list[str]) -> None:
         """Has their roles count as not ready until they say so anew."""
@@ -375,7 +419,7 @@ class Instance:
         return name_for(self.home)
 
     def has_segment(self) -> bool:
-        return Segment.exists(self.segment_name)
+        return Segment.exists_for(self.home)
 
     def open_or_create(self) -> Segment:
         """The segment, made if it is not there. One whose making was cut short is made anew. WrongVersion: another
@@ -383,7 +427,7 @@ class Instance:
         if not self.has_segment():
             self.go_by(config.text_of(self.home, config.FILE))
         try:
-            segment = Segment.open(self.segment_name) if self.has_segment() else self._create()
+            segment = Segment.of_home(self.home) if self.has_segment() else self._create()
         except Unfinished:
             self.remove_segment()
             segment = self._create()
@@ -392,6 +436,7 @@ class Instance:
 
     def _create(self) -> Segment:
         """A new segment, of a name that is written down before: a kill leaves none that nobody knows."""
+        self.refuse_other_lives()
         name = new_name(self.home)
         record(self.home, name)
         try:
@@ -399,6 +444,32 @@ class Instance:
         except BaseException:
             record(self.home, "")
             raise
+
+    def refuse_elsewhere(self) -> None:
+        """Busy: the instance of this home runs where this program does not see its segment."""
+        if not self.has_segment() and runs_elsewhere(self.home):
+            raise Busy(ELSEWHERE.format(self.home))
+
+    def refuse_other_lives(self) -> None:
+        """Busy: the instance of this home runs where this program does not see it, or processes still run of one whose
+        home was emptied. What such a one has left otherwise is removed, if nothing is lost with it."""
+        self.refuse_elsewhere()
+        for name in names_of(self.home):
+            try:
+                with Segment.open(name) as segment:
+                    pids = {segment.c.ports[port].pid for port in range(lib.XSEG_STATIC_PORTS) if segment.alive(port)}
+                    left = [place for place in range(lib.XSEG_VOLUMES) if lib.export_unsaved(segment.c, place)]
+            except OSError as failure:
+                log.warning("it is left as it is: %s", failure)
+                continue
+            if pids:
+                raise Busy(f"processes of an earlier instance of {self.home} still run (pids "
+                           f"{', '.join(map(str, sorted(pids)))}): its home was emptied or replaced. End them first")
+            if left:
+                log.warning("an earlier home at %s has left /dev/shm%s, with %d volumes that were not saved: remove it "
+                            "when that home is gone for good", self.home, name, len(left))
+            else:
+                Segment.unlink(name)
 
     def declare(self, segment: Segment) -> None:
         """Sets aside a port for each role and makes each edge of the pipeline lead where the file says."""
@@ -415,8 +486,7 @@ class Instance:
         record(self.home, "")
         for path in [*glob.glob(self.path("run", "bell.*")), self.path("run", "supervisor.json"),
                      self.path("run", "supervisor.sock"), self.path(config.CHANGES), self.path(config.IN_FORCE)]:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+            ours.forget(path)
 
     # --- mapped volumes
 

@@ -95,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
 
 def wanted_of(instance: Instance, role: str | None) -> list[str]:
     """The processes that are meant, by what the operator's file says now. Under run/lock."""
+    instance.refuse_elsewhere()
     if instance.has_segment():
         instance.take_in()
         instance.make_folders()

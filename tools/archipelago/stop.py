@@ -51,6 +51,7 @@ def end_by_supervisor(instance: Instance, force: bool) -> list[str]:
 
 def end(instance: Instance, force: bool) -> None:
     """Ends the instance, by its supervisor where there is one: its programs are those that made the segment."""
+    instance.refuse_elsewhere()
     running = any(instance.pid_of(process) for process in ending.everything(instance))
     if running and not force:
         instance.refuse_while_mapped("their I/O then waits or fails")
