@@ -162,6 +162,7 @@ class Supervisor:
 
     def close(self) -> None:
         self.operators.close()
+        self.clients.close()
         self.processes.spares.close()
         self.sockets.close_all()
         self.hub.close()

@@ -35,6 +35,10 @@ class Clients:
     def begin(self) -> None:
         self.next = self.loop.call_later(SWEEP_S, self._sweep)
 
+    def close(self) -> None:
+        """Sweeps no more."""
+        self.next.cancel()
+
     async def finish(self, seconds: float) -> None:
         """Begins with no other, and finishes for those in hand within so many seconds. What is under way even then is
         left to the port's next owner."""

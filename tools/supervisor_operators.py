@@ -92,6 +92,9 @@ class Operators:
         if order is None:
             return None
         async with self.operating:
+            await asyncio.sleep(0)          # so that the end of the connection is seen, if it has come
+            if reader.at_eof():             # nobody waits for it any more, so it must not be done
+                return None
             answer = await self._serve(order)
             await self._say(writer, answer)
             if order.verb == "renew" and "error" not in answer:
