@@ -28,9 +28,10 @@ from tools.messages import COUNT_LIMIT, PID_MAX, from_json, is_number
 from xseg import ours
 from xseg.client import Client
 from xseg.errors import Busy, Damaged, Exists, Invalid, NotFound, XsegError, error
-from xseg.volume_name import ID_TEXT, by_id
+from xseg.volume_name import by_id
 
 NAMES_TIMEOUT_S = 10.0          # for the mapper to tell the present names
+ID = re.compile("[0-9a-f]{16}")
 DEVICE = re.compile("/dev/(nbd|loop)[0-9]{1,9}")
 CONTROL = re.compile("[\x00-\x1f\x7f]")          # in no text of an entry
 
@@ -117,7 +118,7 @@ def parse_entry(text: str, home: str, key: str) -> Entry | None:
             or any(type(value).__name__ != types[name] for name, value in values.items()):
         return None
     entry = Entry(**values)
-    good = (ID_TEXT.fullmatch(entry.id) and (not entry.device or DEVICE.fullmatch(entry.device))
+    good = (ID.fullmatch(entry.id) and (not entry.device or DEVICE.fullmatch(entry.device))
             and is_number(entry.pid, 0, PID_MAX + 1) and is_number(entry.start_time, 0, COUNT_LIMIT)
             and any(method.name == entry.method for method in METHODS)
             and not CONTROL.search(entry.name + entry.since + entry.boot))
