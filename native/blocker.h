@@ -8,6 +8,7 @@
  * object (req->volume == 0; req->object). An error is a negative errno.
  *
  *   op            in                                   out
+ *   PING          -                                    answered when other requests would be served
  *   READ          offset, size, data                   done = size. Past the end or in a hole:
  *                                                      zeros. ENOENT: no such object
  *   WRITE         offset, size, data                   creates the object if need be. done = size

@@ -138,6 +138,9 @@ static bool answer_at_once(struct br *br, struct xreq *req)
 
     switch (req->op) {
     case XOP_PING:
+        if (!br_trusts(br))
+            return false;           /* it waits for a look, as all do */
+        /* fall through */
     case XOP_SYNC:                  /* what RADOS acknowledges is durable */
         peer_reply(br->peer, req, req->volume ? -EINVAL : 0);
         return true;
@@ -165,6 +168,10 @@ static bool answer_at_once(struct br *br, struct xreq *req)
 static void serve(struct br *br, struct xreq *req, struct br_op *op)
 {
     switch (req->op) {
+    case XOP_PING:
+        br_op_put(br, op);
+        peer_reply(br->peer, req, 0);
+        break;
     case XOP_LIST: br_to_worker(br, op, br_list_run, POOL_SLOW); break;
     case XOP_COPY: br_to_worker(br, op, br_copy_run, POOL_SLOW); break;
     case XOP_HASH: br_to_worker(br, op, br_hash_run, POOL_SLOW); break;

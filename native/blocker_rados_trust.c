@@ -15,7 +15,8 @@
  *
  * All registries of a node are marked before its time is waited for, so a look at one of them is as good as
  * at any other, and the first blocker that finds it due does it for all. It is due BR_LOOK_NS after the last
- * one began while volumes are open for writing, or requests come; a node that rests does not look.
+ * one began while requests come; a node that rests does not look. Its first request waits for a look, and where
+ * vlmc would answer that out of memory, it sends the blocker a PING, which waits for one, too.
  *
  * Only the OSD of that one object is asked, so it does not matter when the others learn of the
  * blocklist. As long as the cluster does not answer, requests wait; for op_timeout_s at most.
@@ -99,7 +100,7 @@ static bool is_wanted(struct br *br)
 {
     bool others_did = clock_boot_ns() + BR_TRUST_NS - BR_LOOK_NS < load_acquire(trusted(br));
 
-    return !others_did && (br->peer->port->shared->received != br->look_received || br_writers(br));
+    return !others_did && br->peer->port->shared->received != br->look_received;
 }
 
 void br_look(struct br *br)

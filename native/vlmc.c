@@ -258,6 +258,31 @@ void release_held(struct vlmc *v, uint32_t slot)
         io_request(v, req);
 }
 
+/* The blocker answers a PING when it would serve other requests, and so looks first where it does not know. A node
+ * at rest looks for nothing, so the first request after a while depends on this. */
+static void ask(struct vlmc *v)
+{
+    uint64_t now = loop_now(v->peer->loop);
+    struct xreq *child;
+
+    if (!v->doubted || v->asking || now - v->asked_ns < DOUBT_ASK_NS || !doubtful(v) || fenced(v))
+        return;
+    child = xreq_get(v->peer->port);
+    if (!child)
+        return;
+    child->op = XOP_PING;
+    child->sender[0] = CHILD_ASK;
+    v->asking = true;
+    v->asked_ns = now;
+    peer_send(v->peer, child, VLMC_BLOCKER);
+}
+
+static void asked(struct vlmc *v, struct xreq *child)
+{
+    v->asking = false;
+    xreq_put(v->peer->port, child);
+}
+
 /* Lets go what was held back in doubt, or gives it up after DOUBT_MAX_NS. */
 static bool settle_doubt(struct vlmc *v)
 {
@@ -354,6 +379,7 @@ static void vlmc_reply(struct peer *peer, struct xreq *child)
     case CHILD_LOAD: cache_loaded(v, child); break;
     case CHILD_SYNC: commit_synced(v, child); break;
     case CHILD_COMMIT: commit_appended(v, child); break;
+    case CHILD_ASK: asked(v, child); break;
     }
 }
 
@@ -383,6 +409,7 @@ static bool vlmc_flush(struct peer *peer)
         return false;               /* a record of the last life may be on its way: see vlmc.h */
     moved = retry_starved(v);
     moved |= settle_doubt(v);
+    ask(v);
     moved |= order_go_on(v);
     v->turn++;
     if (v->commits_wanted) {

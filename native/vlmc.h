@@ -79,6 +79,7 @@
 #define ZEROES_MAX (1ull << 30)     /* bytes of one WRITE_ZEROES or DISCARD */
 #define MERGE_CHUNKS 16             /* chunks copied at a time when a stack is merged */
 #define DOUBT_MAX_NS 120000000000ull    /* requests are held back in doubt for so long at most */
+#define DOUBT_ASK_NS 100000000ull       /* between two questions to the blocker because of that */
 
 /* What a child is for: sender[0]. sender[1] is its block. */
 enum child_kind {
@@ -93,7 +94,8 @@ enum child_kind {
     CHILD_MERGE_WRITE,
     CHILD_LOAD,                     /* leaf page; client = frame */
     CHILD_SYNC,                     /* of a commit; client = volume slot */
-    CHILD_COMMIT
+    CHILD_COMMIT,
+    CHILD_ASK                       /* whether what is in memory may be believed */
 };
 
 /* A volume request's state, in its holder scratch. */
@@ -178,6 +180,8 @@ struct vlmc {
     uint64_t alive_ns[XSEG_PORTS];  /* the port's process was seen alive for what came in then */
     bool doubted;                   /* requests are held back until the header's trusted_until_ns moves */
     uint64_t doubted_ns;            /* since when */
+    bool asking;                    /* the blocker, to look whether that is true */
+    uint64_t asked_ns;              /* when it was asked last */
 };
 
 /* Result of a step: bytes dealt with, or the request has been put on a queue. */

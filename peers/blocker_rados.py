@@ -24,9 +24,10 @@ cluster. A pool of its own for the maps keeps listing volumes quick: RADOS lists
 through its whole pool. The user needs the caps mon 'profile rbd' (it contains the command
 `osd blocklist`, which fencing needs) and osd 'profile rbd pool=volumes, profile rbd pool=maps'.
 
-Each I/O is one RADOS operation, and durable on all replicas when it is answered. While the cluster
-cannot serve it, it waits, and goes on by itself; after `op_timeout_s` it fails with ETIMEDOUT. A
-pool that is full or at its quota is ENOSPC or EDQUOT at once.
+A node at rest asks the cluster for nothing; the first request after two seconds without one waits for a look at
+whether the node was fenced. Each I/O is one RADOS operation, and durable on all replicas when it is answered.
+While the cluster cannot serve it, it waits, and goes on by itself; after `op_timeout_s` it fails with
+ETIMEDOUT. A pool that is full or at its quota is ENOSPC or EDQUOT at once.
 
 Without `lease_s` a lock is its holder's until it gives it back or is robbed by `vlmc unlock -f`. With
 it, another node may take the locks of one that has not renewed its lease for so long; every node should

@@ -264,14 +264,18 @@ def test_a_fenced_node_says_so_and_what_to_do(nodes, volume):
     here.client.close()
 
 
-def test_a_node_at_rest_leaves_the_cluster_alone(cluster, nodes):
+def test_a_node_at_rest_leaves_the_cluster_alone_and_is_quick_again(cluster, nodes, volume):
+    """Though a volume is open. Each client of Ceph asks every 5 s or so whether its watch is still there."""
     def operations():
         return cluster.daemon("osd.0", "perf", "dump")["osd"]["op"]
 
+    here = Opened(nodes[0], volume)
     time.sleep(TRUST_S)
     before = operations()
     time.sleep(REST_S)
     assert operations() - before <= REST_S * len(nodes)
+    assert here.read(BLOCK, timeout=PATIENCE_S).data == bytes(4096)
+    here.close()
 
 
 # --- pauses
