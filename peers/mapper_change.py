@@ -81,7 +81,7 @@ async def drop_beyond(m: "Mapper", volume: Volume, before: View, first_block: in
     async for names in mapper_walk.own_objects(m.store, before, volume.header, since, first_block):
         await m.store.delete_all(names)
     if before.root:
-        last_leaf = (first_block - 1) >> ENTRIES_PER_PAGE_SHIFT, Header
+        last_leaf = (first_block - 1) >> ENTRIES_PER_PAGE_SHIFT
         pages = [page_name(ref) async for ref, level, index in tree_pages(
             m.store, before, before.root, before.level, 0, last_leaf + 1,
             enter=lambda ref: own(ref, volume.id, since)) if index << ENTRIES_PER_PAGE_SHIFT * level > last_leaf]
