@@ -91,10 +91,10 @@ class Client:
         """An operation of the mapper; its result. A failure raises with the mapper's sentence."""
         data = msgpack.packb({"verb": verb, **args})
         reply = self.call("mapper", lib.XOP_CONTROL, data=data, room=IO_MAX, timeout=timeout, check=False)
-        result = msgpack.unpackb(reply.data) if reply.data else {}
-        if reply.error:
-            raise self._failure(reply.error, result.get("error", "") if isinstance(result, dict) else "")
-        return result
+        try:
+            return control_answer(verb, reply)
+        except XsegError as failure:
+            raise self._failure(failure.errno, failure.strerror) from None
 
     def _failure(self, code: int, sentence: str) -> XsegError:
         """The error, with what is behind it where that concerns the whole instance."""
