@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What blocker-rados stores where, seen by python-rados, which has nothing of ours."""
+import errno
 import hashlib
 import os
 
@@ -135,6 +136,26 @@ def test_a_lease_is_a_lock_of_ceph_on_the_registry(cluster, rados, request):
         b.call(lib.XOP_ACQUIRE, LOCK, arg=1, data=b"x", room=64)
         with pytest.raises(module.ObjectBusy):
             context.lock_exclusive(name, "archipelago", "other")
+
+
+def test_locks_that_hang_are_in_the_way_of_nothing_else(cluster, request):
+    """Many ACQUIREs wait for a blocker of the segment that does not come; what other workers do goes on."""
+    options = {"conf": cluster.conf, "pool": "volumes", "namespace": request.node.name, "connect_timeout_s": 2}
+    with peers(("b", "blocker-rados", options)) as b:
+        b.segment.declare("late", "blocker-rados", "nowhere")
+        waiting = [b.port.get(64) for _ in range(32)]
+        for i, slot in enumerate(waiting):
+            call = Call(lib.XOP_ACQUIRE, object=Object(lib.XOBJ_LOCK, i + 1), arg=1, data=b"x", room=64)
+            call.put(b.port.c, slot.c)
+        b.port.send(b.number, waiting)
+        b.write(DATA, b"x" * 4096)
+        b.copy(DATA, Object(lib.XOBJ_DATA, 43, 1, 0), 4096)
+        assert len(list(b.names(lib.XOBJ_DATA))) == 2
+        came = b.port.receive()
+        assert len(came) < len(waiting)
+        while len(came) < len(waiting):
+            came += b.port.receive(60.0)
+        assert {slot.c.error for slot in came} == {-errno.ENOTCONN}
 
 
 def test_numbers_go_on_growing_after_a_release(b, look):
