@@ -12,6 +12,7 @@
 #define CONNECTIONS_DEFAULT 256
 #define HANDSHAKE_S_DEFAULT 10
 #define HANDSHAKE_S_MAX 3600
+#define NBD_SOCKET_MODE 0660
 
 /* --- start and stop ----------------------------------------------------------- */
 
@@ -27,7 +28,7 @@ static bool inherited(struct peer *peer, struct nbd *nbd, const char *name)
 
 static int read_options(struct peer *peer, struct nbd *nbd)
 {
-    uint64_t connections, handshake_s;
+    uint64_t connections, handshake_s, mode, uid, gid;
 
     if (peer_option_flag(peer, "structured_replies", true, &nbd->structured_replies) != 0
         || peer_option_u64(peer, "connections", CONNECTIONS_DEFAULT, &connections) != 0
@@ -37,9 +38,16 @@ static int read_options(struct peer *peer, struct nbd *nbd)
         return peer_fail(peer, -EINVAL, "option connections: 1 to %d", NBD_CONNECTIONS_MAX);
     if (handshake_s < 1 || handshake_s > HANDSHAKE_S_MAX)
         return peer_fail(peer, -EINVAL, "option handshake_s: 1 to %d", HANDSHAKE_S_MAX);
+    if (peer_option_u64(peer, "socket_mode", NBD_SOCKET_MODE, &mode) != 0
+        || peer_option_u64(peer, "socket_owner", NBD_NOBODY, &uid) != 0
+        || peer_option_u64(peer, "socket_group", NBD_NOBODY, &gid) != 0)
+        return -EINVAL;
+    nbd->socket_mode = (uint32_t)mode & 0777;
+    nbd->socket_uid = (uint32_t)uid;
+    nbd->socket_gid = (uint32_t)gid;
     nbd->connections_max = (uint32_t)connections;
     nbd->handshake_ns = handshake_s * 1000000000ull;
-    return 0;
+    return nbd_allow_read(nbd, peer_option(peer, "allow", NULL));
 }
 
 static int listen_at(struct peer *peer, struct nbd *nbd)
@@ -97,7 +105,10 @@ static void nbd_stop(struct peer *peer)
 
 static void nbd_request(struct peer *peer, struct xreq *req)
 {
-    peer_reply(peer, req, req->op == XOP_PING ? 0 : -EOPNOTSUPP);
+    if (req->op == XOP_INFO && !req->volume)
+        peer_reply(peer, req, nbd_allow_tell(peer->state, req));
+    else
+        peer_reply(peer, req, req->op == XOP_PING ? 0 : -EOPNOTSUPP);
 }
 
 static void nbd_reply(struct peer *peer, struct xreq *req)

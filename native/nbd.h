@@ -5,6 +5,7 @@
  *   nbd.c            the peer: its options, turns, and the mapper's and vlmc's replies
  *   nbd_listen.c     sockets it is reached at
  *   nbd_connection.c a connection from accept to the CLOSE of its volume
+ *   nbd_allow.c      who a client is, and which exports there are for him
  *   nbd_negotiate.c  the handshake, with nbd_talk.c, and nbd_export.c for what asks the mapper
  *   nbd_request.c    from received bytes to pieces sent on to vlmc
  *   nbd_reply.c      from pieces that came back to bytes sent
@@ -83,8 +84,11 @@ enum nbd_bound {
     NBD_PROTOCOL_NAME_MAX = 4096,   /* of an export, by the protocol */
     NBD_QUERIES_MAX = 64,           /* metadata contexts asked for at once */
     NBD_CONNECTIONS_MAX = 1024,
-    NBD_BLOCK_PREFERRED = 4096
+    NBD_BLOCK_PREFERRED = 4096,
+    NBD_RULES_MAX = 64              /* of option allow: a bit each */
 };
+
+#define NBD_NOBODY UINT32_MAX       /* a uid or gid: not known, not to be changed */
 
 #define NBD_NAP_NS 60000ull         /* at most, until a client that is behind has sent more; */
 #define NBD_NAP_FROM 65536          /* from so many bytes on that it has not taken; */
@@ -109,6 +113,18 @@ enum nbd_stop {                     /* why no further command is begun */
 
 enum nbd_errand {                   /* in sender[0]: what a request of ours is for */
     NBD_PIECE = 1, NBD_OPEN, NBD_CLOSE, NBD_LIST, NBD_CLOSE_INFO
+};
+
+struct nbd_client {                 /* as the kernel noted him when he connected */
+    int32_t pid;                    /* 0: he came over TCP; then the others are NBD_NOBODY */
+    uint32_t uid, gid;
+    uint64_t since_ns;              /* CLOCK_MONOTONIC */
+};
+
+struct nbd_rule {                   /* of option allow: for whom there are which exports */
+    char who;                       /* 'u'ser or 'g'roup of that id, 't' who came over TCP, '*' everybody */
+    uint32_t id;
+    char pattern[XSEG_NAME_MAX + 1];
 };
 
 struct nbd_command {
@@ -139,6 +155,9 @@ struct nbd_connection {
     struct nbd *nbd;
     uint32_t index;                 /* in nbd->connections */
     uint32_t serial;                /* tells it from earlier ones of that index */
+    struct nbd_client client;
+    bool trusted;                   /* there are all exports for him */
+    uint64_t rules;                 /* that are about him: a bit each */
     enum nbd_phase phase;
     uint32_t stop;                  /* enum nbd_stop */
     uint32_t events;                /* of epoll that are asked for */
@@ -221,6 +240,10 @@ struct nbd {
     bool feeding;                   /* those that are hungry are being served */
     struct nbd_set dirty;           /* have something to send */
     bool structured_replies;        /* they may be negotiated */
+    uint32_t socket_mode, socket_uid, socket_gid;   /* of a unix socket made here */
+    bool limited;                   /* to what `rules` allow */
+    uint32_t rule_count;
+    struct nbd_rule rules[NBD_RULES_MAX];
     uint64_t nap_ns;                /* what was sent this turn can wait so long for more */
     struct nbd_set hungry;
     struct nbd_connection *connections[NBD_CONNECTIONS_MAX];
@@ -299,6 +322,19 @@ static inline bool nbd_holds_others(const struct nbd_connection *conn)
 void nbd_look_at_others(struct nbd_connection *conn);
 /* From flush(): lets those go on that need not wait any more. True if there were some. */
 bool nbd_go_on(struct nbd *nbd);
+
+/* --- nbd_allow.c ------------------------------------------------------------------ */
+
+/* Takes option allow; NULL: there are all exports for everybody. EINVAL and peer->error. */
+int nbd_allow_read(struct nbd *nbd, const char *text);
+/* Learns who has connected. */
+void nbd_allow_meet(struct nbd_connection *conn);
+/* True if there is an export of this name, a volume's own, for the client. */
+bool nbd_allowed(const struct nbd_connection *conn, const char *name);
+/* The same before the mapper is asked. A name that holds an id is looked at when it is known whose. */
+bool nbd_may_ask(const struct nbd_connection *conn, const char *name);
+/* Answers XOP_INFO: a line of text for each client. */
+int nbd_allow_tell(struct nbd *nbd, struct xreq *req);
 
 /* --- nbd_negotiate.c, nbd_export.c -------------------------------------------------------------- */
 

@@ -94,6 +94,7 @@ void nbd_connect(struct nbd *nbd, int fd)
     conn->phase = NBD_HELLO;
     conn->events = EPOLLIN;
     conn->since_ns = clock_ns();
+    nbd_allow_meet(conn);
     for (uint32_t i = 0; i < NBD_COMMANDS; i++)
         conn->free[i] = (uint8_t)(NBD_COMMANDS - 1 - i);
     conn->free_count = NBD_COMMANDS;

@@ -31,12 +31,35 @@ const char *nbd_name_fault(struct nbd_text name)
     return NULL;
 }
 
+static void refuse_open(struct nbd_connection *conn, int error)
+{
+    if (conn->option == NBD_OPT_EXPORT_NAME)
+        nbd_drop(conn);             /* this option has no way to say no */
+    else if (error == -ENOENT)
+        nbd_refuse(conn, NBD_ERR_UNKNOWN, "there is no volume or snapshot of that name");
+    else if (error == -EBUSY)
+        nbd_refuse(conn, NBD_ERR_POLICY, "the volume is locked elsewhere: see `vlmc lock`, `vlmc unlock -f`");
+    else if (error == -EINPROGRESS)
+        nbd_refuse(conn, NBD_ERR_POLICY, "the volume is being made, or half-made: see `vlmc list`");
+    else if (error == -EBADMSG)
+        nbd_refuse(conn, NBD_ERR_UNKNOWN, "the volume is damaged: see `vlmc check`");
+    else
+        nbd_refuse(conn, NBD_ERR_UNKNOWN, "the volume cannot be opened: see the mapper's log");
+}
+
 /* Asks the mapper to open the export. False: no slot; the option is tried again. */
 static bool ask_open(struct nbd_connection *conn, struct nbd_text name)
 {
     struct peer *peer = conn->nbd->peer;
-    struct xreq *req = nbd_must_queue(conn) ? NULL : nbd_errand(conn, NBD_OPEN, XOP_OPEN);
+    struct xreq *req;
 
+    memcpy(conn->name, name.data, name.size);
+    conn->name[name.size] = 0;
+    if (!nbd_may_ask(conn, conn->name)) {
+        refuse_open(conn, -ENOENT);
+        return true;
+    }
+    req = nbd_must_queue(conn) ? NULL : nbd_errand(conn, NBD_OPEN, XOP_OPEN);
     if (req && xbuf_get(peer->port, req, name.size) != 0) {
         xreq_put(peer->port, req);
         req = NULL;
@@ -47,8 +70,6 @@ static bool ask_open(struct nbd_connection *conn, struct nbd_text name)
     }
     memcpy(xreq_data(peer->seg, req), name.data, name.size);
     req->size = name.size;
-    memcpy(conn->name, name.data, name.size);
-    conn->name[name.size] = 0;
     conn->stop |= NBD_STOP_MAPPER;
     nbd_errand_send(conn, req, NBD_TO_MAPPER);
     return true;
@@ -107,22 +128,6 @@ static void inform_old(struct nbd_connection *conn, const struct xvolume *volume
         nbd_say(conn, zeros, sizeof(zeros));
 }
 
-static void refuse_open(struct nbd_connection *conn, int error)
-{
-    if (conn->option == NBD_OPT_EXPORT_NAME)
-        nbd_drop(conn);             /* this option has no way to say no */
-    else if (error == -ENOENT)
-        nbd_refuse(conn, NBD_ERR_UNKNOWN, "there is no volume or snapshot of that name");
-    else if (error == -EBUSY)
-        nbd_refuse(conn, NBD_ERR_POLICY, "the volume is locked elsewhere: see `vlmc lock`, `vlmc unlock -f`");
-    else if (error == -EINPROGRESS)
-        nbd_refuse(conn, NBD_ERR_POLICY, "the volume is being made, or half-made: see `vlmc list`");
-    else if (error == -EBADMSG)
-        nbd_refuse(conn, NBD_ERR_UNKNOWN, "the volume is damaged: see `vlmc check`");
-    else
-        nbd_refuse(conn, NBD_ERR_UNKNOWN, "the volume cannot be opened: see the mapper's log");
-}
-
 /* The same request carries the CLOSE that follows an INFO, so that it needs no slot. */
 static void close_at_once(struct nbd_connection *conn, struct xreq *req, uint32_t volume)
 {
@@ -134,6 +139,16 @@ static void close_at_once(struct nbd_connection *conn, struct xreq *req, uint32_
     req->sender[0] = NBD_CLOSE_INFO;
     nbd->away++;
     peer_send(nbd->peer, req, NBD_TO_MAPPER);
+}
+
+/* What was asked for by its id, or renamed meanwhile, is known by its own name now. */
+static bool may_have(const struct nbd_connection *conn, const struct xvolume *volume)
+{
+    char name[XSEG_NAME_MAX + 1];
+
+    memcpy(name, volume->name, XSEG_NAME_MAX);
+    name[XSEG_NAME_MAX] = 0;
+    return nbd_allowed(conn, name);
 }
 
 void nbd_opened(struct nbd_connection *conn, struct xreq *req)
@@ -148,6 +163,10 @@ void nbd_opened(struct nbd_connection *conn, struct xreq *req)
         conn->volume = handle;      /* nbd_bury() closes it */
     } else if (error) {
         refuse_open(conn, error);
+    } else if (!may_have(conn, &peer->seg->volumes[handle - 1])) {
+        close_at_once(conn, req, handle);
+        refuse_open(conn, -ENOENT);
+        return;
     } else if (conn->option == NBD_OPT_INFO) {
         inform(conn, &peer->seg->volumes[handle - 1]);
         close_at_once(conn, req, handle);
@@ -233,7 +252,7 @@ static void answer_names(struct nbd_connection *conn, const char *names, uint64_
     for (; names < end && (stop = memchr(names, 0, (size_t)(end - names))); names = stop + 1) {
         uint32_t length = (uint32_t)(stop - names);
 
-        if (length == 0)
+        if (length == 0 || !nbd_allowed(conn, names))
             continue;
         nbd_answer(conn, NBD_REP_SERVER, 4 + length);
         nbd_say32(conn, length);

@@ -19,7 +19,6 @@
 #define BACKLOG 128
 #define ACCEPTS_MAX 16              /* of one wake-up */
 #define SEND_BUFFER (1 << 20)       /* bytes: a long reply in few system calls */
-#define SOCKET_MODE 0660
 #define REFUSE_NS 100000000ull      /* nothing is accepted for so long without descriptors */
 
 /* --- accepting -------------------------------------------------------------------- */
@@ -120,15 +119,16 @@ int nbd_listen_inherited(struct nbd *nbd, int fd)
 /* --- unix ----------------------------------------------------------------------------- */
 
 /* Removes the socket a dead server left. EADDRINUSE: a live one listens there. EEXIST: it is
- * something else. */
-static int remove_stale(const struct sockaddr_un *address)
+ * something else, or another user's. */
+static int remove_stale(const struct nbd *nbd, const struct sockaddr_un *address)
 {
     struct stat found;
     int fd, rc;
 
     if (lstat(address->sun_path, &found) < 0)
         return errno == ENOENT ? 0 : -errno;
-    if (!S_ISSOCK(found.st_mode))
+    if (!S_ISSOCK(found.st_mode)
+        || (found.st_uid != 0 && found.st_uid != geteuid() && found.st_uid != nbd->socket_uid))
         return -EEXIST;
     fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
@@ -153,7 +153,7 @@ static int listen_at(int fd, int rc)
 }
 
 /* A descriptor that listens, or a negative errno. */
-static int bind_unix(const struct sockaddr_un *address)
+static int bind_unix(const struct nbd *nbd, const struct sockaddr_un *address)
 {
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), rc;
 
@@ -161,7 +161,9 @@ static int bind_unix(const struct sockaddr_un *address)
         return -errno;
     rc = bind(fd, (const struct sockaddr *)address, sizeof(*address));
     if (rc == 0)                    /* nobody can connect before listen() */
-        rc = chmod(address->sun_path, SOCKET_MODE);
+        rc = lchown(address->sun_path, nbd->socket_uid, nbd->socket_gid);
+    if (rc == 0)
+        rc = chmod(address->sun_path, nbd->socket_mode);
     return listen_at(fd, rc);
 }
 
@@ -177,13 +179,13 @@ int nbd_listen_unix(struct nbd *nbd, const char *path)
                          "set option socket to a shorter one; it begins %.60s",
                          strlen(path), sizeof(address.sun_path) - 1, path);
     memcpy(address.sun_path, path, strlen(path));
-    rc = remove_stale(&address);
+    rc = remove_stale(nbd, &address);
     if (rc == 0)
-        rc = bind_unix(&address);
+        rc = bind_unix(nbd, &address);
     if (rc < 0)
         return peer_fail(nbd->peer, rc, "cannot listen at %s: %s", path,
                          rc == -EADDRINUSE ? "another server does; stop it or set option socket"
-                         : rc == -EEXIST ? "the path holds something that is no socket" : strerror(-rc));
+                         : rc == -EEXIST ? "the path holds something that is no socket of ours" : strerror(-rc));
     listener = add(nbd, rc);
     snprintf(listener->path, sizeof(listener->path), "%s", path);
     if (stat(path, &made) == 0) {

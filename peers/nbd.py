@@ -26,6 +26,21 @@ It listens at the unix socket `socket`, and at the TCP address `listen` if there
 to `connections` clients. The supervisor keeps these sockets while the peer is restarted: who
 connects meanwhile waits, and is not refused. `spin_us` makes its process look for work that long before it sleeps.
 
+The socket belongs to who runs the instance, and is open to his group (`socket_mode` "0660"); `socket_owner` and
+`socket_group` give it to another user or group (for the latter its mode must say so), and nothing else with it: the
+segment, the supervisor's socket and the stores stay closed. Who may not pass through the folders above it
+cannot connect: give the home go+x, or let `socket` lie elsewhere, in a folder that nobody else may write to.
+
+Whoever is allowed to connect has all exports, unless there is an `allow`, a list of rules "WHO: PATTERN":
+
+    allow = ["libvirt-qemu: vm-*", "1001: shared", "@backup: *-nightly", "tcp: public-?"]
+
+WHO is a user or "@" and a group, by name or number, "tcp" who comes over TCP, or "*" everybody. PATTERN is a name in
+which * stands for any bytes and ? for one; it is compared with the name a volume has when it is opened, also when it
+is asked for by its id. For others the export does not exist: it is neither listed nor opened. The instance's own
+user and root have all exports. Who a client is the kernel says (SO_PEERCRED, SO_PEERGROUPS); `xseg clients` shows
+it.
+
 A connection may have 128 commands and about 32 MiB of data under way; then nothing more is read
 from it until some are answered. One that does not finish the handshake within `handshake_s` is
 dropped, as is one that neither takes its replies nor sends the rest of a write for 10 s while
@@ -48,8 +63,13 @@ class Nbd(Peer):
     targets = ("vlmc", "mapper")
     listens = {"socket": "unix", "listen": "tcp"}
     options = {
-        "socket": Option("run/nbd.sock", "path", "unix socket to listen at, 107 bytes at most, of mode 0660; "
-                                                 "that of a dead server is replaced"),
+        "socket": Option("run/nbd.sock", "path", "unix socket to listen at, 107 bytes at most; that of a dead server "
+                                                 "is replaced"),
+        "socket_mode": Option(0o660, "mode", "permissions of that socket: who may write to it may connect"),
+        "socket_owner": Option(None, "user", "owner of that socket (default: who runs the instance)"),
+        "socket_group": Option(None, "group", "group of that socket (default: that of who runs the instance)"),
+        "allow": Option(None, "rules", "for whom there are which exports, as texts \"WHO: PATTERN\" (default: all, for "
+                                       "all who may connect)"),
         "listen": Option(None, "str", "TCP address to listen at as well, as host:port, [v6]:port or :port; "
                                       "no one is asked who they are"),
         "connections": Option(256, "int", "connections at one time; further ones are closed at once",

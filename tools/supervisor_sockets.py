@@ -12,17 +12,37 @@ import logging
 import os
 import socket
 import stat
+from typing import Any, NamedTuple
 
 from tools.config import Config
 from tools.messages import parse_sockets
+from xseg import ours
 
 BACKLOG = 128
-SOCKET_MODE = 0o660
 PIDFD_GETFD = 438               # the system call's number, on all architectures
 log = logging.getLogger("supervisor")
 
 
-def listening_socket(kind: str, address: str) -> socket.socket:
+class Access(NamedTuple):
+    """Who may connect to a unix socket."""
+
+    mode: int = 0o660
+    owner: int | None = None            # uid; None: who makes it
+    group: int | None = None
+
+    @classmethod
+    def of(cls, options: dict[str, Any], option: str) -> Access:
+        """As the options of a peer say beside the one that names the socket."""
+        return cls(options.get(option + "_mode", cls().mode), options.get(option + "_owner"),
+                   options.get(option + "_group"))
+
+    def give(self, path: str) -> None:
+        os.chown(path, -1 if self.owner is None else self.owner, -1 if self.group is None else self.group,
+                 follow_symlinks=False)
+        os.chmod(path, self.mode)
+
+
+def listening_socket(kind: str, address: str, access: Access) -> socket.socket:
     """A socket that listens at a path ("unix") or at host:port ("tcp"). A dead server's is replaced, and nothing
     else that is there: EEXIST."""
     if kind == "tcp":
@@ -32,15 +52,18 @@ def listening_socket(kind: str, address: str) -> socket.socket:
     made = socket.socket(socket.AF_UNIX)
     try:
         with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
-            if not stat.S_ISSOCK(os.lstat(address).st_mode):
+            found = os.lstat(address)
+            if not stat.S_ISSOCK(found.st_mode):
                 raise FileExistsError(errno.EEXIST, "there is something that is no socket")
+            if not ours.is_us(found.st_uid) and found.st_uid != access.owner:
+                raise FileExistsError(errno.EEXIST, f"there is a socket of {ours.who(found.st_uid)}")
             with socket.socket(socket.AF_UNIX) as probe:
                 probe.connect(address)
             raise OSError(errno.EADDRINUSE, "another server listens there")
         with contextlib.suppress(FileNotFoundError):
             os.unlink(address)
         made.bind(address)
-        os.chmod(address, SOCKET_MODE)
+        access.give(address)                # nobody can connect yet
         made.listen(BACKLOG)
     except OSError:
         made.close()
@@ -105,9 +128,12 @@ class Sockets:
                 name, address = f"{role}.{option}", options.get(option)
                 if name in self.made and self.made[name][0] != address:
                     self.close(name)                    # the file says another by now
+                if name in self.made and kind == "unix":
+                    with contextlib.suppress(OSError):
+                        Access.of(options, option).give(address)
                 if address and name not in self.made:
                     try:
-                        self.made[name] = address, listening_socket(kind, address)
+                        self.made[name] = address, listening_socket(kind, address, Access.of(options, option))
                     except (OSError, ValueError) as failure:
                         log.info("%s: %s: %s", name, address, failure)
                 if name in self.made:

@@ -21,8 +21,11 @@ the log; an operation that is not in the table is answered with EOPNOTSUPP.
 from __future__ import annotations
 
 import errno
+import grp
 import logging
 import os
+import pwd
+import re
 import time
 import traceback
 from collections.abc import Awaitable, Callable
@@ -41,7 +44,12 @@ SIZE_SUFFIXES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, 
 TRACEBACK_S = 60.0              # between two tracebacks of one failure in the log
 TRACEBACKS_MAX = 64             # failures remembered for that
 NUMBER_LIMIT = 1 << 63          # of options
-KINDS = ("str", "path", "int", "size", "float", "bool", "role")
+KINDS = ("str", "path", "int", "size", "float", "bool", "role", "mode", "user", "group", "rules")
+MODE_MAX = 0o777
+ID_MAX = (1 << 32) - 2
+ID_DIGITS_MAX = 10
+RULES_MAX = 64
+PATTERN_MAX = 255               # bytes
 
 
 def parse_size(value: int | str) -> int:
@@ -58,6 +66,47 @@ def parse_size(value: int | str) -> int:
     if size != whole:
         raise Invalid(f"{value!r} is no whole number of bytes")
     return whole
+
+
+def parse_mode(value: int | str) -> int:
+    """The permissions of "0660", or of a number. Invalid."""
+    if isinstance(value, str) and re.fullmatch("[0-7]{3,4}", value):
+        value = int(value, 8)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MODE_MAX:
+        raise Invalid('must be permissions in octal digits: "0660"')
+    return value
+
+
+def parse_id(kind: str, value: int | str) -> int:
+    """The number of a "user" or "group", which is said by its name or by the number itself. Invalid."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= ID_DIGITS_MAX:
+        value = int(value)
+    if isinstance(value, str):
+        try:
+            return pwd.getpwnam(value).pw_uid if kind == "user" else grp.getgrnam(value).gr_gid
+        except (KeyError, ValueError):
+            raise Invalid(f"names a {kind} that this machine does not know: {value!r}") from None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= ID_MAX:
+        raise Invalid(f"must be the name or number of a {kind}")
+    return value
+
+
+def parse_rules(value: Any) -> str:
+    """Rules about who may have what, "WHO: PATTERN" each, as the native half reads them (native/nbd_allow.c): WHO is a
+    user, "@GROUP", "tcp" or "*". Invalid."""
+    if not isinstance(value, list) or len(value) > RULES_MAX or not all(isinstance(rule, str) for rule in value):
+        raise Invalid(f'must be a list of {RULES_MAX} texts at most: ["USER: PATTERN", "@GROUP: PATTERN"]')
+    return "\n".join(parse_rule(rule) for rule in value)
+
+
+def parse_rule(rule: str) -> str:
+    who, colon, pattern = (word.strip() for word in rule.partition(":"))
+    if not colon or not who or not pattern or not pattern.isprintable() or len(pattern.encode()) > PATTERN_MAX:
+        raise Invalid(f'has a rule that is none: {rule!r} must be "USER: PATTERN", "@GROUP: PATTERN", "tcp: PATTERN" '
+                      'or "*: PATTERN"')
+    if who in ("*", "tcp"):
+        return f"{who[0]} {pattern}"
+    return f"g{parse_id('group', who[1:])} {pattern}" if who[0] == "@" else f"u{parse_id('user', who)} {pattern}"
 
 
 @dataclass(frozen=True)
@@ -77,6 +126,12 @@ class Option:
             value = parse_size(value)
             if not 0 <= value < NUMBER_LIMIT:
                 raise Invalid("is beyond all bounds")
+        elif self.kind == "mode":
+            value = parse_mode(value)
+        elif self.kind in ("user", "group"):
+            value = parse_id(self.kind, value)
+        elif self.kind == "rules":
+            value = parse_rules(value)
         elif self.kind == "bool":
             if not isinstance(value, bool):
                 raise Invalid("must be true or false")

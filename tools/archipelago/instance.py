@@ -21,6 +21,7 @@ import os
 import select
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -142,6 +143,9 @@ class Instance:
             store = role.options.get("path") if role.type == "blocker-file" else None
             if store:
                 self._check_store(role.name, store)
+            for option, kind in role.cls.listens.items():
+                if kind == "unix" and role.options.get(option):
+                    self._check_socket(role, option)
 
     def _check_store(self, role: str, store: str) -> None:
         """NotOurs. One that lies in the home is made if need be. The blocker looks at the folder itself."""
@@ -151,6 +155,19 @@ class Instance:
             raise NotOurs(f"the store of {role} cannot be used: {failure}") from None
         if os.path.dirname(store) == self.home and not os.path.exists(store):
             ours.make_folder(store)
+
+    def _check_socket(self, role: config.Role, option: str) -> None:
+        """NotOurs: somebody else could put his own in the place of a socket. Says so if those it is opened to cannot
+        come near it."""
+        path = role.options[option]
+        folder = os.path.dirname(path)
+        try:
+            ours.check_folder(folder, sticky=True)
+        except NotOurs as failure:
+            raise NotOurs(f"the socket of {role.name} cannot be there: {failure}") from None
+        others = role.options.get(option + "_owner") or role.options.get(option + "_group")
+        if others and path.startswith(self.home + "/") and not os.stat(self.home).st_mode & stat.S_IXOTH:
+            print(f"note: {path} is opened to others, who cannot pass through {self.home}: `chmod go+x {self.home}`")
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
         """Holds the instance against others that start or stop. Busy."""
