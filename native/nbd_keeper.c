@@ -15,6 +15,7 @@
 
 #include "nbd_keeper.h"
 #include "nbd_proto.h"
+#include "ours.h"
 
 struct kept {                       /* a request without a whole reply */
     uint8_t *frame;                 /* as it goes over the wire; NULL: a free slot */
@@ -212,7 +213,7 @@ static int repeat_handshake(struct keeper *k, int server)
 
 /* --- the connection to the server ---------------------------------------------- */
 
-/* A connected socket, or a negative errno. */
+/* A connected socket, or a negative errno. Who listens in our server's place is as good as nobody. */
 static int connect_to(const char *path)
 {
     struct sockaddr_un address = { .sun_family = AF_UNIX };
@@ -224,6 +225,10 @@ static int connect_to(const char *path)
         int rc = -errno;
         close(fd);
         return rc;
+    }
+    if (fd >= 0 && !ours_listens(fd)) {
+        close(fd);
+        return -ECONNREFUSED;
     }
     return fd < 0 ? -errno : fd;
 }

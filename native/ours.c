@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "ours.h"
@@ -44,4 +45,12 @@ int ours_create(int folder, const char *name)
         return -errno;
     fd = openat(folder, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, FILE_MODE);
     return fd < 0 ? -errno : fd;
+}
+
+bool ours_listens(int fd)
+{
+    struct ucred who;
+    socklen_t size = sizeof(who);
+
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &size) == 0 && (who.uid == 0 || who.uid == geteuid());
 }

@@ -13,6 +13,7 @@
 #ifndef ARCHIPELAGO_OURS_H
 #define ARCHIPELAGO_OURS_H
 
+#include <stdbool.h>
 #include <sys/stat.h>
 
 /* 0, or a negative errno. EPERM: it is of another kind than `kind` (S_IFREG, S_IFIFO...), or not ours. */
@@ -22,5 +23,7 @@ int ours_check(int fd, mode_t kind);
 int ours_open(int folder, const char *name, int how, mode_t kind);
 /* A new file for its owner alone, in place of what has the name. */
 int ours_create(int folder, const char *name);
+/* True if we are who made the unix socket listen that this one is connected to. */
+bool ours_listens(int fd);
 
 #endif

@@ -135,6 +135,30 @@ def test_a_socket_of_a_stranger_is_neither_removed_nor_served(home):
     assert os.stat(path).st_uid == STRANGER
 
 
+def test_data_is_not_sent_to_a_stranger_who_listens_in_the_servers_place(home):
+    os.chmod(home, 0o711)
+    os.mkdir(f"{home}/tmp")
+    os.chmod(f"{home}/tmp", 0o1777)
+    path, here, there = f"{home}/tmp/nbd.sock", *socket.socketpair()
+    instance = Instance(home, f'[peers.nbd]\nsocket = "{path}"\n')
+    instance.start()
+    instance.vlmc("create", "v", "--size", "1M")
+    os.unlink(path)
+
+    def listens():
+        made = socket.socket(socket.AF_UNIX)
+        made.bind(path)
+        made.listen()
+        socket.send_fds(there, [b"."], [made.fileno()])
+
+    as_stranger(listens)
+    theirs = socket.recv_fds(here, 1, 1)[1][0]
+    said = instance.vlmc("export", "v", f"{home}/v.raw", check=False)
+    assert said.returncode == 1 and f"listens at {path}" in said.stderr
+    os.close(theirs)
+    instance.finish()
+
+
 @pytest.mark.parametrize(("config", "words"), [
     ('socket_mode = "rw"', "octal"), ("socket_mode = 4096", "octal"), ('socket_owner = "nobody-knows"', "nobody-knows"),
     ('socket_group = -1', "group"), ('allow = "vm-1"', "list"), ('allow = ["vm-1"]', "USER: PATTERN"),
@@ -191,13 +215,9 @@ def test_what_is_not_for_a_client_does_not_exist_by_any_way_of_asking(served):
     as_stranger(asks, GUEST)
     assert opened(Tcp(served.port).hello(), "vm-1") == ERR_UNKNOWN
     assert opened(Tcp(served.port).hello(), "public") == REP_ACK
-    wait_until(lambda: not opens(served), "what was opened to look at its name is closed")
-
-
-def opens(instance):
-    """How many times volumes are open."""
-    volumes = instance.client.segment.c.volumes
-    return sum(sum(volumes[i].opens) for i in range(lib.XSEG_VOLUMES) if volumes[i].id)
+    volumes = served.client.segment.c.volumes
+    wait_until(lambda: all(volumes[i].state == lib.XVOL_FREE for i in range(lib.XSEG_VOLUMES)),
+               "what was opened to look at its name is closed")
 
 
 def test_the_present_name_counts_when_a_volume_is_opened_anew(served):

@@ -36,6 +36,7 @@ UMASK = 0o077                   # of every process: what is made without a word 
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 LINKS_MAX = 40                  # symbolic links on the way to a folder, as for the kernel
 ROOT = 0
+CONNECT_S = 5.0                 # that a server may take to take one in
 _came_with: int | None = None   # the umask that close_umask() found
 KINDS = {stat.S_IFREG: "regular file", stat.S_IFDIR: "folder", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket",
          stat.S_IFLNK: "symbolic link", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
@@ -229,6 +230,15 @@ def check_server(made: socket.socket, path: str) -> None:
     if not is_us(uid):
         raise NotOurs(f"{who(uid)} listens at {path}, and not {who(os.geteuid())}, so nothing is said to him: if the "
                       "instance is yours run this as that user, if not remove the socket")
+
+
+def check_socket(path: str) -> None:
+    """NotOurs if somebody else listens there: before the path is given to a program that would not look."""
+    with socket.socket(socket.AF_UNIX) as made, \
+            contextlib.suppress(FileNotFoundError, ConnectionError, BlockingIOError, TimeoutError):
+        made.settimeout(CONNECT_S)
+        made.connect(path)
+        check_server(made, path)
 
 
 # --- an instance

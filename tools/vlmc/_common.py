@@ -59,17 +59,24 @@ def token() -> int:
 
 def nbd_uri(home: str, name: str) -> str:
     """Where NBD clients find a volume or snapshot, open or not."""
-    socket = nbd_socket(home) or "run/nbd.sock"
-    socket = os.path.normpath(os.path.join(home, os.path.expanduser(socket)))
-    return f"nbd+unix:///{quoted(name)}?socket={quoted(socket, '/')}"
+    return f"nbd+unix:///{quoted(name)}?socket={quoted(nbd_socket(home), '/')}"
+
+
+def served_uri(home: str, name: str) -> str:
+    """The same for a program that is given data to send there. NotOurs: a stranger listens at the socket."""
+    ours.check_socket(nbd_socket(home))
+    return nbd_uri(home, name)
 
 
 def nbd_socket(home: str) -> str:
-    """The path that the running instance's archipelago.toml has for the NBD socket; "": none. Invalid. (tools.config
-    is slow to import.)"""
+    """The path of the NBD socket, as the running instance's archipelago.toml has it. Invalid. (tools.config is slow to
+    import.)"""
     path = os.path.join(home, "run", "archipelago.toml")
-    if not os.path.exists(path):
-        return ""
+    said = _said_socket(path) if os.path.exists(path) else ""
+    return os.path.normpath(os.path.join(home, os.path.expanduser(said or "run/nbd.sock")))
+
+
+def _said_socket(path: str) -> str:
     import tomllib
     try:
         table: Any = tomllib.loads(ours.read_linked(path).decode())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from tools.vlmc._common import add_json, control, nbd_uri
+from tools.vlmc._common import add_json, control, served_uri
 
 HELP = "copy a volume into a disk image"
 
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     check_target(args.file, target, args.force)
     with images.partial(args.file, target) as part, \
             images.progress_bar(args.name, info["size"], args.progress or sys.stderr.isatty()) as progress:
-        source = nbd_uri(args.home, by_id(info["id"]))
+        source = served_uri(args.home, by_id(info["id"]))
         images.convert(args.file, ["-W", "-f", "raw", "-O", args.format, source, part], progress)
     stored = os.stat(target).st_blocks * 512
     if args.json:

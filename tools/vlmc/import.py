@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from tools.vlmc._common import add_json, add_size, nbd_uri, token
+from tools.vlmc._common import add_json, add_size, served_uri, token
 
 if TYPE_CHECKING:
     from tools.image_source import Image
@@ -62,7 +62,7 @@ def bring_in(args: argparse.Namespace, image: Image) -> int:
             made = client.control("create", name=args.name, size=size, block_size=args.block_size, token=key,
                                   making=True)["id"]
             with images.progress_bar(args.name, image.size, args.progress or sys.stderr.isatty()) as progress:
-                copy(client, image, args.name, by_id(made, key), nbd_uri(args.home, by_id(made, key)), progress)
+                copy(client, image, args.name, by_id(made, key), served_uri(args.home, by_id(made, key)), progress)
             client.control("finish", name=by_id(made, key))
         except BaseException:
             remove(client, args.name, key)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 
-from tools.vlmc._common import add_json, control, nbd_uri
+from tools.vlmc._common import add_json, control, served_uri
 
 HELP = "make a volume a block device"
 WORDS = {"nbd": "the kernel's NBD client", "nbdfuse": "nbdfuse and a loop device"}
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from tools import cli, mapping
     info = control(args, "info", name=args.name)
     entry = mapping.Entry(args.name, info["id"], args.home, args.read_only or info["readonly"])
-    for note in mapping.attach(entry, nbd_uri(args.home, args.name)):
+    for note in mapping.attach(entry, served_uri(args.home, args.name)):
         print(f"vlmc: {note}", file=sys.stderr)
     if args.json:
         cli.print_json(entry.shown())
