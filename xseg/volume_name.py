@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 
 BY_ID = "/id/"
+ID_TEXT = re.compile("[0-9a-f]{16}")
 SECOND = re.compile("/id/([0-9a-f]{16})(?:/([0-9a-f]{1,16}))?")
 
 
