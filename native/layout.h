@@ -46,6 +46,10 @@
  *   - A slot that says another port sent it than its own is answered with EINVAL; an answer nobody
  *     waits for is not one. `bad` of a port counts what made no sense, and the log is told once a minute.
  *
+ *   - vlmc knows privately what its frames and stacks are ("Scribbled maps" in vlmc.h). What they, and the slots of
+ *     volumes, hold is believed: a word of a volume's map or of its slot may damage that volume, or end what
+ *     is done with it.
+ *
  * So a slot that is overwritten costs a second, or the request in it: it fails, is served as what it now says, or,
  * if it says falsely that it is being served, is served when the process it was sent to is restarted. Two
  * requests at the same data buffer, by a word of its owner, spoil each other's bytes. A port's `tag` or
@@ -331,13 +335,13 @@ struct xentry {
     uint32_t stack;                 /* 0: that one object holds all; else stack number + 1 */
 };
 
-/* One leaf page of an open volume. All of it is vlmc's. */
+/* One leaf page of an open volume. All of it is vlmc's, which reads what stands before `dirty` when it starts. */
 struct xframe {
     uint64_t volume_id;             /* 0: free */
     uint64_t leaf;                  /* block number / XMAP_LEAF */
     uint32_t valid;                 /* entries may be used */
     uint32_t slot;                  /* volume slot */
-    uint64_t used;                  /* loop turn of the last use: eviction takes the oldest */
+    uint64_t pad0;
     uint32_t stack_class;           /* of its volume's stacks */
     uint32_t pad[7];
     uint32_t dirty[32];             /* bit per entry: changed, in no record yet */

@@ -105,7 +105,7 @@ static void inform(struct nbd_connection *conn, const struct xvolume *volume)
         inform_text(conn, NBD_INFO_NAME, conn->name);
     if (conn->informs & 1u << NBD_INFO_DESCRIPTION) {
         snprintf(text, sizeof(text), "%s %016" PRIx64 " in blocks of %u KiB", volume->readonly ? "snapshot" : "volume",
-                 load_relaxed(&volume->id), 1u << (volume->block_shift - 10));
+                 load_relaxed(&volume->id), 1u << ((volume->block_shift - 10) & 31));
         inform_text(conn, NBD_INFO_DESCRIPTION, text);
     }
     if (conn->informs & 1u << NBD_INFO_BLOCK_SIZE) {

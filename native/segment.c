@@ -79,7 +79,7 @@ static uint64_t layout_hash(void)
         AT(xvolume, lock_number), AT(xvolume, name), AT(xvolume, opens), AT(xvolume, opened_by),
         AT(xvolume, commit_seq),
         AT(xvolume, epoch), AT(xvolume, dirty), AT(xvolume, lost), AT(xvolume, reads),
-        sizeof(struct xframe), AT(xframe, valid), AT(xframe, used), AT(xframe, stack_class),
+        sizeof(struct xframe), AT(xframe, valid), AT(xframe, stack_class),
         AT(xframe, dirty), AT(xframe, committing), AT(xframe, entry),
         sizeof(struct xstack), AT(xstack, layer),
     };

@@ -99,9 +99,9 @@ static void finish(struct vlmc *v, struct xreq *req)
 
 static uint64_t step(struct vlmc *v, struct xreq *req)
 {
-    const struct xvolume *vol = xvolume_of(v, req);
-    uint64_t at = req->offset + io_of(req)->cursor, block = at >> vol->block_shift;
-    uint64_t in = at & (block_size(vol) - 1), length = block_size(vol) - in;
+    const struct volume *volume = volume_of(v, req);
+    uint64_t at = req->offset + io_of(req)->cursor, block = at >> volume->block_shift;
+    uint64_t in = at & (block_size(volume) - 1), length = block_size(volume) - in;
     struct xframe *frame = cache_get(v, req, block);
 
     if (!frame)
@@ -148,6 +148,13 @@ void io_fail(struct vlmc *v, struct xreq *req, int error)
     io_run(v, req);
 }
 
+uint64_t io_damaged(struct vlmc *v, struct xreq *req)
+{
+    count(&v->peer->port->shared->bad, 1);
+    io_of(req)->error = -EIO;
+    return req->size - io_of(req)->cursor;
+}
+
 void io_child_done(struct vlmc *v, struct xreq *child, int error)
 {
     struct xreq *req = xreq_parent(v->peer->port, child);
@@ -182,11 +189,12 @@ static bool changes(const struct xreq *req)
 static int check_io(const struct vlmc *v, const struct xreq *req)
 {
     const struct xvolume *vol = xvolume_of(v, req);
+    uint64_t size = load_relaxed(&vol->size);
     bool has_data = req->op == XOP_READ || req->op == XOP_WRITE;
 
     if (changes(req) && vol->readonly)
         return -EROFS;
-    if (req->offset > vol->size || req->size > vol->size - req->offset)
+    if (req->offset > size || req->size > size - req->offset)
         return changes(req) ? -ENOSPC : -EINVAL;
     if (has_data && (req->size > XSEG_IO_MAX || !xreq_data_ok(v->seg, req, req->size)))
         return -EINVAL;
@@ -300,17 +308,39 @@ static bool settle_doubt(struct vlmc *v)
     return true;
 }
 
-/* A slot that was given to another volume starts anew. */
-static void refresh(struct vlmc *v, uint32_t slot)
+/* Takes in what a volume is, once in its life: from then on its words for that are not looked at. */
+static void begin_volume(struct vlmc *v, uint32_t slot, uint32_t generation)
 {
-    struct volume *volume = &v->volumes[slot];
     const struct xvolume *vol = &v->seg->volumes[slot];
+    uint32_t shift = load_relaxed(&vol->block_shift);
+    bool ok = shift >= XMAP_BLOCK_MIN_SHIFT && shift <= XMAP_BLOCK_MAX_SHIFT;
 
-    if (volume->generation == vol->generation)
-        return;
-    assert(volume->in_flight == 0 && volume->dirty_frames == 0);
-    *volume = (struct volume){ .generation = vol->generation, .epoch_captured = vol->epoch };
-    volume->hold_all = vol->frozen != 0;
+    v->volumes[slot] = (struct volume){ .generation = generation, .epoch_captured = load_relaxed(&vol->epoch),
+                                        .id = load_relaxed(&vol->id), .hold_all = load_relaxed(&vol->frozen) != 0 };
+    v->volumes[slot].block_shift = ok && v->volumes[slot].id ? shift : 0;
+}
+
+/* Nothing of it is under way or waits. */
+static bool is_quiet(const struct volume *volume)
+{
+    return volume->in_flight == 0 && volume->changing == 0 && volume->dirty_frames == 0
+        && volume->committing_frames == 0 && volume->commit == COMMIT_IDLE && queue_empty(&volume->behind)
+        && queue_empty(&volume->held) && queue_empty(&volume->flushes) && queue_empty(&volume->snapshots)
+        && queue_empty(&volume->freezes);
+}
+
+/* A slot that was given to another volume starts anew. False: it says so while requests on it are under way,
+ * or what it says of the volume makes no sense. */
+static bool refresh(struct vlmc *v, uint32_t slot)
+{
+    uint32_t generation = load_acquire(&v->seg->volumes[slot].generation);
+
+    if (v->volumes[slot].generation != generation) {
+        if (!is_quiet(&v->volumes[slot]))
+            return false;
+        begin_volume(v, slot, generation);
+    }
+    return v->volumes[slot].block_shift != 0;
 }
 
 static bool is_open(const struct xvolume *vol)
@@ -333,8 +363,7 @@ void vlmc_request(struct peer *peer, struct xreq *req)
         peer_reply(peer, req, -ESTALE);
         return;
     }
-    refresh(v, req->volume - 1);
-    if (volume_of(v, req)->closed) {
+    if (!refresh(v, req->volume - 1) || volume_of(v, req)->closed) {
         peer_reply(peer, req, -ESTALE);
         return;
     }
@@ -438,10 +467,12 @@ static void vlmc_stop(struct peer *peer)
 static void adopt_volumes(struct vlmc *v)
 {
     for (uint32_t slot = 0; slot < XSEG_VOLUMES; slot++) {
-        if (v->seg->volumes[slot].dirty)
-            store_relaxed(&v->seg->volumes[slot].dirty, (uint32_t)XDIRTY_WRITTEN);
-        v->volumes[slot].generation = v->seg->volumes[slot].generation;
-        v->volumes[slot].hold_all = v->seg->volumes[slot].frozen != 0;
+        struct xvolume *vol = &v->seg->volumes[slot];
+
+        if (load_relaxed(&vol->dirty))
+            store_relaxed(&vol->dirty, (uint32_t)XDIRTY_WRITTEN);
+        if (is_open(vol))
+            begin_volume(v, slot, load_relaxed(&vol->generation));
     }
 }
 

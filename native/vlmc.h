@@ -52,6 +52,16 @@
  * go on; syncing the data and appending the record happen afterwards. FREEZE and CLOSE
  * hold back everything.
  *
+ * Scribbled maps
+ * --------------
+ * Frames, stacks and volume slots lie in the segment for the next life of vlmc, and another member may have written
+ * anything there. So which frame is whose leaf, whose each stack record is, what is pinned, dirty or
+ * being committed, and a volume's id and block size are known privately; the words for them in the segment are written,
+ * and read when vlmc starts, checked. An entry is read at once. The stack that it names must be its own frame's,
+ * with a possible number of layers, else the request fails with EIO, as does the commit of such an entry; a record
+ * that nobody names any more is free at the next start. A leaf's record is decoded from a copy. What an entry, a
+ * bitmap, an epoch or a dirty bit says is believed: it may lose that volume what it has there, and nothing else.
+ *
  * Data that may be gone
  * ---------------------
  * `lost` of a volume is set by the data blocker before it answers the SYNC that failed, and is
@@ -124,7 +134,9 @@ enum commit_state { COMMIT_IDLE = 0, COMMIT_SYNC, COMMIT_APPEND };
 
 /* vlmc's own side of a volume slot; rebuilt from the segment when it starts. */
 struct volume {
-    uint32_t generation;            /* of the xvolume this belongs to */
+    uint32_t generation;            /* of the xvolume this belongs to; 0: none yet */
+    uint32_t block_shift;           /* of it, as they were when it was opened; 0: they made no sense */
+    uint64_t id;
     uint32_t last_frame;            /* where the last lookup ended: number + 1 */
     uint64_t in_flight;             /* requests begun and not answered */
     uint64_t writes;                /* of these, writes */
@@ -155,8 +167,15 @@ struct volume {
 
 /* vlmc's own side of a frame. */
 struct frame {
+    uint64_t id;                    /* of its volume; 0: free */
+    uint64_t leaf;
+    uint64_t used;                  /* loop turn of the last use: eviction takes the oldest */
+    uint32_t slot;
+    uint32_t block_shift;
     uint32_t pins;
+    bool valid;                     /* entries may be used */
     bool listed;                    /* in its volume's dirty_frames */
+    bool committing;                /* in its volume's committing_frames */
     uint32_t dirty_next;
     uint32_t committing_next;
     struct queue waiting;           /* for its load */
@@ -167,6 +186,8 @@ struct vlmc {
     struct xseg *seg;
     struct volume *volumes;         /* XSEG_VOLUMES */
     struct frame *frames;
+    uint8_t *record;                /* a leaf's record on its way in: a copy, so that it stays as it was checked */
+    uint32_t *stack_owner[XMAP_STACK_CLASSES];      /* whose each is: frame number + 1; 0: free */
     uint32_t *stack_free[XMAP_STACK_CLASSES];
     uint32_t stack_free_count[XMAP_STACK_CLASSES];
     struct busy *busy;
@@ -196,24 +217,27 @@ static inline struct volume *volume_of(const struct vlmc *v, const struct xreq *
 {
     return &v->volumes[req->volume - 1];
 }
-static inline uint64_t block_size(const struct xvolume *vol) { return 1ull << vol->block_shift; }
+static inline uint64_t block_size(const struct volume *volume) { return 1ull << volume->block_shift; }
+static inline uint32_t stack_class(const struct volume *volume) { return map_stack_class(volume->block_shift); }
 static inline void data_written(struct xvolume *vol)
 {
     store_relaxed(&vol->dirty, vol->dirty | XDIRTY_WRITTEN);
 }
-static inline bool is_own(const struct xvolume *vol, const struct xentry *entry)
+static inline bool is_own(const struct vlmc *v, uint32_t slot, const struct xentry *entry)
 {
-    return entry->volume == vol->id && entry->epoch >= vol->writable_since;
+    return entry->volume == v->volumes[slot].id && entry->epoch >= v->seg->volumes[slot].writable_since;
 }
-static inline struct xobj own_object(const struct xvolume *vol, uint32_t epoch, uint64_t block)
+static inline struct xobj own_object(const struct volume *volume, uint32_t epoch, uint64_t block)
 {
-    return (struct xobj){ .kind = XOBJ_DATA, .epoch = epoch, .volume = vol->id, .index = block };
+    return (struct xobj){ .kind = XOBJ_DATA, .epoch = epoch, .volume = volume->id, .index = block };
 }
 
 /* vlmc.c */
 void vlmc_request(struct peer *peer, struct xreq *req);
 void io_run(struct vlmc *v, struct xreq *req);
 void io_fail(struct vlmc *v, struct xreq *req, int error);
+/* Result of a step that met an entry or a stack that makes no sense: the request fails. */
+uint64_t io_damaged(struct vlmc *v, struct xreq *req);
 void io_child_done(struct vlmc *v, struct xreq *child, int error);
 /* Answers every request of a queue. */
 void answer_all(struct vlmc *v, struct queue *queue, int error);
@@ -242,11 +266,36 @@ static inline struct xentry *entry_of(struct xframe *frame, uint64_t block)
 {
     return &frame->entry[block % XMAP_LEAF];
 }
-struct xstack *stack_of(const struct vlmc *v, const struct xvolume *vol, const struct xentry *entry);
-/* Number + 1 of a free stack record, or 0: none, commits were asked for. */
-uint32_t stack_take(struct vlmc *v, const struct xvolume *vol);
-void stack_give(struct vlmc *v, const struct xvolume *vol, uint32_t stack);
+/* An entry as it is now. */
+static inline struct xentry entry_read(const struct xframe *frame, uint64_t block)
+{
+    struct xentry entry;
+
+    read_once(&entry, &frame->entry[block % XMAP_LEAF], sizeof(entry));
+    return entry;
+}
+/* The stack that an entry of this frame names. NULL: it has none, or one that makes no sense or is another
+ * frame's: see "Scribbled maps". */
+struct xstack *stack_of(const struct vlmc *v, const struct xframe *frame, const struct xentry *entry);
+/* Copies it. False: it makes no sense. */
+bool stack_copy(const struct vlmc *v, const struct xframe *frame, const struct xentry *entry, struct xstack *copy);
+/* Number + 1 of a free stack record for this frame, or 0: none, commits were asked for. */
+uint32_t stack_take(struct vlmc *v, const struct xframe *frame);
+/* Gives it back, if it is this frame's. */
+void stack_give(struct vlmc *v, const struct xframe *frame, uint32_t stack);
 struct xstack *stack_at(const struct vlmc *v, uint32_t class, uint32_t stack);
+/* How many layers, 1..XMAP_LAYERS whatever is written there. */
+static inline uint32_t layers_of(const struct xstack *stack)
+{
+    uint32_t layers = load_relaxed(&stack->layers);
+
+    return layers < 1 ? 1 : layers > XMAP_LAYERS ? XMAP_LAYERS : layers;
+}
+/* The bitmap of a layer, as the volume's block size says and not the record. */
+static inline uint8_t *stack_bits(const struct volume *volume, struct xstack *stack, uint32_t layer)
+{
+    return (uint8_t *)(stack + 1) + layer * map_bitmap_size(volume->block_shift);
+}
 /* Counts the frame among the volume's dirty ones: an entry of it changes soon. */
 void frame_dirty(struct vlmc *v, uint32_t slot, struct xframe *frame);
 /* True if the volume must commit before one more entry of this frame changes. */
@@ -266,7 +315,7 @@ uint64_t read_step(struct vlmc *v, struct xreq *req, struct xframe *frame, uint6
 uint64_t status_step(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
                      uint64_t in, uint64_t length);
 /* Layer that chunk lies in. */
-uint32_t layer_of(struct xstack *stack, uint64_t chunk);
+uint32_t layer_of(const struct volume *volume, struct xstack *stack, uint64_t chunk);
 
 /* vlmc_write.c */
 uint64_t write_step(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
@@ -284,7 +333,8 @@ bool busy_share(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t
 bool busy_take(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block);
 void busy_release(struct vlmc *v, uint32_t slot, uint64_t block);
 int busy_start(struct vlmc *v);
-void set_chunks(struct vlmc *v, uint32_t slot, uint64_t block, uint64_t first, uint64_t count);
+/* Notes that chunks are in the volume's own layer. EIO: the entry or its stack makes no sense. */
+int set_chunks(struct vlmc *v, uint32_t slot, uint64_t block, uint64_t first, uint64_t count);
 
 /* vlmc_order.c */
 /* True: the request waits in `behind` for those of a port that has died. */

@@ -4,8 +4,8 @@
  *
  * Frames form a set-associative cache: a leaf may be in XMAP_WAYS places, found by their
  * tags alone, so nothing here can be left half linked by a death. A frame may be evicted
- * when nothing in it is dirty, on its way in a commit, pinned or loading. Free stacks are
- * kept in private memory and found anew by a sweep when vlmc starts.
+ * when nothing in it is dirty, on its way in a commit, pinned or loading. Whose leaf a frame
+ * is, and whose each stack, is kept in private memory and found anew by a sweep when vlmc starts.
  */
 #include <assert.h>
 #include <errno.h>
@@ -99,65 +99,88 @@ struct xstack *stack_at(const struct vlmc *v, uint32_t class, uint32_t stack)
     return (struct xstack *)(v->seg->stacks[class] + (stack - 1) * xstack_size(class));
 }
 
-struct xstack *stack_of(const struct vlmc *v, const struct xvolume *vol, const struct xentry *entry)
+static uint32_t shift_of(const struct vlmc *v, const struct xframe *frame)
 {
-    return entry->stack ? stack_at(v, map_stack_class(vol->block_shift), entry->stack) : NULL;
+    return v->frames[frame_number(v, frame)].block_shift;
 }
 
-static void give_back(struct vlmc *v, uint32_t class, uint32_t stack)
+static uint32_t class_of(const struct vlmc *v, const struct xframe *frame)
 {
-    if (stack == 0)
-        return;
+    return map_stack_class(shift_of(v, frame));
+}
+
+/* True if the frame owns the stack of that number. */
+static bool owns(const struct vlmc *v, const struct xframe *frame, uint32_t class, uint32_t stack)
+{
+    return stack && stack <= v->seg->stack_count[class]
+        && v->stack_owner[class][stack - 1] == frame_number(v, frame) + 1;
+}
+
+struct xstack *stack_of(const struct vlmc *v, const struct xframe *frame, const struct xentry *entry)
+{
+    uint32_t class = class_of(v, frame);
+    struct xstack *stack = owns(v, frame, class, entry->stack) ? stack_at(v, class, entry->stack) : NULL;
+
+    return stack && load_relaxed(&stack->layers) == layers_of(stack)
+        && load_relaxed(&stack->bitmap_size) == map_bitmap_size(shift_of(v, frame)) ? stack : NULL;
+}
+
+bool stack_copy(const struct vlmc *v, const struct xframe *frame, const struct xentry *entry, struct xstack *copy)
+{
+    const struct xstack *stack = stack_of(v, frame, entry);
+
+    if (!stack)
+        return false;
+    read_once(copy, stack, xstack_size(class_of(v, frame)));
+    return copy->layers == layers_of(copy) && copy->bitmap_size == map_bitmap_size(shift_of(v, frame));
+}
+
+void stack_give(struct vlmc *v, const struct xframe *frame, uint32_t stack)
+{
+    uint32_t class = class_of(v, frame);
+
+    if (!owns(v, frame, class, stack))
+        return;                     /* none, or a number that was scribbled over an entry's */
     assert(v->stack_free_count[class] < v->seg->stack_count[class]);
+    v->stack_owner[class][stack - 1] = 0;
     v->stack_free[class][v->stack_free_count[class]++] = stack;
-}
-
-void stack_give(struct vlmc *v, const struct xvolume *vol, uint32_t stack)
-{
-    give_back(v, map_stack_class(vol->block_shift), stack);
 }
 
 /* --- evicting --------------------------------------------------------------------- */
 
-static bool any_bits(const uint32_t bits[XMAP_LEAF / 32])
+static bool is_clean(const struct frame *mine)
 {
-    for (int i = 0; i < XMAP_LEAF / 32; i++)
-        if (bits[i])
-            return true;
-    return false;
-}
-
-static bool is_clean(const struct vlmc *v, const struct xframe *frame)
-{
-    const struct frame *mine = &v->frames[frame_number(v, frame)];
-
-    return frame->valid && mine->pins == 0 && !mine->listed && queue_empty(&mine->waiting)
-        && !any_bits(frame->dirty) && !any_bits(frame->committing);
+    return mine->valid && mine->pins == 0 && !mine->listed && !mine->committing && queue_empty(&mine->waiting);
 }
 
 static void drop_frame(struct vlmc *v, struct xframe *frame)
 {
+    struct frame *mine = &v->frames[frame_number(v, frame)];
+
     store_release(&frame->valid, 0u);
     for (uint32_t i = 0; i < XMAP_LEAF; i++)
-        give_back(v, frame->stack_class, frame->entry[i].stack);
+        stack_give(v, frame, load_relaxed(&frame->entry[i].stack));
     memset(frame->entry, 0, sizeof(frame->entry));
     store_release(&frame->volume_id, 0ull);
+    mine->valid = false;
+    mine->id = 0;
 }
 
-static struct xframe *oldest_clean(struct vlmc *v, struct xframe *frames, uint32_t count,
-                                   uint32_t class_wanted)
+static struct xframe *oldest_clean(struct vlmc *v, uint32_t first, uint32_t count, uint32_t class_wanted)
 {
-    struct xframe *oldest = NULL;
+    const struct frame *oldest = NULL;
 
-    for (uint32_t i = 0; i < count; i++) {
-        if (frames[i].volume_id == 0 || !is_clean(v, &frames[i]))
+    for (uint32_t i = first; i < first + count; i++) {
+        const struct frame *mine = &v->frames[i];
+
+        if (mine->id == 0 || !is_clean(mine))
             continue;
-        if (class_wanted != UINT32_MAX && frames[i].stack_class != class_wanted)
+        if (class_wanted != UINT32_MAX && map_stack_class(mine->block_shift) != class_wanted)
             continue;
-        if (!oldest || frames[i].used < oldest->used)
-            oldest = &frames[i];
+        if (!oldest || mine->used < oldest->used)
+            oldest = mine;
     }
-    return oldest;
+    return oldest ? &v->seg->frames[oldest - v->frames] : NULL;
 }
 
 /* Asks for commits of all volumes with dirty frames, so that some become clean. */
@@ -168,19 +191,21 @@ static void want_all_commits(struct vlmc *v)
             commit_want(v, slot);
 }
 
-uint32_t stack_take(struct vlmc *v, const struct xvolume *vol)
+uint32_t stack_take(struct vlmc *v, const struct xframe *frame)
 {
-    uint32_t class = map_stack_class(vol->block_shift);
+    uint32_t class = class_of(v, frame), stack;
 
     while (v->stack_free_count[class] == 0) {
-        struct xframe *frame = oldest_clean(v, v->seg->frames, v->seg->frame_count, class);
-        if (!frame) {
+        struct xframe *oldest = oldest_clean(v, 0, v->seg->frame_count, class);
+        if (!oldest) {
             want_all_commits(v);
             return 0;
         }
-        drop_frame(v, frame);
+        drop_frame(v, oldest);
     }
-    return v->stack_free[class][--v->stack_free_count[class]];
+    stack = v->stack_free[class][--v->stack_free_count[class]];
+    v->stack_owner[class][stack - 1] = frame_number(v, frame) + 1;
+    return stack;
 }
 
 void cache_pin(struct vlmc *v, const struct xframe *frame)
@@ -198,31 +223,33 @@ void cache_unpin(struct vlmc *v, const struct xframe *frame)
 
 /* --- finding ------------------------------------------------------------------------ */
 
-static struct xframe *set_of(const struct vlmc *v, uint64_t id, uint64_t leaf)
+/* Number of the first frame of the set in which a leaf may be. */
+static uint32_t set_of(const struct vlmc *v, uint64_t id, uint64_t leaf)
 {
     uint64_t hash = (id ^ leaf * 0x9e3779b97f4a7c15u) * 0xff51afd7ed558ccdu;
     uint64_t sets = v->seg->frame_count / XMAP_WAYS;
 
-    return &v->seg->frames[(hash >> 20) % sets * XMAP_WAYS];
+    return (uint32_t)((hash >> 20) % sets * XMAP_WAYS);
 }
 
 static struct xframe *find(struct vlmc *v, uint64_t id, uint64_t leaf)
 {
-    struct xframe *set = set_of(v, id, leaf);
+    uint32_t set = set_of(v, id, leaf);
 
-    for (uint32_t way = 0; way < XMAP_WAYS; way++)
-        if (set[way].volume_id == id && set[way].leaf == leaf)
-            return &set[way];
+    for (uint32_t i = set; i < set + XMAP_WAYS; i++)
+        if (v->frames[i].id == id && v->frames[i].leaf == leaf)
+            return &v->seg->frames[i];
     return NULL;
 }
 
 static struct xframe *victim(struct vlmc *v, uint64_t id, uint64_t leaf)
 {
-    struct xframe *set = set_of(v, id, leaf), *oldest;
+    uint32_t set = set_of(v, id, leaf);
+    struct xframe *oldest;
 
-    for (uint32_t way = 0; way < XMAP_WAYS; way++)
-        if (set[way].volume_id == 0)
-            return &set[way];
+    for (uint32_t i = set; i < set + XMAP_WAYS; i++)
+        if (v->frames[i].id == 0)
+            return &v->seg->frames[i];
     oldest = oldest_clean(v, set, XMAP_WAYS, UINT32_MAX);
     if (oldest)
         drop_frame(v, oldest);
@@ -234,12 +261,15 @@ static struct xframe *victim(struct vlmc *v, uint64_t id, uint64_t leaf)
 static void begin_frame(struct vlmc *v, struct xframe *frame, uint64_t id, uint64_t leaf,
                         uint32_t slot)
 {
+    struct frame *mine = &v->frames[frame_number(v, frame)];
+
+    *mine = (struct frame){ .id = id, .leaf = leaf, .slot = slot, .block_shift = v->volumes[slot].block_shift };
     memset(frame->entry, 0, sizeof(frame->entry));
     memset(frame->dirty, 0, sizeof(frame->dirty));
     memset(frame->committing, 0, sizeof(frame->committing));
     frame->valid = 0;
     frame->slot = slot;
-    frame->stack_class = map_stack_class(v->seg->volumes[slot].block_shift);
+    frame->stack_class = class_of(v, frame);
     frame->leaf = leaf;
     store_release(&frame->volume_id, id);
 }
@@ -289,29 +319,32 @@ static void load(struct vlmc *v, struct xreq *req, uint64_t id, uint64_t leaf)
 struct xframe *cache_get(struct vlmc *v, struct xreq *req, uint64_t block)
 {
     struct volume *volume = volume_of(v, req);
-    uint64_t id = xvolume_of(v, req)->id, leaf = block / XMAP_LEAF;
-    struct xframe *frame = volume->last_frame ? &v->seg->frames[volume->last_frame - 1] : NULL;
+    uint64_t id = volume->id, leaf = block / XMAP_LEAF;
+    struct frame *mine = volume->last_frame ? &v->frames[volume->last_frame - 1] : NULL;
+    struct xframe *frame;
 
-    if (!frame || frame->volume_id != id || frame->leaf != leaf)
+    if (!mine || mine->id != id || mine->leaf != leaf) {
         frame = find(v, id, leaf);
-    if (!frame) {
-        load(v, req, id, leaf);
+        if (!frame) {
+            load(v, req, id, leaf);
+            return NULL;
+        }
+        mine = &v->frames[frame_number(v, frame)];
+    }
+    if (!mine->valid) {
+        queue_push(v->peer, &mine->waiting, req);
         return NULL;
     }
-    if (!frame->valid) {
-        queue_push(v->peer, &v->frames[frame_number(v, frame)].waiting, req);
-        return NULL;
-    }
-    frame->used = v->turn;
-    volume->last_frame = frame_number(v, frame) + 1;
-    return frame;
+    mine->used = v->turn;
+    volume->last_frame = (uint32_t)(mine - v->frames) + 1;
+    return &v->seg->frames[mine - v->frames];
 }
 
 struct xframe *cache_pinned(struct vlmc *v, uint32_t slot, uint64_t block)
 {
-    struct xframe *frame = find(v, v->seg->volumes[slot].id, block / XMAP_LEAF);
+    struct xframe *frame = find(v, v->volumes[slot].id, block / XMAP_LEAF);
 
-    assert(frame && frame->valid && v->frames[frame_number(v, frame)].pins > 0);
+    assert(frame && v->frames[frame_number(v, frame)].valid && v->frames[frame_number(v, frame)].pins > 0);
     return frame;
 }
 
@@ -319,36 +352,37 @@ struct xframe *cache_pinned(struct vlmc *v, uint32_t slot, uint64_t block)
 
 static int decode_item(struct vlmc *v, struct xframe *frame, const struct map_item *item)
 {
-    const struct xvolume *vol = &v->seg->volumes[frame->slot];
     struct xentry entry;
     uint32_t stack = 0;
 
-    if (item->block / XMAP_LEAF != frame->leaf)
+    if (item->block / XMAP_LEAF != v->frames[frame_number(v, frame)].leaf)
         return -EBADMSG;
     if (item->layers > 1 || (item->layers == 1 && item->layer[0].kind != XOBJ_DATA)) {
-        stack = stack_take(v, vol);
+        stack = stack_take(v, frame);
         if (!stack)
             return -ENOBUFS;
     }
-    item_to_entry(item, &entry,
-                  stack ? stack_at(v, map_stack_class(vol->block_shift), stack) : NULL);
+    item_to_entry(item, &entry, stack ? stack_at(v, class_of(v, frame), stack) : NULL);
+    if (stack)                      /* a record of one layer says nothing of bitmaps */
+        stack_at(v, class_of(v, frame), stack)->bitmap_size = map_bitmap_size(shift_of(v, frame));
     entry_publish(entry_of(frame, item->block), entry.volume, entry.epoch, stack);
     return 0;
 }
 
 static int decode(struct vlmc *v, struct xframe *frame, const struct xreq *child)
 {
-    const struct xvolume *vol = &v->seg->volumes[frame->slot];
-    const void *buf = xreq_data(v->seg, child);
     struct record_info info;
     struct map_item item;
     uint64_t at = 0;
     int rc;
 
-    if (child->done > child->data_size || record_check(buf, child->done, &info)
-        || info.kind != RECORD_LEAF || info.block_shift != vol->block_shift)
+    if (child->done > child->data_size || child->done > XSEG_IO_MAX)
         return -EBADMSG;
-    while ((rc = record_next(buf, &at, &item)) == 1) {
+    read_once(v->record, xreq_data(v->seg, child), child->done);
+    if (record_check(v->record, child->done, &info) || info.kind != RECORD_LEAF
+        || info.block_shift != shift_of(v, frame))
+        return -EBADMSG;
+    while ((rc = record_next(v->record, &at, &item)) == 1) {
         rc = decode_item(v, frame, &item);
         if (rc)
             return rc;
@@ -375,12 +409,13 @@ static void load_failed(struct vlmc *v, struct xframe *frame, int error)
 void cache_loaded(struct vlmc *v, struct xreq *child)
 {
     struct xframe *frame = &v->seg->frames[child->client];
+    struct frame *mine = &v->frames[child->client];
     struct queue waiting;
     int error = child->error ? child->error : decode(v, frame, child);
 
     if (error == 0 && (child->flags & XREQ_MORE)) {
         uint64_t next = child->arg;
-        if (next > child->offset && next / XMAP_LEAF == frame->leaf) {
+        if (next > child->offset && next / XMAP_LEAF == mine->leaf) {
             send_load(v, child, next);
             return;
         }
@@ -391,22 +426,22 @@ void cache_loaded(struct vlmc *v, struct xreq *child)
         load_failed(v, frame, error);
         return;
     }
-    frame->used = v->turn;
+    mine->used = v->turn;
+    mine->valid = true;
     store_release(&frame->valid, 1u);
-    waiting = v->frames[frame_number(v, frame)].waiting;
-    v->frames[frame_number(v, frame)].waiting = (struct queue){ 0 };
+    waiting = mine->waiting;
+    mine->waiting = (struct queue){ 0 };
     run_queue(v, &waiting);
 }
 
 void cache_forget(struct vlmc *v, uint32_t slot)
 {
-    uint64_t id = v->seg->volumes[slot].id;
-
     for (uint32_t i = 0; i < v->seg->frame_count; i++) {
-        struct xframe *frame = &v->seg->frames[i];
-        if (frame->volume_id == id && frame->slot == slot) {
-            assert(v->frames[i].pins == 0 && !v->frames[i].listed);
-            drop_frame(v, frame);
+        const struct frame *mine = &v->frames[i];
+
+        if (mine->id && mine->slot == slot) {
+            assert(mine->pins == 0 && !mine->listed);
+            drop_frame(v, &v->seg->frames[i]);
         }
     }
     v->volumes[slot].last_frame = 0;
@@ -414,65 +449,86 @@ void cache_forget(struct vlmc *v, uint32_t slot)
 
 /* --- starting --------------------------------------------------------------------------- */
 
-/* Takes over a frame that an earlier life left, or frees it. Marks its stacks as used. */
-static void adopt_frame(struct vlmc *v, struct xframe *frame, uint8_t *used[XMAP_STACK_CLASSES])
+/* What an earlier life left of a frame, if it makes sense: a leaf of a volume that is open, at its place, and no
+ * other frame's. */
+static bool read_frame(struct vlmc *v, uint32_t number)
 {
-    const struct xvolume *vol = &v->seg->volumes[frame->slot % XSEG_VOLUMES];
-    uint32_t class = frame->stack_class;
+    const struct xframe *frame = &v->seg->frames[number];
+    struct frame mine = { .id = load_relaxed(&frame->volume_id), .leaf = load_relaxed(&frame->leaf),
+                          .slot = load_relaxed(&frame->slot), .valid = true };
+    const struct volume *volume = mine.slot < XSEG_VOLUMES ? &v->volumes[mine.slot] : NULL;
 
-    if (!frame->valid || class >= XMAP_STACK_CLASSES || frame->slot >= XSEG_VOLUMES || vol->id != frame->volume_id
-        || (vol->state != XVOL_OPEN && vol->state != XVOL_CLOSING)) {
+    if (!mine.id || !load_relaxed(&frame->valid) || !volume || !volume->block_shift || volume->id != mine.id)
+        return false;
+    mine.block_shift = volume->block_shift;
+    if (mine.leaf > (UINT64_MAX >> volume->block_shift) / XMAP_LEAF
+        || number - set_of(v, mine.id, mine.leaf) >= XMAP_WAYS || find(v, mine.id, mine.leaf))
+        return false;
+    v->frames[number] = mine;
+    return true;
+}
+
+/* Takes over a frame that an earlier life left, or frees it. Its stacks are its own, unless another has them. */
+static void adopt_frame(struct vlmc *v, uint32_t number)
+{
+    struct xframe *frame = &v->seg->frames[number];
+    struct frame *mine = &v->frames[number];
+    uint32_t class;
+
+    if (!read_frame(v, number)) {
         frame->valid = 0;
         frame->volume_id = 0;
         return;
     }
+    class = map_stack_class(mine->block_shift);
     for (uint32_t i = 0; i < XMAP_LEAF; i++) {
-        uint32_t bit = 1u << (i % 32), stack = frame->entry[i].stack;
-        if (stack && stack <= v->seg->stack_count[class])
-            used[class][stack - 1] = 1;
+        uint32_t bit = 1u << (i % 32), stack = load_relaxed(&frame->entry[i].stack);
+        if (stack && stack <= v->seg->stack_count[class] && !v->stack_owner[class][stack - 1])
+            v->stack_owner[class][stack - 1] = number + 1;
         if (frame->committing[i / 32] & bit)
             frame->dirty[i / 32] |= bit;
         if (frame->dirty[i / 32] & bit) {
             frame->dirty[i / 32] &= ~bit;
-            entry_dirty(v, frame->slot, frame, frame->leaf * XMAP_LEAF + i);
+            entry_dirty(v, mine->slot, frame, mine->leaf * XMAP_LEAF + i);
         }
     }
     memset(frame->committing, 0, sizeof(frame->committing));
 }
 
-static void sweep(struct vlmc *v, uint8_t *used[XMAP_STACK_CLASSES])
+static void sweep(struct vlmc *v)
 {
     for (uint32_t i = 0; i < v->seg->frame_count; i++)
         if (v->seg->frames[i].volume_id)
-            adopt_frame(v, &v->seg->frames[i], used);
+            adopt_frame(v, i);
     for (uint32_t class = 0; class < XMAP_STACK_CLASSES; class++)
         for (uint32_t s = v->seg->stack_count[class]; s > 0; s--)
-            if (!used[class][s - 1])
+            if (!v->stack_owner[class][s - 1])
                 v->stack_free[class][v->stack_free_count[class]++] = s;
 }
 
 int cache_start(struct vlmc *v)
 {
-    uint8_t *used[XMAP_STACK_CLASSES] = { NULL };
     bool ok;
 
     v->frames = calloc(v->seg->frame_count, sizeof(*v->frames));
-    ok = v->frames != NULL;
+    v->record = malloc(XSEG_IO_MAX);
+    ok = v->frames && v->record;
     for (uint32_t class = 0; class < XMAP_STACK_CLASSES; class++) {
         v->stack_free[class] = calloc(v->seg->stack_count[class], sizeof(uint32_t));
-        used[class] = calloc(v->seg->stack_count[class], 1);
-        ok = ok && v->stack_free[class] && used[class];
+        v->stack_owner[class] = calloc(v->seg->stack_count[class], sizeof(uint32_t));
+        ok = ok && v->stack_free[class] && v->stack_owner[class];
     }
     if (ok)
-        sweep(v, used);
-    for (uint32_t class = 0; class < XMAP_STACK_CLASSES; class++)
-        free(used[class]);
+        sweep(v);
     return ok ? 0 : -ENOMEM;
 }
 
 void cache_stop(struct vlmc *v)
 {
-    for (uint32_t class = 0; class < XMAP_STACK_CLASSES; class++)
+    for (uint32_t class = 0; class < XMAP_STACK_CLASSES; class++) {
         free(v->stack_free[class]);
+        free(v->stack_owner[class]);
+    }
+    free(v->record);
     free(v->frames);
 }

@@ -21,6 +21,7 @@
 
 #include "vlmc.h"
 
+#define STACK_BYTES_MAX 1728        /* of a record of the largest class */
 #define SMALL_COMMIT 64             /* dirty entries that surely fit a 64 KiB buffer or two */
 
 struct capture {
@@ -30,6 +31,7 @@ struct capture {
     struct xreq *child;
     uint64_t buffer_size;
     int error;
+    union { struct xstack stack; uint8_t bytes[STACK_BYTES_MAX]; } copy;    /* of the entry's */
 };
 
 void commit_want(struct vlmc *v, uint32_t slot)
@@ -63,8 +65,8 @@ static bool open_record(struct capture *c)
     struct volume *volume = &c->v->volumes[c->slot];
     const struct xvolume *vol = &c->v->seg->volumes[c->slot];
     struct record_info info = {
-        .kind = RECORD_JOURNAL, .volume = vol->id, .epoch = vol->epoch,
-        .seq = vol->commit_seq + 1 + volume->record_count, .block_shift = vol->block_shift,
+        .kind = RECORD_JOURNAL, .volume = volume->id, .epoch = vol->epoch,
+        .seq = vol->commit_seq + 1 + volume->record_count, .block_shift = volume->block_shift,
     };
 
     if (volume->record_count == COMMIT_RECORDS || !(c->child = record_child(c))) {
@@ -87,25 +89,31 @@ static void close_record(struct capture *c, uint32_t flags)
 
 static void capture_entry(struct capture *c, struct xframe *frame, uint64_t block)
 {
-    struct xentry *entry = entry_of(frame, block);
-    struct xstack *stack = stack_of(c->v, &c->v->seg->volumes[c->slot], entry);
+    const struct xentry entry = entry_read(frame, block);
+    const struct xstack *stack = entry.stack ? &c->copy.stack : NULL;
 
+    if (entry.stack && !stack_copy(c->v, frame, &entry, &c->copy.stack)) {
+        c->error = -EIO;            /* it makes no sense: the volume has lost what it had there */
+        return;
+    }
     if (!c->child && !open_record(c))
         return;
-    if (record_add(&c->record, block, entry, stack) == 0)
+    if (record_add(&c->record, block, &entry, stack) == 0)
         return;
     close_record(c, 0);
-    if (open_record(c) && record_add(&c->record, block, entry, stack))
+    if (open_record(c) && record_add(&c->record, block, &entry, stack))
         c->error = -EIO;            /* an entry that fits no empty record: cannot be */
 }
 
 /* Marks all dirty entries as committing, after an error too: settle() makes them dirty again. */
 static void capture_frame(struct capture *c, struct xframe *frame)
 {
+    uint64_t leaf = c->v->frames[frame - c->v->seg->frames].leaf;
+
     for (uint32_t word = 0; word < XMAP_LEAF / 32; word++) {
         uint32_t bits = frame->dirty[word];
         for (uint32_t left = bits; left && c->error == 0; left &= left - 1)
-            capture_entry(c, frame, frame->leaf * XMAP_LEAF + word * 32
+            capture_entry(c, frame, leaf * XMAP_LEAF + word * 32
                                     + (uint32_t)__builtin_ctz(left));
         store_release(&frame->committing[word], frame->committing[word] | bits);
         store_release(&frame->dirty[word], 0u);
@@ -114,7 +122,7 @@ static void capture_frame(struct capture *c, struct xframe *frame)
 
 static int by_leaf(const void *a, const void *b, void *arg)
 {
-    const struct xframe *frames = arg;
+    const struct frame *frames = arg;
     uint64_t x = frames[*(const uint32_t *)a].leaf, y = frames[*(const uint32_t *)b].leaf;
 
     return x < y ? -1 : x > y;
@@ -134,11 +142,12 @@ static uint32_t *take_dirty_frames(struct vlmc *v, struct volume *volume, uint32
     for (uint32_t at = volume->dirty_frames; at; at = v->frames[at - 1].dirty_next) {
         numbers[(*count)++] = at - 1;
         v->frames[at - 1].listed = false;
+        v->frames[at - 1].committing = true;
         v->frames[at - 1].committing_next = volume->committing_frames;
         volume->committing_frames = at;
     }
     volume->dirty_frames = 0;
-    qsort_r(numbers, n, sizeof(*numbers), by_leaf, v->seg->frames);
+    qsort_r(numbers, n, sizeof(*numbers), by_leaf, v->frames);
     return numbers;
 }
 
@@ -149,12 +158,13 @@ static void settle(struct vlmc *v, uint32_t slot, bool again)
 
     for (uint32_t at = volume->committing_frames; at; at = v->frames[at - 1].committing_next) {
         struct xframe *frame = &v->seg->frames[at - 1];
+        v->frames[at - 1].committing = false;
         volume->dirty_frame_count--;
         for (uint32_t i = 0; i < XMAP_LEAF; i++) {
             if (i % 32 == 0 && !frame->committing[i / 32])
                 i += 31;
             else if (again && frame->committing[i / 32] >> (i % 32) & 1)
-                entry_dirty(v, slot, frame, frame->leaf * XMAP_LEAF + i);
+                entry_dirty(v, slot, frame, v->frames[at - 1].leaf * XMAP_LEAF + i);
         }
         for (uint32_t word = 0; word < XMAP_LEAF / 32; word++)
             store_release(&frame->committing[word], 0u);
@@ -236,6 +246,7 @@ static void give_up_dirty(struct vlmc *v, uint32_t slot)
     for (uint32_t at = volume->dirty_frames; at; at = v->frames[at - 1].dirty_next) {
         struct xframe *frame = &v->seg->frames[at - 1];
         v->frames[at - 1].listed = false;
+        v->frames[at - 1].committing = true;
         for (uint32_t word = 0; word < XMAP_LEAF / 32; word++)
             store_release(&frame->dirty[word], 0u);
     }
@@ -359,7 +370,7 @@ static int send_sync(struct vlmc *v, uint32_t slot)
     if (!child)
         return -ENOBUFS;
     child->op = XOP_SYNC;
-    child->object = (struct xobj){ .kind = XOBJ_DATA, .volume = v->seg->volumes[slot].id };
+    child->object = (struct xobj){ .kind = XOBJ_DATA, .volume = v->volumes[slot].id };
     child->sender[0] = CHILD_SYNC;
     child->client = slot;
     peer_send(v->peer, child, VLMC_BLOCKER);

@@ -124,61 +124,66 @@ void busy_release(struct vlmc *v, uint32_t slot, uint64_t block)
 
 /* --- bits -------------------------------------------------------------------------- */
 
-void set_chunks(struct vlmc *v, uint32_t slot, uint64_t block, uint64_t first, uint64_t count)
+int set_chunks(struct vlmc *v, uint32_t slot, uint64_t block, uint64_t first, uint64_t count)
 {
-    const struct xvolume *vol = &v->seg->volumes[slot];
+    const struct volume *volume = &v->volumes[slot];
     struct xframe *frame = cache_pinned(v, slot, block);
-    struct xentry *entry = entry_of(frame, block);
-    uint32_t number = entry->stack;
+    const struct xentry entry = entry_read(frame, block);
+    struct xstack *stack = stack_of(v, frame, &entry);
     uint8_t *top;
 
-    assert(is_own(vol, entry));
-    if (!number)
-        return;                     /* another write has filled the bitmap meanwhile */
-    top = stack_bitmap(stack_of(v, vol, entry), 0);
+    if (is_own(v, slot, &entry) && !entry.stack)
+        return 0;                   /* another write has filled the bitmap meanwhile */
+    if (!is_own(v, slot, &entry) || !stack)
+        return -EIO;
+    top = stack_bits(volume, stack, 0);
     entry_dirty(v, slot, frame, block);
     for (uint64_t c = first; c < first + count; c++)
         top[c / 8] |= (uint8_t)(1u << (c % 8));
-    if (bits_all_set(top, 0, block_size(vol) / XMAP_CHUNK)) {
-        entry_publish(entry, entry->volume, entry->epoch, 0);
-        stack_give(v, vol, number);
+    if (bits_all_set(top, 0, block_size(volume) / XMAP_CHUNK)) {
+        entry_publish(entry_of(frame, block), entry.volume, entry.epoch, 0);
+        stack_give(v, frame, entry.stack);
     }
+    return 0;
 }
 
 /* --- a new layer ------------------------------------------------------------------- */
 
 /* Fills in a stack record with our own object on top of `below`. */
-static void stack_on(const struct xvolume *vol, uint64_t block, struct xstack *stack,
+static void stack_on(const struct vlmc *v, uint32_t slot, uint64_t block, struct xstack *stack,
                      const struct xobj *below, uint32_t layers, const uint8_t *bitmaps)
 {
-    memset(stack, 0, xstack_size(map_stack_class(vol->block_shift)));
+    const struct volume *volume = &v->volumes[slot];
+    uint32_t bitmap_size = map_bitmap_size(volume->block_shift);
+
+    memset(stack, 0, xstack_size(stack_class(volume)));
     stack->layers = layers + 1;
-    stack->bitmap_size = map_bitmap_size(vol->block_shift);
-    stack->layer[0] = own_object(vol, vol->epoch, block);
+    stack->bitmap_size = bitmap_size;
+    stack->layer[0] = own_object(volume, v->seg->volumes[slot].epoch, block);
     memcpy(&stack->layer[1], below, layers * sizeof(*below));
     if (layers > 1)
-        memcpy(stack_bitmap(stack, 1), bitmaps, (uint64_t)(layers - 1) * stack->bitmap_size);
+        memcpy(stack_bits(volume, stack, 1), bitmaps, (uint64_t)(layers - 1) * bitmap_size);
 }
 
+/* `old`: the stack it has until now, of fewer than XMAP_LAYERS layers, or NULL. */
 static void put_layer_on(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
-                         uint32_t number)
+                         uint32_t number, struct xstack *old, uint32_t layers)
 {
     struct xvolume *vol = xvolume_of(v, req);
-    struct xentry *entry = entry_of(frame, block);
-    struct xstack *old = stack_of(v, vol, entry);
-    struct xstack *stack = stack_at(v, map_stack_class(vol->block_shift), number);
-    uint32_t old_number = entry->stack;
+    const struct volume *volume = volume_of(v, req);
+    const struct xentry entry = entry_read(frame, block);
+    struct xstack *stack = stack_at(v, stack_class(volume), number);
 
     if (old) {
-        stack_on(vol, block, stack, old->layer, old->layers, stack_bitmap(old, 0));
+        stack_on(v, req->volume - 1, block, stack, old->layer, layers, stack_bits(volume, old, 0));
     } else {
-        struct xobj only = { .kind = XOBJ_DATA, .epoch = entry->epoch,
-                             .volume = entry->volume, .index = block };
-        stack_on(vol, block, stack, &only, 1, NULL);
+        struct xobj only = { .kind = XOBJ_DATA, .epoch = entry.epoch,
+                             .volume = entry.volume, .index = block };
+        stack_on(v, req->volume - 1, block, stack, &only, 1, NULL);
     }
     entry_dirty(v, req->volume - 1, frame, block);
-    entry_publish(entry, vol->id, vol->epoch, number);
-    stack_give(v, vol, old_number);
+    entry_publish(entry_of(frame, block), volume->id, stack->layer[0].epoch, number);
+    stack_give(v, frame, entry.stack);
     count(&vol->first_writes, 1);
 }
 
@@ -189,17 +194,18 @@ static void put_layer_on(struct vlmc *v, struct xreq *req, struct xframe *frame,
 
 static bool merge_next(struct vlmc *v, struct xreq *child, struct xstack *old)
 {
-    uint64_t chunks = block_size(xvolume_of(v, xreq_parent(v->peer->port, child))) / XMAP_CHUNK;
+    const struct volume *volume = volume_of(v, xreq_parent(v->peer->port, child));
+    uint64_t chunks = block_size(volume) / XMAP_CHUNK;
     uint64_t first = child->sender[2], end;
-    uint32_t layer;
+    uint32_t layer, last = layers_of(old) - 1;
 
-    while (first < chunks && layer_of(old, first) == old->layers - 1)
+    while (first < chunks && layer_of(volume, old, first) == last)
         first++;
     if (first == chunks)
         return false;
-    layer = layer_of(old, first);
+    layer = layer_of(volume, old, first);
     for (end = first + 1; end < chunks && end - first < MERGE_CHUNKS; end++)
-        if (layer_of(old, end) != layer)
+        if (layer_of(volume, old, end) != layer)
             break;
     child->op = XOP_READ;
     child->object = old->layer[layer];
@@ -214,17 +220,17 @@ static bool merge_next(struct vlmc *v, struct xreq *child, struct xstack *old)
 static void put_merged(struct vlmc *v, uint32_t slot, uint64_t block, uint32_t number)
 {
     struct xvolume *vol = &v->seg->volumes[slot];
+    const struct volume *volume = &v->volumes[slot];
     struct xframe *frame = cache_pinned(v, slot, block);
-    struct xentry *entry = entry_of(frame, block);
-    struct xstack *stack = stack_at(v, map_stack_class(vol->block_shift), number);
-    bool full = bits_all_set(stack_bitmap(stack, 0), 0, block_size(vol) / XMAP_CHUNK);
-    uint32_t old = entry->stack;
+    struct xstack *stack = stack_at(v, stack_class(volume), number);
+    bool full = bits_all_set(stack_bits(volume, stack, 0), 0, block_size(volume) / XMAP_CHUNK);
+    uint32_t old = entry_read(frame, block).stack;
 
     entry_dirty(v, slot, frame, block);
-    entry_publish(entry, vol->id, stack->layer[0].epoch, full ? 0 : number);
-    stack_give(v, vol, old);
+    entry_publish(entry_of(frame, block), volume->id, stack->layer[0].epoch, full ? 0 : number);
+    stack_give(v, frame, old);
     if (full)
-        stack_give(v, vol, number);
+        stack_give(v, frame, number);
     count(&vol->merges, 1);
     count(&vol->first_writes, 1);
 }
@@ -236,7 +242,7 @@ static void merge_end(struct vlmc *v, struct xreq *child, int error)
     uint64_t block = child->sender[1];
 
     if (error) {
-        stack_give(v, xvolume_of(v, req), number);
+        stack_give(v, cache_pinned(v, slot, block), number);
         epoch_leave(v, slot);
     } else {
         put_merged(v, slot, block, number);
@@ -248,11 +254,14 @@ static void merge_end(struct vlmc *v, struct xreq *child, int error)
 static void merge_go_on(struct vlmc *v, struct xreq *child)
 {
     struct xreq *req = xreq_parent(v->peer->port, child);
-    struct xvolume *vol = xvolume_of(v, req);
     uint64_t block = child->sender[1];
     struct xframe *frame = cache_pinned(v, req->volume - 1, block);
+    const struct xentry entry = entry_read(frame, block);
+    struct xstack *old = stack_of(v, frame, &entry);
 
-    if (merge_next(v, child, stack_of(v, vol, entry_of(frame, block))))
+    if (!old)
+        merge_end(v, child, -EIO);
+    else if (merge_next(v, child, old))
         peer_send(v->peer, child, VLMC_BLOCKER);
     else
         merge_end(v, child, 0);
@@ -260,8 +269,9 @@ static void merge_go_on(struct vlmc *v, struct xreq *child)
 
 void merge_done(struct vlmc *v, struct xreq *child)
 {
-    struct xvolume *vol = xvolume_of(v, xreq_parent(v->peer->port, child));
-    struct xstack *stack = stack_at(v, map_stack_class(vol->block_shift), child->client);
+    struct xreq *req = xreq_parent(v->peer->port, child);
+    const struct volume *volume = volume_of(v, req);
+    struct xstack *stack = stack_at(v, stack_class(volume), child->client);
 
     if (child->error) {
         merge_end(v, child, child->error == -ENOENT ? -EIO : child->error);
@@ -271,9 +281,9 @@ void merge_done(struct vlmc *v, struct xreq *child)
         child->sender[0] = CHILD_MERGE_WRITE;
         peer_send(v->peer, child, VLMC_BLOCKER);
     } else {
-        data_written(vol);
+        data_written(xvolume_of(v, req));
         for (uint64_t c = child->offset / XMAP_CHUNK; c < child->sender[2]; c++)
-            stack_bitmap(stack, 0)[c / 8] |= (uint8_t)(1u << (c % 8));
+            stack_bits(volume, stack, 0)[c / 8] |= (uint8_t)(1u << (c % 8));
         merge_go_on(v, child);
     }
 }
@@ -296,14 +306,12 @@ static struct xreq *merge_child(struct vlmc *v, struct xreq *req, uint64_t block
 /* Begins to merge. True: nothing was to be copied, it is done. Else the request waits: on the
  * busy block, which it has taken, or for memory. */
 static bool merge_start(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
-                        uint32_t number)
+                        uint32_t number, struct xstack *old)
 {
-    struct xvolume *vol = xvolume_of(v, req);
-    struct xstack *old = stack_of(v, vol, entry_of(frame, block));
     struct xreq *child = merge_child(v, req, block, number);
 
     if (!child || !busy_take(v, req, frame, block)) {
-        stack_give(v, vol, number);
+        stack_give(v, frame, number);
         if (child)
             xreq_put(v->peer->port, child);
         else
@@ -311,8 +319,8 @@ static bool merge_start(struct vlmc *v, struct xreq *req, struct xframe *frame, 
         return false;
     }
     frame_dirty(v, req->volume - 1, frame);
-    stack_on(vol, block, stack_at(v, map_stack_class(vol->block_shift), number),
-             &old->layer[old->layers - 1], 1, NULL);
+    stack_on(v, req->volume - 1, block, stack_at(v, stack_class(volume_of(v, req)), number),
+             &old->layer[XMAP_LAYERS - 1], 1, NULL);
     if (!merge_next(v, child, old)) {
         xreq_put(v->peer->port, child);
         put_merged(v, req->volume - 1, block, number);
@@ -327,25 +335,25 @@ static bool merge_start(struct vlmc *v, struct xreq *req, struct xframe *frame, 
 
 bool own_block(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block)
 {
-    struct xvolume *vol = xvolume_of(v, req);
     struct busy *busy = busy_find(v, req->volume - 1, block);
-    struct xstack *old = stack_of(v, vol, entry_of(frame, block));
-    uint32_t number;
+    const struct xentry entry = entry_read(frame, block);
+    struct xstack *old = stack_of(v, frame, &entry);
+    uint32_t layers = old ? layers_of(old) : 0, number;
 
     if (busy) {                     /* another request merges its stack */
         queue_push(v->peer, &busy->waiting, req);
         return false;
     }
     cache_pin(v, frame);            /* taking a stack may evict clean frames */
-    number = stack_take(v, vol);
+    number = stack_take(v, frame);
     cache_unpin(v, frame);
     if (!number) {
         starve(v, req);
         return false;
     }
-    if (old && old->layers == XMAP_LAYERS)
-        return merge_start(v, req, frame, block, number);
-    put_layer_on(v, req, frame, block, number);
+    if (layers == XMAP_LAYERS)
+        return merge_start(v, req, frame, block, number, old);
+    put_layer_on(v, req, frame, block, number, old, layers);
     return true;
 }
 
@@ -354,13 +362,16 @@ bool own_block(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t 
 uint64_t fill_chunk(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
                     uint64_t in, uint64_t length)
 {
-    struct xstack *stack = stack_of(v, xvolume_of(v, req), entry_of(frame, block));
+    const struct xentry entry = entry_read(frame, block);
+    struct xstack *stack = stack_of(v, frame, &entry);
     uint64_t chunk = in / XMAP_CHUNK;
     struct xreq *child;
 
+    if (!stack)
+        return io_damaged(v, req);
     if (!busy_take(v, req, frame, block))
         return STEP_WAIT;
-    child = object_child(v, req, CHILD_FILL_READ, block, &stack->layer[layer_of(stack, chunk)],
+    child = object_child(v, req, CHILD_FILL_READ, block, &stack->layer[layer_of(volume_of(v, req), stack, chunk)],
                          chunk * XMAP_CHUNK, XMAP_CHUNK);
     if (child && xbuf_get(v->peer->port, child, XMAP_CHUNK)) {
         xreq_put(v->peer->port, child);
@@ -384,7 +395,7 @@ static void fill_write(struct vlmc *v, struct xreq *child)
 {
     struct xreq *req = xreq_parent(v->peer->port, child);
     struct xframe *frame = cache_pinned(v, req->volume - 1, child->sender[1]);
-    struct xentry *entry = entry_of(frame, child->sender[1]);
+    const struct xentry entry = entry_read(frame, child->sender[1]);
     uint8_t *at = (uint8_t *)xreq_data(v->seg, child) + (uint32_t)child->sender[2];
     uint64_t length = child->sender[2] >> 32;
 
@@ -393,7 +404,7 @@ static void fill_write(struct vlmc *v, struct xreq *child)
     else
         memset(at, 0, length);
     child->op = XOP_WRITE;
-    child->object = own_object(xvolume_of(v, req), entry->epoch, child->sender[1]);
+    child->object = own_object(volume_of(v, req), entry.epoch, child->sender[1]);
     child->sender[0] = CHILD_FILL_WRITE;
     peer_send(v->peer, child, VLMC_BLOCKER);
 }
@@ -414,7 +425,7 @@ void fill_done(struct vlmc *v, struct xreq *child)
     }
     if (error == 0) {
         data_written(xvolume_of(v, req));
-        set_chunks(v, slot, block, child->offset / XMAP_CHUNK, 1);
+        error = set_chunks(v, slot, block, child->offset / XMAP_CHUNK, 1);
     }
     busy_release(v, slot, block);   /* first: the volume may be closed once the request is done */
     io_child_done(v, child, error);

@@ -11,21 +11,24 @@
 #define STATUS_MAX (1ull << 30)     /* bytes looked at for one BLOCK_STATUS, about */
 #define EXTENT_MAX (1u << 31)       /* bytes: what fits a u32 and stays aligned */
 
-uint32_t layer_of(struct xstack *stack, uint64_t chunk)
+uint32_t layer_of(const struct volume *volume, struct xstack *stack, uint64_t chunk)
 {
-    for (uint32_t l = 0; l + 1 < stack->layers; l++)
-        if (bit_is_set(stack_bitmap(stack, l), chunk))
+    uint32_t layers = layers_of(stack);
+
+    for (uint32_t l = 0; l + 1 < layers; l++)
+        if (bit_is_set(stack_bits(volume, stack, l), chunk))
             return l;
-    return stack->layers - 1;
+    return layers - 1;
 }
 
 /* How many of `length` bytes from `in` on lie in the same layer as the first. */
-static uint64_t run_in_layer(struct xstack *stack, uint64_t in, uint64_t length, uint32_t *layer)
+static uint64_t run_in_layer(const struct volume *volume, struct xstack *stack, uint64_t in, uint64_t length,
+                             uint32_t *layer)
 {
     uint64_t end = (in / XMAP_CHUNK + 1) * XMAP_CHUNK;
 
-    *layer = layer_of(stack, in / XMAP_CHUNK);
-    while (end < in + length && layer_of(stack, end / XMAP_CHUNK) == *layer)
+    *layer = layer_of(volume, stack, in / XMAP_CHUNK);
+    while (end < in + length && layer_of(volume, stack, end / XMAP_CHUNK) == *layer)
         end += XMAP_CHUNK;
     return end < in + length ? end - in : length;
 }
@@ -33,23 +36,22 @@ static uint64_t run_in_layer(struct xstack *stack, uint64_t in, uint64_t length,
 uint64_t read_step(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
                    uint64_t in, uint64_t length)
 {
-    const struct xentry *entry = entry_of(frame, block);
-    struct xstack *stack;
-    struct xobj object;
+    const struct xentry entry = entry_read(frame, block);
+    struct xobj object = { .kind = XOBJ_DATA, .epoch = entry.epoch, .volume = entry.volume, .index = block };
     struct xreq *child;
 
-    if (entry->volume == 0) {
+    if (entry.volume == 0) {
         memset((uint8_t *)xreq_data(v->seg, req) + io_of(req)->cursor, 0, length);
         return length;
     }
-    stack = stack_of(v, xvolume_of(v, req), entry);
-    if (stack) {
+    if (entry.stack) {
+        struct xstack *stack = stack_of(v, frame, &entry);
         uint32_t layer;
-        length = run_in_layer(stack, in, length, &layer);
+
+        if (!stack)
+            return io_damaged(v, req);
+        length = run_in_layer(volume_of(v, req), stack, in, length, &layer);
         object = stack->layer[layer];
-    } else {
-        object = (struct xobj){ .kind = XOBJ_DATA, .epoch = entry->epoch,
-                                .volume = entry->volume, .index = block };
     }
     child = object_child(v, req, CHILD_READ, block, &object, in, length);
     if (!child)
@@ -79,7 +81,7 @@ static bool add_extent(struct vlmc *v, struct xreq *req, uint64_t length, uint32
 uint64_t status_step(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
                      uint64_t in, uint64_t length)
 {
-    bool zero = entry_of(frame, block)->volume == 0;
+    bool zero = entry_read(frame, block).volume == 0;
 
     (void)in;
     if (!add_extent(v, req, length, zero ? EXTENT_HOLE | EXTENT_ZERO : 0)

@@ -51,12 +51,11 @@ static bool skip_part(const struct vlmc *v, const struct xreq *req, uint64_t in,
 static void forget_stack(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
                          uint64_t volume, uint32_t epoch)
 {
-    struct xentry *entry = entry_of(frame, block);
-    uint32_t stack = entry->stack;
+    uint32_t stack = entry_read(frame, block).stack;
 
     entry_dirty(v, req->volume - 1, frame, block);
-    entry_publish(entry, volume, epoch, 0);
-    stack_give(v, xvolume_of(v, req), stack);
+    entry_publish(entry_of(frame, block), volume, epoch, 0);
+    stack_give(v, frame, stack);
 }
 
 /* Zeroing all of a block that is not our own: the entry becomes zeros. */
@@ -73,14 +72,14 @@ static uint64_t forget_block(struct vlmc *v, struct xreq *req, struct xframe *fr
 static uint64_t write_child(struct vlmc *v, struct xreq *req, enum child_kind kind,
                             uint64_t block, uint32_t epoch, uint64_t in, uint64_t length)
 {
-    struct xobj object = own_object(xvolume_of(v, req), epoch, block);
+    struct xobj object = own_object(volume_of(v, req), epoch, block);
     struct xreq *child = object_child(v, req, kind, block, &object, in, length);
 
     if (!child)
         return STEP_WAIT;
     if (kind == CHILD_NEW || kind == CHILD_FIRST) {
         child->flags |= XREQ_CREATE;
-        child->arg = 1ull << xvolume_of(v, req)->block_shift;
+        child->arg = block_size(volume_of(v, req));
     }
     if (kind == CHILD_FIRST && req->op == XOP_DISCARD)
         child->op = XOP_WRITE_ZEROES;   /* its bits will be set: the object must be there */
@@ -103,14 +102,14 @@ static uint64_t write_new(struct vlmc *v, struct xreq *req, struct xframe *frame
 static uint64_t drop_stack(struct vlmc *v, struct xreq *req, struct xframe *frame,
                            uint64_t block, uint64_t length)
 {
-    struct xvolume *vol = xvolume_of(v, req);
+    const struct volume *volume = volume_of(v, req);
     uint32_t slot = req->volume - 1;
-    struct xobj object = own_object(vol, entry_of(frame, block)->epoch, block);
+    struct xobj object = own_object(volume, entry_read(frame, block).epoch, block);
     struct xreq *child;
 
     if (!busy_take(v, req, frame, block))
         return STEP_WAIT;
-    child = object_child(v, req, CHILD_DROP, block, &object, 0, block_size(vol));
+    child = object_child(v, req, CHILD_DROP, block, &object, 0, block_size(volume));
     if (!child) {
         busy_release(v, slot, block);
         return STEP_WAIT;
@@ -124,12 +123,12 @@ static uint64_t drop_stack(struct vlmc *v, struct xreq *req, struct xframe *fram
 static uint64_t write_chunks(struct vlmc *v, struct xreq *req, struct xframe *frame,
                              uint64_t block, uint64_t in, uint64_t length)
 {
-    const struct xentry *entry = entry_of(frame, block);
+    const struct xentry entry = entry_read(frame, block);
     uint64_t done;
 
     if (!busy_share(v, req, frame, block))
         return STEP_WAIT;
-    done = write_child(v, req, CHILD_FIRST, block, entry->epoch, in, length);
+    done = write_child(v, req, CHILD_FIRST, block, entry.epoch, in, length);
     if (!done)
         busy_release(v, req->volume - 1, block);
     return done;
@@ -139,10 +138,14 @@ static uint64_t write_chunks(struct vlmc *v, struct xreq *req, struct xframe *fr
 static uint64_t write_stacked(struct vlmc *v, struct xreq *req, struct xframe *frame,
                               uint64_t block, uint64_t in, uint64_t length)
 {
-    const struct xentry *entry = entry_of(frame, block);
-    const uint8_t *top = stack_bitmap(stack_of(v, xvolume_of(v, req), entry), 0);
+    const struct xentry entry = entry_read(frame, block);
+    struct xstack *stack = stack_of(v, frame, &entry);
     uint64_t chunk = in / XMAP_CHUNK, edge = in % XMAP_CHUNK;
+    const uint8_t *top;
 
+    if (!stack)
+        return io_damaged(v, req);
+    top = stack_bits(volume_of(v, req), stack, 0);
     if (edge || (length < XMAP_CHUNK && !reaches_end(v, req, length))) {
         if (length > XMAP_CHUNK - edge)
             length = XMAP_CHUNK - edge;
@@ -152,31 +155,33 @@ static uint64_t write_stacked(struct vlmc *v, struct xreq *req, struct xframe *f
         length -= length % XMAP_CHUNK;
     }
     if (bits_all_set(top, chunk, (length + XMAP_CHUNK - 1) / XMAP_CHUNK))
-        return write_child(v, req, CHILD_DIRECT, block, entry->epoch, in, length);
+        return write_child(v, req, CHILD_DIRECT, block, entry.epoch, in, length);
     return write_chunks(v, req, frame, block, in, length);
 }
 
 uint64_t write_step(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
                     uint64_t in, uint64_t length)
 {
-    struct xvolume *vol = xvolume_of(v, req);
-    struct xentry *entry = entry_of(frame, block);
-    bool whole = in == 0 && (length == block_size(vol) || reaches_end(v, req, length));
+    const struct xentry entry = entry_read(frame, block);
+    bool whole = in == 0 && (length == block_size(volume_of(v, req)) || reaches_end(v, req, length));
+    bool own = is_own(v, req->volume - 1, &entry);
 
     if (req->op == XOP_DISCARD && skip_part(v, req, in, &length))
         return length;
-    if (is_own(vol, entry) && !entry->stack)
-        return write_child(v, req, CHILD_DIRECT, block, entry->epoch, in, length);
-    if (entry->volume == 0 && is_zeroing(req))
+    if (own && !entry.stack)
+        return write_child(v, req, CHILD_DIRECT, block, entry.epoch, in, length);
+    if (entry.volume == 0 && is_zeroing(req))
         return length;
+    if (entry.volume && entry.stack && !stack_of(v, frame, &entry))
+        return io_damaged(v, req);
     if (cache_too_dirty(v, req->volume - 1, frame)) {
         commit_want(v, req->volume - 1);
         starve(v, req);
         return STEP_WAIT;
     }
-    if (entry->volume == 0)
+    if (entry.volume == 0)
         return write_new(v, req, frame, block, in, length);
-    if (!is_own(vol, entry)) {
+    if (!own) {
         if (whole && is_zeroing(req))
             return forget_block(v, req, frame, block, length);
         if (!own_block(v, req, frame, block))
@@ -195,16 +200,16 @@ static bool publish_new(struct vlmc *v, struct xreq *req, struct xreq *child)
 {
     uint64_t block = child->sender[1];
     struct xframe *frame = cache_pinned(v, req->volume - 1, block);
-    struct xentry *entry = entry_of(frame, block);
+    const struct xentry entry = entry_read(frame, block);
 
-    if (child->error == 0 && entry->volume && entry->epoch != child->object.epoch) {
-        child->object.epoch = entry->epoch;
+    if (child->error == 0 && entry.volume && entry.epoch != child->object.epoch) {
+        child->object.epoch = entry.epoch;
         peer_send(v->peer, child, VLMC_BLOCKER);
         return false;
     }
-    if (child->error == 0 && entry->volume == 0) {
+    if (child->error == 0 && entry.volume == 0) {
         entry_dirty(v, req->volume - 1, frame, block);
-        entry_publish(entry, xvolume_of(v, req)->id, child->object.epoch, 0);
+        entry_publish(entry_of(frame, block), volume_of(v, req)->id, child->object.epoch, 0);
         count(&xvolume_of(v, req)->first_writes, 1);
     }
     if (child->error)
@@ -225,10 +230,10 @@ void write_done(struct vlmc *v, struct xreq *child)
     if (child->sender[0] == CHILD_NEW && !publish_new(v, req, child))
         return;
     if (child->sender[0] == CHILD_FIRST && child->error == 0)
-        set_chunks(v, slot, block, child->offset / XMAP_CHUNK,
-                   (child->size + XMAP_CHUNK - 1) / XMAP_CHUNK);
+        child->error = set_chunks(v, slot, block, child->offset / XMAP_CHUNK,
+                                  (child->size + XMAP_CHUNK - 1) / XMAP_CHUNK);
     if (child->sender[0] == CHILD_DROP && child->error == 0)
-        forget_stack(v, req, cache_pinned(v, slot, block), block, xvolume_of(v, req)->id,
+        forget_stack(v, req, cache_pinned(v, slot, block), block, volume_of(v, req)->id,
                      child->object.epoch);
     if (busy)
         busy_release(v, slot, block);   /* first: the volume may be closed once the request is done */
