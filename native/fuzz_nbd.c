@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -247,7 +248,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
         abort();
     atexit(clean_up);
     snprintf(params.run, sizeof(params.run), "%s", folder);
-    if (xseg_format(fd, &params) != 0 || xseg_attach(fd, &seg, &found) != 0)
+    if (fchmod(fd, 0600) != 0 || xseg_format(fd, &params) != 0 || xseg_attach(fd, &seg, &found) != 0)
         abort();
     for (int i = 0; i < 3; i++)
         if (port_declare(seg, roles[i], roles[i], "fuzz", &number) != 0)

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -177,7 +178,7 @@ static int make_segment(const char *run, uint32_t hops)
     int fd = memfd_create("tool_load", MFD_CLOEXEC), rc;
 
     snprintf(params.run, sizeof(params.run), "%s", run);
-    rc = fd < 0 ? -errno : xseg_format(fd, &params);
+    rc = fd < 0 || fchmod(fd, 0600) < 0 ? -errno : xseg_format(fd, &params);
     if (rc == 0)
         rc = xseg_attach(fd, &seg, &found);
     for (uint32_t n = 0; rc == 0 && n <= hops; n++)
