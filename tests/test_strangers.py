@@ -187,10 +187,11 @@ def test_a_configuration_of_a_stranger_is_not_believed_and_keeps_nobody_from_sto
 
 def test_a_pid_of_a_strangers_choice_is_not_ended(instance, home):
     """By his own entry or pid file, or by one of ours that names another process."""
-    with subprocess.Popen(["sleep", "1000"]) as other:
-        entry = {"name": "vol", "id": "1", "readonly": False, "method": "nbdfuse", "device": "", "pid": other.pid,
-                 "start_time": start_time(other.pid), "since": "", "boot": boot_id()}
-        mapped, pid = f"{home}/run/mapped/vol-1.json", f"{home}/run/front.pid"
+    other = subprocess.Popen(["sleep", "1000"])
+    entry = {"name": "vol", "id": "0" * 16, "readonly": False, "method": "nbdfuse", "device": "", "pid": other.pid,
+             "start_time": start_time(other.pid), "since": "", "boot": boot_id()}
+    mapped, pid = f"{home}/run/mapped/{'0' * 16}.json", f"{home}/run/front.pid"
+    try:
         for path, text in ((mapped, json.dumps(entry)), (pid, f"{other.pid} {start_time(other.pid)}\n")):
             with open(path, "w", encoding="ascii") as file:
                 file.write(text)
@@ -202,7 +203,9 @@ def test_a_pid_of_a_strangers_choice_is_not_ended(instance, home):
         instance.archipelago("stop", "--force")
         instance.vlmc("unmap", "--force", "vol")
         assert other.poll() is None
+    finally:
         other.kill()
+        other.wait()
 
 
 # --- a running instance
