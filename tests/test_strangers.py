@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 
 import pytest
@@ -16,6 +17,7 @@ from support import SMALL_SEGMENT, Instance, config_of, processes_of, wait_until
 from tools.archipelago.instance import start_time
 from tools.mapping_methods import boot_id
 from xseg._native import lib
+from xseg.client import Client
 from xseg.errors import NotOurs
 from xseg.segment import SHM, Segment, name_for, new_name, record
 
@@ -174,6 +176,39 @@ def test_what_was_planted_in_a_files_place_is_named_and_what_it_leads_to_is_unto
     else:
         said = refused(instance)
     assert path in said or (victim in said and os.path.islink(path)), said
+
+
+def test_what_was_planted_in_a_doorbells_place_is_replaced(instance, home, victim):
+    for number, plant in enumerate((os.symlink, os.link, shutil.copy)):
+        plant(victim, f"{home}/run/bell.{number}")
+    give(f"{home}/run/bell.2")
+    os.mkfifo(f"{home}/run/bell.3")
+    give(f"{home}/run/bell.3")
+    instance.start()
+    for _ in range(4):                      # each a doorbell of its own
+        with Client(home) as one, Client(home) as two:
+            assert one.call("front", lib.XOP_PING).error == two.call("front", lib.XOP_PING).error == 0
+    bells = [os.lstat(f"{home}/run/bell.{number}") for number in range(3)]
+    assert all(stat.S_ISFIFO(bell.st_mode) and bell.st_uid == 0 for bell in bells)
+    instance.stop()
+
+
+def test_a_store_that_is_open_to_others_is_closed_when_it_is_new_and_refused_when_it_is_not(home):
+    """The root of a new tmpfs is open to all."""
+    for name in ("data", "map"):
+        os.mkdir(f"{home}/{name}")
+    os.chmod(f"{home}/data", 0o1777)
+    instance = Instance(home)
+    instance.start()
+    assert stat.S_IMODE(os.stat(f"{home}/data").st_mode) == 0o700
+    instance.stop()
+    os.chmod(f"{home}/data", 0o777)
+    said = instance.archipelago("start", check=False).stderr
+    assert f"{home}/data is not ours" in said and "chmod go-w" in said
+    os.chmod(f"{home}/data", 0o700)
+    give(f"{home}/map")
+    said = instance.archipelago("start", check=False).stderr
+    assert f"{home}/map is not ours" in said
 
 
 def test_a_configuration_of_a_stranger_is_not_believed_and_keeps_nobody_from_stopping(instance, home):

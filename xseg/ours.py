@@ -87,8 +87,8 @@ def close_umask() -> int:
 def _check_above(st: os.stat_result, path: str, below: str) -> None:
     """NotOurs if somebody else may put another thing in the place of what lies in this folder."""
     if not is_us(st.st_uid):
-        raise NotOurs(f"{below} lies below {path}, which belongs to {who(st.st_uid)}: he could put anything in its "
-                      "place; choose a folder elsewhere")
+        raise NotOurs(f"{below} lies below {path}, which belongs to {who(st.st_uid)}, who could put anything in its "
+                      f"place: run this as that user, or choose a folder elsewhere")
     if st.st_mode & OTHERS_WRITE and not st.st_mode & stat.S_ISVTX:
         raise NotOurs(f"{below} lies below {path} (mode {stat.S_IMODE(st.st_mode):04o}), where others may put anything "
                       f"in its place: `chmod go-w {path}`, or choose a folder elsewhere")
