@@ -7,13 +7,14 @@ import pytest
 from test_names_race import MIB, SEED, at_once, reachable, rival
 
 ROUNDS = 12
+VERBS = ["create", "rename", "rename snapshot", "snapshot", "clone"]
 
 
-@pytest.mark.parametrize("verb", ["create", "rename", "rename snapshot", "snapshot", "clone"])
+@pytest.mark.parametrize("verb", VERBS)
 def test_of_a_rename_and_another_claim_of_the_name_one_wins(nodes, verb):
     here, there = nodes
     dice, wins = random.Random(f"{SEED} {verb}"), [0, 0]
-    for number in range(ROUNDS):
+    for number in range(first := ROUNDS * VERBS.index(verb), first + ROUNDS):
         old, new = f"old-{number}", f"new-{number}"
         here.client.control("create", name=old, size=MIB)
         if number % 2:
