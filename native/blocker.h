@@ -53,7 +53,17 @@
  *                                                      CONTENT object (unless empty); data: 32 bytes
  *
  * Writes to different byte ranges of one object may run at the same time; two that overlap
- * land in either order. A lock dies with its holder's process (file) or lease (rados).
+ * land in either order.
+ *
+ * A lock passes from one instance to the next in only two ways: its holder gives it back, after all that it had
+ * under way on that volume; or the next one first makes certain that nothing which the holder's instance has
+ * sent, or will send, changes that volume any more. "All" are the blockers of the instance's configuration, and
+ * not the one that took the lock, nor those that have been started. Files: every blocker's life has a flock that
+ * the kernel lets go when nothing of it is under way; all are taken, and a note is left for lives to come ("Two
+ * instances" in blocker_file.h). RADOS: every client is put on the blocklist, and whoever writes next knows the
+ * map that says so ("Nobody writes who may not" in blocker_rados.h). A process that stands still, or a host that
+ * sleeps, holds its flocks, and is on the blocklist whenever it wakes. Where neither can be made certain, the
+ * answer is EBUSY and says why.
  *
  * DELETE, REPLACE, ACQUIRE, RELEASE are durable when the reply comes; DATA writes, zeroes and
  * discards are after a SYNC or with FUA. Repeating any request that was cut short by a death

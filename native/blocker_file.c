@@ -6,6 +6,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -42,6 +43,37 @@ static uint64_t default_fds(uint64_t limit, bool direct)
     return fds < BF_FDS_MIN ? BF_FDS_MIN : fds > BF_FDS ? BF_FDS : fds;
 }
 
+static int add_store(struct bf *bf, const char *role, size_t role_size, const char *path, size_t path_size)
+{
+    struct bf_store *store = &bf->stores[bf->store_count];
+    char name[XSEG_ROLE_MAX];
+
+    if (bf->store_count == BF_STORES || role_size >= sizeof(name) || path_size >= sizeof(store->path))
+        return peer_fail(bf->peer, -ENAMETOOLONG, "the path of a store has %d bytes at most", BF_STORE_PATH - 1);
+    snprintf(name, sizeof(name), "%.*s", (int)role_size, role);
+    snprintf(store->path, sizeof(store->path), "%.*s", (int)path_size, path);
+    bf_line(bf, name, store->line);
+    bf->store_count++;
+    return 0;
+}
+
+/* Option path_all: lines of "role path", all blocker-files of the instance. Without it, this one is alone. */
+static int read_stores(struct bf *bf)
+{
+    const char *at = peer_option(bf->peer, "path_all", "");
+    int rc = 0;
+
+    if (!*at)
+        return add_store(bf, bf->peer->role, strlen(bf->peer->role), bf->path, strlen(bf->path));
+    for (; *at && rc == 0; at += strcspn(at, "\n"), at += *at == '\n') {
+        size_t role = strcspn(at, " "), end = strcspn(at, "\n");
+
+        rc = role < end ? add_store(bf, at, role, at + role + 1, end - role - 1)
+                        : peer_fail(bf->peer, -EINVAL, "option path_all: a line without a role and a path");
+    }
+    return rc;
+}
+
 static int read_options(struct bf *bf, uint64_t *workers, uint64_t *fds)
 {
     struct peer *peer = bf->peer;
@@ -64,7 +96,7 @@ static int read_options(struct bf *bf, uint64_t *workers, uint64_t *fds)
     if (*fds < BF_FDS_MIN || *fds > 1 << 20)
         return peer_fail(peer, -EINVAL, "option fds: %d to %d", BF_FDS_MIN, 1 << 20);
     bf->path = peer_option(peer, "path", NULL);
-    return bf->path ? 0 : peer_fail(peer, -EINVAL, "option path is missing: the folder of the store");
+    return bf->path ? read_stores(bf) : peer_fail(peer, -EINVAL, "option path is missing: the folder of the store");
 }
 
 /* --- start and stop ------------------------------------------------------------------- */
@@ -113,7 +145,7 @@ static int start(struct peer *peer)
         return -ENOMEM;
     peer->state = bf;
     bf->peer = peer;
-    bf->root = bf->life = bf->witness = -1;
+    bf->root = bf->life = bf->witness = bf->guard = -1;
     for (uint32_t i = 0; i < BF_FOLDERS; i++)
         bf->folder[i] = -1;
     pthread_mutex_init(&bf->kinds, NULL);
@@ -200,6 +232,10 @@ static void request(struct peer *peer, struct xreq *req)
         if (req->op == XOP_SYNC && req->object.kind == XOBJ_DATA)
             xseg_volume_lost(peer->seg, req->object.volume, -ENODEV);
         peer_reply(peer, req, -ENODEV);
+        return;
+    }
+    if (bf->fenced_count && bf_is_fenced(bf, req)) {
+        peer_reply(peer, req, -ESTALE);
         return;
     }
     switch (req->op) {

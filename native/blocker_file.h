@@ -11,6 +11,7 @@
  *                                lock; xx: two digits, the top byte of XXH3-64 of the name
  *     ROOT/tmp/<life>/<n>        what is being renamed over an object; each life of a peer holds a
  *                                flock on its folder there, and removes those nobody holds
+ *     ROOT/life/<line>           the lives of one port of one segment: see "Two instances"
  *
  *     kind                 name (lower-case hexadecimal)
  *     data page journal    volume (16), epoch (8), number (16), with "_" between
@@ -54,6 +55,37 @@
  * takes down, some time after the process is gone, when the last of its requests has completed.
  * Whoever gets the flock knows that the predecessor changes nothing any more, in a file or in the
  * segment. Bytes it had written into the page cache are there, as if it had lived.
+ *
+ * Two instances
+ * -------------
+ * A volume's lock is taken by the blocker of the maps, but its data are written by another process, and requests
+ * wait in yet others. So that a process has died does not say that its instance writes no more. Each life of a
+ * blocker, from before its first I/O, has a flock on ROOT/life/<line>, where <line> is its port's and its
+ * segment's, and it is the ring's, too, as that of the life's folder: the flock is free when nothing of that
+ * life is under way. It does not matter whether the process runs or stands still. A lock's file names the lines
+ * and stores of all blockers of its instance, as the configuration has them, started or not, and says "held"
+ * until it is given back. Giving it back comes after VOL_CLOSE, when nothing of the volume is under way. Another
+ * instance that finds a lock held, and the flock on its file free, takes it so (bf_fence()):
+ *
+ *   1. it takes the flocks of all those lines that are in a store of its own, which shows that no blocker of
+ *      that instance is alive, and keeps each that starts now waiting;
+ *   2. it writes "fenced VOLUME" into each file, and only then lets them go: a life that begins later reads
+ *      that, and refuses all that would change an object of the volume (ESTALE);
+ *   3. it gives the lock's file a new one in its place, with its own lines.
+ *
+ * If one flock is not to be had, nothing has happened, and the answer is EBUSY with the pid. So when the new
+ * holder begins, every blocker that the old instance had is gone, and those that it will have refuse, whatever
+ * vlmc, the mapper or a replayed request ask them. The fence is lifted when the instance takes the lock anew,
+ * which the volume's place in its segment shows: while it is still open there from before, the lock is not given
+ * to it again once another has had it. A blocker that is restarted while its instance goes on finds its own
+ * lines in the lock, and takes it again. An instance whose supervisor listens is not robbed either, though no
+ * blocker lives: it starts them again.
+ *
+ * This holds between processes that one kernel runs, in containers too. Of another boot nothing is left if the
+ * file system is one that a single kernel mounts (ext4, xfs, btrfs, tmpfs...). On one that hosts share (NFS,
+ * FUSE, a cluster's) the same boot is judged in the same way; a lock of another host, or of before a boot, is
+ * refused, as a flock there is the server's, and gone when that thinks the host dead, which may only sleep.
+ * `vlmc unlock -f` then takes the operator's word for that, and still no lock whose flocks somebody has.
  *
  * What is durable
  * ---------------
@@ -121,6 +153,11 @@
 #define BF_BYTES_MAX (1ull << 46)   /* of an object */
 #define BF_COPY_BUFFER 262144       /* bytes a worker moves at a time */
 #define BF_OWNER_MAX 1024           /* bytes of a lock owner's text */
+#define BF_STORES XSEG_STATIC_PORTS /* stores of an instance */
+#define BF_STORE_PATH 512           /* bytes of a store's path that a lock can name, with the NUL */
+#define BF_LINE 17                  /* of the name of a port's lives, with the NUL */
+#define BF_BOOT 40
+#define BF_WHY 320                  /* bytes of a sentence that says why a lock stays its holder's */
 #define BF_FILE_MODE 0600
 #define BF_FOLDER_MODE 0700
 
@@ -233,6 +270,23 @@ struct lock {                       /* held by this process; the workers' (one a
     int fd;                         /* its flock goes with it */
 };
 
+struct bf_store {                   /* of a blocker-file of this instance */
+    char path[BF_STORE_PATH], line[BF_LINE];
+};
+
+struct bf_life { char line[BF_LINE], path[BF_STORE_PATH]; uint64_t dev, ino; };
+
+struct bf_holder {                  /* what a lock's file says of who took it */
+    uint64_t number;
+    int version;                    /* of the file */
+    bool held;                      /* and not given back */
+    char boot[BF_BOOT], run[XSEG_PATH_MAX];
+    uint32_t life_count;
+    struct bf_life lives[BF_STORES];
+    char owner[BF_OWNER_MAX];
+    uint32_t owner_size;
+};
+
 struct bf {
     struct peer *peer;
     const char *path;
@@ -242,6 +296,11 @@ struct bf {
     int witness;                    /* the same, of the supervisor's since before this life; -1: none */
     int life;                       /* ROOT/tmp/<life> */
     char life_name[32];
+    int guard;                      /* ROOT/life/<line>: flocked for as long as this life may write */
+    uint64_t *fenced;               /* volumes that are fenced from this instance */
+    uint32_t fenced_count;
+    struct bf_store stores[BF_STORES];
+    uint32_t store_count;
     uint64_t temporaries;           /* atomic: names given out in it */
     bool gone;                      /* somebody has removed the store's folder, or those in it */
     uint32_t some_folder;           /* number of one that is open */
@@ -306,6 +365,23 @@ int bf_publish(struct bf *bf, int fd, uint64_t number, const struct xobj *object
 int bf_syncfs(struct bf *bf);
 /* What the witness tells of earlier lives: 0, or a negative errno, which is noted in the segment. */
 int bf_ask_witness(struct bf *bf);
+
+/* What the names of all lives of a port begin with, as long as the segment lasts. */
+void bf_line(const struct bf *bf, const char *role, char line[BF_LINE]);
+
+/* --- blocker_file_fence.c: see "Two instances" ------------------------------------------- */
+
+void bf_boot_id(char boot[BF_BOOT]);
+bool bf_is_local(int fd);
+int bf_guard_begin(struct bf *bf);
+void bf_guard_end(struct bf *bf);
+/* When bf->fenced_count: must the request be refused, as it changes what was taken from this instance? */
+bool bf_is_fenced(struct bf *bf, const struct xreq *req);
+/* In a worker. 0: whoever holds that lock is gone for good, and if its instance is started again it will not change
+ * this volume. EBUSY: why not. */
+int bf_fence(struct bf *bf, uint64_t volume, const struct bf_holder *holder, bool force, char why[BF_WHY]);
+/* In a worker: this instance has taken the volume's lock anew. */
+int bf_lift(struct bf *bf, uint64_t volume);
 
 /* --- blocker_file.c: work for the pool -------------------------------------------------- */
 

@@ -4,13 +4,19 @@
  *
  * A lock's file says
  *
- *     archipelago lock 1 NUMBER
+ *     archipelago lock 2 NUMBER held          NUMBER has 20 digits; "free" once it was given back
+ *     boot BOOT                               of the machine
+ *     run FOLDER                              of the instance that took it
+ *     life LINE DEV INO ROOT                  one a blocker-file of that instance
+ *                                             an empty line
  *     OWNER TEXT
  *
- * and stays for good, as its number must grow. The lock is taken while a process has a flock on
- * the file that bears the name. A taking writes a new file, which is flocked before it gets the
- * name; the old file's flock is held until then. Whoever gets a flock must therefore look whether
- * the file still has the name, and begin again if not.
+ * and stays for good, as its number must grow. While its taker lives it has a flock on the file that bears the
+ * name. A taking writes a new file, which is flocked before it gets the name; the old file's flock is held until
+ * then. Whoever gets a flock must therefore look whether the file still has the name, and begin again if not.
+ *
+ * That the flock is free says only that one process has died. If the lock was not given back, others of that
+ * instance may go on writing: see "Two instances" in blocker_file.h.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -22,11 +28,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "barrier.h"
 #include "blocker_file.h"
 
-#define LOCK_FORMAT "archipelago lock 1 %" PRIu64 "\n"
-#define LOCK_HEAD 48                /* bytes of the first line at most */
+#define LOCK_FIRST "archipelago lock 2 %020" PRIu64 " %.4s\n"
+#define LOCK_HEAD 64                /* bytes of the first line at most */
+#define LOCK_STATE 40               /* offset of "held" or "free" */
+#define LOCK_MAX (BF_STORES * (BF_STORE_PATH + 80) + BF_OWNER_MAX + 512)    /* bytes of the file */
 #define OPEN_TRIES 16               /* a lock's file may be replaced under our hands */
+#define LOOKED_MAX 1000             /* and others look at it, each for a short while */
+#define LOOKED_STEP_US 5000
 
 static struct lock **find(struct bf *bf, const struct xobj *name)
 {
@@ -48,65 +59,144 @@ static void drop(struct lock **link)
 
 /* --- what the file says -------------------------------------------------------------- */
 
-/* Number and owner of what a file of `size` bytes says. The owner's length, or EBADMSG. */
-static int lock_parse(char *text, size_t size, uint64_t *number, char owner[BF_OWNER_MAX])
+static int parse_line(struct bf_holder *holder, const char *line)
 {
-    char first[LOCK_HEAD];
-    size_t length;
+    struct bf_life *life = &holder->lives[holder->life_count];
 
+    if (sscanf(line, "boot %39[^\n]", holder->boot) == 1 || sscanf(line, "run %191[^\n]", holder->run) == 1)
+        return 0;
+    if (holder->life_count == BF_STORES
+        || sscanf(line, "life %16[0-9a-f] %" SCNu64 " %" SCNu64 " %511[^\n]", life->line, &life->dev, &life->ino,
+                  life->path) != 4)
+        return -EBADMSG;
+    holder->life_count++;
+    return 0;
+}
+
+/* Bytes of the first line. One of version 1 was its taker's for as long as that had the flock. */
+static int parse_first(struct bf_holder *holder, const char *text, size_t size)
+{
+    char state[5] = "", again[LOCK_HEAD];
+    int version, length = 0;
+
+    if (sscanf(text, "archipelago lock %d %" SCNu64 " %4s", &version, &holder->number, state) < 2
+        || holder->number == 0 || holder->number >= INT64_MAX)
+        return -EBADMSG;
+    holder->held = version == 2 && strcmp(state, "held") == 0;
+    if (version == 1)
+        length = snprintf(again, sizeof(again), "archipelago lock 1 %" PRIu64 "\n", holder->number);
+    else if (holder->held || (version == 2 && strcmp(state, "free") == 0))
+        length = snprintf(again, sizeof(again), LOCK_FIRST, holder->number, state);
+    holder->version = version;
+    return length && (size_t)length <= size && memcmp(text, again, (size_t)length) == 0 ? length : -EBADMSG;
+}
+
+/* What a file of `size` bytes says; one more is there to be written. 0 or EBADMSG. */
+static int lock_parse(char *text, size_t size, struct bf_holder *holder)
+{
+    char *at, *next, *end = text + size;
+    int length;
+
+    memset(holder, 0, sizeof(*holder));
     text[size] = 0;
-    if (sscanf(text, LOCK_FORMAT, number) != 1 || *number == 0 || *number >= INT64_MAX)
+    length = parse_first(holder, text, size);
+    if (length < 0)
+        return length;
+    for (at = text + length; holder->version == 2; at = next + 1) {
+        next = memchr(at, '\n', (size_t)(end - at));
+        if (!next || (next != at && parse_line(holder, at)))
+            return -EBADMSG;
+        if (next == at++)
+            break;
+    }
+    if (end - at > BF_OWNER_MAX)
         return -EBADMSG;
-    length = (size_t)snprintf(first, sizeof(first), LOCK_FORMAT, *number);
-    if (size < length || memcmp(text, first, length) != 0 || size - length > BF_OWNER_MAX)
-        return -EBADMSG;
-    memcpy(owner, text + length, size - length);
-    return (int)(size - length);
+    holder->owner_size = (uint32_t)(end - at);
+    memcpy(holder->owner, at, holder->owner_size);
+    return 0;
 }
 
-/* Reads number and owner text; the text's length or a negative errno. */
-static int read_lock(int fd, uint64_t *number, char owner[BF_OWNER_MAX])
+static int read_lock(int fd, struct bf_holder *holder)
 {
-    char text[LOCK_HEAD + BF_OWNER_MAX + 1];
-    ssize_t n = pread(fd, text, sizeof(text) - 1, 0);
+    char *text = malloc(LOCK_MAX + 1);
+    ssize_t n = text ? pread(fd, text, LOCK_MAX, 0) : -1;
+    int rc = !text ? -ENOMEM : n < 0 ? -errno : lock_parse(text, (size_t)n, holder);
 
-    return n < 0 ? -errno : lock_parse(text, (size_t)n, number, owner);
+    free(text);
+    return rc;
 }
 
-/* Tells the request who has it. Always EBUSY. */
-static int busy(struct bf *bf, struct xreq *req, int fd)
+/* Tells the request who has it, and `why` it stays so. Always EBUSY. */
+static int busy(struct bf *bf, struct xreq *req, const struct bf_holder *holder, const char *why)
 {
-    char owner[BF_OWNER_MAX];
-    uint64_t number;
-    int length = read_lock(fd, &number, owner);
+    char text[BF_OWNER_MAX + BF_WHY];
+    int length = snprintf(text, sizeof(text), "%.*s%s%s", (int)holder->owner_size, holder->owner,
+                          why[0] ? "; " : "", why);
 
     req->done = 0;
     if (length > 0 && xreq_data_ok(bf->peer->seg, req, 1)) {
         req->done = (uint64_t)length < req->data_size ? (uint64_t)length : req->data_size;
-        memcpy(xreq_data(bf->peer->seg, req), owner, req->done);
+        memcpy(xreq_data(bf->peer->seg, req), text, req->done);
     }
     return -EBUSY;
+}
+
+/* The same for a file whose flock another process has. */
+static int busy_file(struct bf *bf, struct xreq *req, int fd)
+{
+    struct bf_holder *holder = malloc(sizeof(*holder));
+
+    req->done = 0;
+    if (holder && read_lock(fd, holder) == 0)
+        busy(bf, req, holder, "");
+    free(holder);
+    return -EBUSY;
+}
+
+/* What a lock's file is to say of us. Its length. */
+static int lock_text(struct bf *bf, uint64_t number, const void *owner, uint64_t size, char text[LOCK_MAX])
+{
+    char boot[BF_BOOT];
+    int length = snprintf(text, LOCK_MAX, LOCK_FIRST, number, "held");
+
+    bf_boot_id(boot);
+    length += snprintf(text + length, LOCK_MAX - (size_t)length, "boot %s\nrun %s\n", boot, bf->peer->seg->run);
+    for (uint32_t i = 0; i < bf->store_count; i++) {
+        struct stat st = { 0 };
+
+        if (stat(bf->stores[i].path, &st) < 0)
+            st.st_dev = st.st_ino = 0;      /* its blocker has yet to start */
+        length += snprintf(text + length, LOCK_MAX - (size_t)length, "life %s %" PRIu64 " %" PRIu64 " %s\n",
+                           bf->stores[i].line, (uint64_t)st.st_dev, (uint64_t)st.st_ino, bf->stores[i].path);
+    }
+    text[length++] = '\n';
+    memcpy(text + length, owner, size);
+    return length + (int)size;
 }
 
 /* A new lock file, flocked and durable, under a temporary name. */
 static int write_lock(struct bf *bf, const struct xobj *name, uint64_t number, const void *owner,
                       uint64_t size, uint64_t *temporary)
 {
-    char text[LOCK_HEAD + BF_OWNER_MAX];
-    int fd = bf_temporary(bf, name, temporary), rc = 0;
-    int length = snprintf(text, sizeof(text), LOCK_FORMAT, number);
+    char *text = malloc(LOCK_MAX);
+    int fd = text ? bf_temporary(bf, name, temporary) : -ENOMEM, rc = 0, length;
 
-    if (fd < 0)
-        return fd;
-    memcpy(text + length, owner, size);
-    length += (int)size;
-    errno = EIO;
-    if (flock(fd, LOCK_EX | LOCK_NB) < 0 || pwrite(fd, text, (size_t)length, 0) != length
-        || (bf->sync && fdatasync(fd) < 0))
-        rc = -errno;
-    if (rc)
-        bf_temporary_drop(bf, fd, *temporary);
+    if (fd >= 0) {
+        length = lock_text(bf, number, owner, size, text);
+        errno = EIO;
+        if (flock(fd, LOCK_EX | LOCK_NB) < 0 || pwrite(fd, text, (size_t)length, 0) != length
+            || (bf->sync && fdatasync(fd) < 0))
+            rc = -errno;
+        if (rc)
+            bf_temporary_drop(bf, fd, *temporary);
+    }
+    free(text);
     return rc ? rc : fd;
+}
+
+static int note_free(int fd)
+{
+    return pwrite(fd, "free", 4, LOCK_STATE) == 4 ? 0 : -errno;
 }
 
 /* --- taking it ---------------------------------------------------------------------------- */
@@ -119,22 +209,48 @@ static bool has_name(int fd, int folder, const char *name)
         && mine.st_dev == there.st_dev && mine.st_ino == there.st_ino;
 }
 
-/* Opens and flocks the file of a lock nobody holds. ENOENT: there is none yet. EBUSY: held,
+static bool is_ours(const struct bf *bf, const struct bf_holder *holder)
+{
+    for (uint32_t i = 0; i < holder->life_count; i++)
+        for (uint32_t n = 0; n < bf->store_count; n++)
+            if (strcmp(holder->lives[i].line, bf->stores[n].line) == 0)
+                return true;
+    return false;
+}
+
+/* The flock of a file is not to be had. EBUSY: another process holds the lock. EAGAIN: it is this instance's, of an
+ * earlier life, and another only looks whether it may have it. */
+static int who_has(struct bf *bf, struct xreq *req, int fd)
+{
+    struct bf_holder *holder = malloc(sizeof(*holder));
+    int rc = holder ? read_lock(fd, holder) : -ENOMEM;
+
+    if (rc == 0)
+        rc = is_ours(bf, holder) ? -EAGAIN : busy(bf, req, holder, "");
+    free(holder);
+    return rc;
+}
+
+/* Opens and flocks the file of a lock that no process holds. ENOENT: there is none yet. EBUSY: held,
  * the owner's text is in the request. */
 static int open_free(struct bf *bf, struct xreq *req, int folder, const char *name)
 {
+    int looked = 0, rc = -EBUSY;
+
     for (int i = 0; i < OPEN_TRIES; i++) {
-        int fd = openat(folder, name, O_RDWR | O_CLOEXEC), rc;
+        int fd = openat(folder, name, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
         if (fd < 0)
             return -errno;
-        if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
-            rc = errno == EWOULDBLOCK ? busy(bf, req, fd) : -errno;
-            close(fd);
-            return rc;
-        }
-        if (has_name(fd, folder, name))
+        rc = flock(fd, LOCK_EX | LOCK_NB) == 0 ? 0 : errno == EWOULDBLOCK ? who_has(bf, req, fd) : -errno;
+        if (rc == 0 && has_name(fd, folder, name))
             return fd;
         close(fd);
+        if (rc == -EAGAIN && looked++ < LOOKED_MAX) {
+            usleep(LOOKED_STEP_US);
+            i--;
+        } else if (rc && rc != -EAGAIN) {
+            return rc;
+        }
     }
     return -EBUSY;
 }
@@ -152,15 +268,38 @@ static int remember(struct bf *bf, struct xreq *req, uint64_t number, int fd)
     return 0;
 }
 
-/* Puts a new file in the place of `old` (-1: of none). */
-static int take(struct bf *bf, struct xreq *req, int old)
+/* True if the volume is open in this instance. */
+static bool is_open_here(const struct bf *bf, uint64_t volume)
 {
-    char owner[BF_OWNER_MAX];
-    uint64_t number = 0, temporary;
-    int rc = old < 0 ? 0 : read_lock(old, &number, owner);
-    int fd = rc < 0 ? rc : write_lock(bf, &req->object, number + 1, xreq_data(bf->peer->seg, req),
-                                      req->size, &temporary);
-    int mine;
+    const struct xvolume *volumes = bf->peer->seg->volumes;
+
+    for (uint32_t i = 0; i < XSEG_VOLUMES; i++)
+        if (load_acquire(&volumes[i].state) != XVOL_FREE && volumes[i].id == volume && volumes[i].lock_number)
+            return true;
+    return false;
+}
+
+/* May a lock with this file, whose flock we have, be ours now? Fills in *holder. EBUSY: no, the request says why. */
+static int may_take(struct bf *bf, struct xreq *req, int fd, bool force, struct bf_holder *holder)
+{
+    char why[BF_WHY] = "";
+    int rc = read_lock(fd, holder);
+
+    if (rc || is_ours(bf, holder))
+        return rc;
+    if (is_open_here(bf, req->object.volume))
+        return busy(bf, req, holder, "it has had the lock since this instance lost it");
+    if (holder->held)
+        rc = bf_fence(bf, req->object.volume, holder, force, why);
+    return rc == -EBUSY ? busy(bf, req, holder, why) : rc;
+}
+
+/* Puts a new file in the place of `old` (-1: of none). */
+static int take(struct bf *bf, struct xreq *req, int old, uint64_t number)
+{
+    uint64_t temporary;
+    int fd = write_lock(bf, &req->object, number + 1, xreq_data(bf->peer->seg, req), req->size, &temporary);
+    int mine, rc;
 
     if (fd < 0)
         return fd;
@@ -174,16 +313,36 @@ static int take(struct bf *bf, struct xreq *req, int old)
     return rc;
 }
 
+/* One try. EEXIST: another process made the file meanwhile. */
+static int try_to_take(struct bf *bf, struct xreq *req, int folder, const char *name, struct bf_holder *holder)
+{
+    int old = open_free(bf, req, folder, name), rc = 0;
+
+    if (old < 0 && old != -ENOENT)
+        return old;
+    holder->number = 0;
+    if (old >= 0)
+        rc = may_take(bf, req, old, false, holder);
+    if (rc == 0)
+        rc = bf_lift(bf, req->object.volume);
+    if (rc == 0)
+        rc = take(bf, req, old, holder->number);
+    if (old >= 0)
+        close(old);
+    return rc;
+}
+
 int bf_lock_acquire(struct bf *bf, struct xreq *req)
 {
     struct lock *lock = *find(bf, &req->object);
+    struct bf_holder *holder;
     char path[BF_PATH];
     const char *name;
     uint32_t index;
-    int folder, old, rc;
+    int folder, rc = -EEXIST;
 
     if (lock && lock->token != req->arg)
-        return busy(bf, req, lock->fd);
+        return busy_file(bf, req, lock->fd);
     if (lock) {
         req->done = lock->number;
         return 1;
@@ -191,17 +350,13 @@ int bf_lock_acquire(struct bf *bf, struct xreq *req)
     folder = bf_locate(bf, &req->object, true, path, &name, &index);
     if (folder < 0)
         return folder;
-    for (int i = 0; i < OPEN_TRIES; i++) {
-        old = open_free(bf, req, folder, name);
-        if (old < 0 && old != -ENOENT)
-            return old;
-        rc = take(bf, req, old);
-        if (old >= 0)
-            close(old);
-        if (rc != -EEXIST)          /* else another process made the file meanwhile */
-            return rc;
-    }
-    return -EBUSY;
+    holder = malloc(sizeof(*holder));
+    if (!holder)
+        return -ENOMEM;
+    for (int i = 0; rc == -EEXIST && i < OPEN_TRIES; i++)
+        rc = try_to_take(bf, req, folder, name, holder);
+    free(holder);
+    return rc == -EEXIST ? -EBUSY : rc;
 }
 
 /* --- letting it go -------------------------------------------------------------------------- */
@@ -214,29 +369,64 @@ void bf_lock_drop(struct bf *bf, const struct xobj *name)
         drop(link);
 }
 
+/* RELEASE of a lock that no process holds: ENOENT if it was given back; else only by force. */
+static int release_left(struct bf *bf, struct xreq *req, int fd)
+{
+    bool force = req->flags & XREQ_FORCE;
+    struct bf_holder *holder = malloc(sizeof(*holder));
+    int rc = holder ? read_lock(fd, holder) : -ENOMEM;
+
+    if (rc == 0 && !holder->held)
+        rc = -ENOENT;
+    else if (rc == 0 && !force && !is_ours(bf, holder))
+        rc = -EPERM;
+    else if (rc == 0)
+        rc = may_take(bf, req, fd, force, holder);
+    if (rc == 0)
+        rc = note_free(fd);
+    free(holder);
+    return rc;
+}
+
 int bf_lock_release(struct bf *bf, struct xreq *req)
 {
     struct lock **link = find(bf, &req->object);
     char path[BF_PATH];
     const char *name;
     uint32_t index;
-    int folder, fd;
+    int folder, fd, rc;
 
     if (*link && (*link)->token != req->arg && !(req->flags & XREQ_FORCE))
         return -EPERM;
     if (*link) {
-        drop(link);
-        return 0;
+        rc = note_free((*link)->fd);
+        if (rc == 0)
+            drop(link);
+        return rc;
     }
     folder = bf_locate(bf, &req->object, false, path, &name, &index);
     fd = folder < 0 ? folder : open_free(bf, req, folder, name);
     if (fd >= 0) {
+        rc = release_left(bf, req, fd);
         close(fd);
-        return -ENOENT;             /* there is a file, but nobody holds it */
+        return rc;
     }
     if (fd == -EBUSY && !(req->flags & XREQ_FORCE))
         return -EPERM;
     return fd;
+}
+
+/* The file of a lock that another instance may have had, with its flock, if it may be removed. */
+static int open_left(struct bf *bf, struct xreq *req, int folder, const char *name)
+{
+    struct bf_holder *holder = malloc(sizeof(*holder));
+    int fd = holder ? open_free(bf, req, folder, name) : -ENOMEM;
+    int rc = fd < 0 ? fd : may_take(bf, req, fd, false, holder);
+
+    free(holder);
+    if (rc && fd >= 0)
+        close(fd);
+    return rc ? rc : fd;
 }
 
 int bf_lock_delete(struct bf *bf, struct xreq *req)
@@ -249,7 +439,7 @@ int bf_lock_delete(struct bf *bf, struct xreq *req)
     if (folder < 0)
         return folder;
     if (!*find(bf, &req->object)) {
-        fd = open_free(bf, req, folder, name);
+        fd = open_left(bf, req, folder, name);
         if (fd < 0)
             return fd;
     }

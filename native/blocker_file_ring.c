@@ -161,7 +161,8 @@ int bf_ring_start(struct bf *bf)
                          "io_uring_register where a sandbox forbids them (SystemCallFilter=, a container's seccomp "
                          "profile), or set kernel.io_uring_disabled to 0", strerror(-rc));
     ring->made = true;
-    rc = io_uring_register_files(&ring->uring, &bf->life, 1);   /* keeps its flock: see blocker_file.h */
+    /* Keeps their flocks: see blocker_file.h. */
+    rc = io_uring_register_files(&ring->uring, (int[]){ bf->life, bf->guard }, 2);
     if (rc)
         return peer_fail(bf->peer, rc, "io_uring does not register a file: %s", strerror(-rc));
     ring->watch = (struct watch){ .fd = ring->uring.ring_fd, .ready = ring_ready, .arg = bf };

@@ -23,7 +23,6 @@
 #define LIFE_TRIES 8
 #define FENCE_MS 60000              /* that I/O of the dead predecessor may take to end */
 #define FENCE_STEP_MS 5
-#define LIFE_LINE 16                /* digits that all lives of a port have in common */
 
 /* --- temporary files ---------------------------------------------------------------- */
 
@@ -211,13 +210,13 @@ static int check_store(struct bf *bf)
 }
 
 /* What the names of all lives of this port begin with, as long as its segment lasts. */
-static void life_line(const struct bf *bf, char line[LIFE_LINE + 1])
+void bf_line(const struct bf *bf, const char *role, char line[BF_LINE])
 {
     char text[XSEG_PATH_MAX + XSEG_ROLE_MAX + 32];
     const struct xseg *seg = bf->peer->seg;
 
-    snprintf(text, sizeof(text), "%s %s %" PRIu64, seg->run, bf->peer->role, seg->created_ns);
-    snprintf(line, LIFE_LINE + 1, "%016" PRIx64, bf_name_hash(text));
+    snprintf(text, sizeof(text), "%s %s %" PRIu64, seg->run, role, seg->created_ns);
+    snprintf(line, BF_LINE, "%016" PRIx64, bf_name_hash(text));
 }
 
 /* Waits until nothing of a life of this port is in the kernel any more: see blocker_file.h. */
@@ -243,7 +242,7 @@ static int clean_life(int tmp, const char *name, const char *line)
 
     if (fd < 0)
         return 0;
-    if (strncmp(name, line, LIFE_LINE) == 0)
+    if (strncmp(name, line, BF_LINE - 1) == 0)
         rc = wait_for_end(fd);
     if (rc == 0 && flock(fd, LOCK_EX | LOCK_NB) == 0)
         dir = fdopendir(fd);
@@ -262,7 +261,7 @@ static int clean_life(int tmp, const char *name, const char *line)
 
 static int clean_lives(struct bf *bf)
 {
-    char line[LIFE_LINE + 1];
+    char line[BF_LINE];
     int fd, tmp, rc = 0;
     DIR *dir;
     struct dirent *entry;
@@ -274,7 +273,7 @@ static int clean_lives(struct bf *bf)
     dir = fd < 0 ? NULL : fdopendir(fd);
     if (!dir)
         return -errno;
-    life_line(bf, line);
+    bf_line(bf, bf->peer->role, line);
     while (rc == 0 && (entry = readdir(dir)))
         if (entry->d_name[0] != '.')
             rc = clean_life(tmp, entry->d_name, line);
@@ -290,13 +289,13 @@ static int clean_lives(struct bf *bf)
 static int begin_life(struct bf *bf)
 {
     for (int i = 0; i < LIFE_TRIES; i++) {
-        char path[48], line[LIFE_LINE + 1];
+        char path[48], line[BF_LINE];
         struct stat st;
         uint32_t random;
 
         if (getrandom(&random, sizeof(random), 0) < 0)
             return -errno;
-        life_line(bf, line);
+        bf_line(bf, bf->peer->role, line);
         snprintf(bf->life_name, sizeof(bf->life_name), "%s.%08" PRIx32, line, random);
         snprintf(path, sizeof(path), "tmp/%s", bf->life_name);
         if (mkdirat(bf->root, path, BF_FOLDER_MODE) < 0)
@@ -372,6 +371,8 @@ int bf_root_open(struct bf *bf)
         rc = clean_lives(bf);
         if (rc == 0)
             rc = begin_life(bf);
+        if (rc == 0)
+            rc = bf_guard_begin(bf);
         if (rc && !bf->peer->error[0])
             rc = peer_fail(bf->peer, rc, "%.160s/tmp: %s", bf->path, strerror(-rc));
     }
@@ -385,6 +386,7 @@ void bf_root_close(struct bf *bf)
     for (uint32_t i = 0; i < BF_FOLDERS; i++)
         if (bf->folder[i] >= 0)
             close(bf->folder[i]);
+    bf_guard_end(bf);
     if (bf->life >= 0) {
         snprintf(path, sizeof(path), "tmp/%s", bf->life_name);
         unlinkat(bf->root, path, AT_REMOVEDIR);

@@ -39,6 +39,7 @@ class BlockerFile(Peer):
 
     type = "blocker-file"
     native = "blocker-file"
+    told = "path"
     keeps = ("path",)
     options = {
         "path": Option(None, "path", "the folder of the store"),

@@ -22,6 +22,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from tools import config
@@ -47,7 +48,9 @@ def inherited_sockets(role: str) -> list[tuple[str, str]]:
 class NativeLoop:
     """The C loop of this process and the thread that runs it."""
 
-    def __init__(self, segment: Segment, roles: list[config.Role]) -> None:
+    def __init__(self, segment: Segment, roles: list[config.Role], everyone: Iterable[config.Role] = ()) -> None:
+        """`everyone`: the roles of all processes, if there are others."""
+        self.everyone = list(everyone) or roles
         spin_us = max((role.options.get("spin_us") or 0 for role in roles), default=0)
         out = ffi.new("struct loop **")
         check(lib.loop_new(segment.c, spin_us, out), "the loop cannot start")
@@ -70,12 +73,19 @@ class NativeLoop:
         options = [(c_text(name), c_text(role.cls.options[name].native(value)))
                    for name, value in role.options.items() if value is not None]
         options += [(c_text(name + "_fd"), c_text(fd)) for name, fd in inherited_sockets(role.name)]
+        if role.cls.told:
+            options.append((c_text(role.cls.told + "_all"), c_text(self.told(role.cls))))
         peer = ffi.new("struct peer **")
         rc = lib.loop_add(self.c, role.native.encode(), role.name.encode(), targets, len(targets),
                           options, len(options), peer)
         if rc < 0:
             why = ffi.string(peer[0].error).decode(errors="replace") if peer[0] != ffi.NULL else os.strerror(-rc)
             raise XsegError(-rc, f"{role.name} ({role.type}) cannot start: {why}")
+
+    def told(self, cls: Any) -> str:
+        """What a peer is told of all roles of its type."""
+        return "".join(f"{role.name} {role.options[cls.told]}\n" for role in self.everyone
+                       if role.cls is cls and role.options[cls.told])
 
     def _run(self) -> None:
         self.status = lib.loop_run(self.c, self.drain_ms)
@@ -152,7 +162,7 @@ def serve(segment: Segment, cfg: config.Config, process: str) -> int:
     python = [role for role in roles if not role.native]
     signals = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)     # before threads are made: they inherit it
-    loop = NativeLoop(segment, native) if native else None
+    loop = NativeLoop(segment, native, cfg.roles.values()) if native else None
     if loop:
         loop.thread.start()
         log.info("ready: %s", ", ".join(role.name for role in native))

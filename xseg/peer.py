@@ -171,6 +171,8 @@ class Peer:
     listens: ClassVar[dict[str, str]] = {}      # options that name sockets, "unix" or "tcp", which the supervisor
                                                 # holds: the native half gets NAME_fd, a descriptor that listens
     keeps: ClassVar[tuple[str, ...]] = ()       # options that name folders, which the supervisor keeps open: NAME_fd
+    told: ClassVar[str | None] = None           # an option that the native half is told of all roles of the type, as
+                                                # NAME_all: a line "ROLE VALUE" each
     options: dict[str, Any] = {}        # of the class: an Option each; of an object: their values
     ops: ClassVar[dict[int, Operation]] = {}
 
