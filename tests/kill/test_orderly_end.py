@@ -314,6 +314,37 @@ def test_a_stop_that_is_killed_is_gone_on_with(supervised, layout):
         written.write("base", 8)
 
 
+def test_deaths_meanwhile_only_delay_the_end(supervised, layout):
+    instance = supervised(f'layout = "{layout}"')
+    written = Written(instance)
+    dice = random.Random(layout)
+    for _ in range(3):
+        instance.disconnect()
+        command = subprocess.Popen([os.path.join(BIN, "archipelago"), "--home", instance.home, "stop"],
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for _ in range(2):
+            time.sleep(dice.uniform(0.1, 0.5))          # no condition: any moment will do
+            for pid in processes_of(instance.home)[:1]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        assert command.wait(60) == 0, command.stderr.read()
+        command.stderr.close()
+        assert processes_of(instance.home) == [] and not Segment.exists(name_for(instance.home))
+        instance.start()
+        written.check()
+        instance.vlmc("open", "base")
+        written.write("base", 8)
+
+
+def test_an_end_that_was_killed_does_not_keep_volumes_closed(instance):
+    instance.vlmc("create", "v", "--size", "1M")
+    lib.export_closing(instance.client.segment.c, 1)
+    assert "is being stopped" in instance.vlmc("open", "v", check=False).stderr
+    assert "it is being stopped" in instance.archipelago("status").stdout
+    assert "already running" in instance.archipelago("start", "--unsupervised", check=False).stderr
+    instance.vlmc("open", "v")
+
+
 def test_a_foreground_instance_ends_in_order_by_sigterm(home, layout):
     instance = Instance(home, f'layout = "{layout}"')
     child = subprocess.Popen([os.path.join(BIN, "archipelago"), "--home", home, "start", "--foreground"],

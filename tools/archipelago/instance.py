@@ -398,10 +398,15 @@ class Instance:
                 raise
             segment = self._begin_anew(segment, failure)
             self.know_stores(segment, processes)
-        lib.export_closing(segment.c, 0)        # an end that was cut short is over
+        lib.export_closing(segment.c, 0)
         segment.c.header.ending = 0
         self.mark_unready(segment, processes)
         return segment
+
+    def forget_end(self) -> None:
+        """An end that was cut short is over: volumes may be opened again."""
+        with contextlib.suppress(Unfinished), Segment.of_home(self.home) as segment:
+            lib.export_closing(segment.c, 0)
 
     def know_stores(self, segment: Segment, processes: list[str]) -> None:
         """Notes which stores these processes are started on. OtherStore: the segment knows another one."""

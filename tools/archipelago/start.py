@@ -97,6 +97,7 @@ def wanted_of(instance: Instance, role: str | None) -> list[str]:
     """The processes that are meant, by what the operator's file says now. Under run/lock."""
     instance.refuse_elsewhere()
     if instance.has_segment():
+        instance.forget_end()
         instance.take_in()
         instance.make_folders()
     return [instance.config.process_of(role)] if role else list(instance.config.processes)
