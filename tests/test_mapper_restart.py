@@ -129,7 +129,7 @@ def test_it_dies_when_it_has_counted_an_open_or_close_or_is_about_to(shared_inst
     opened = [client.open(name) for _ in range(before)]
     asked = {"data": name.encode()} if op == lib.XOP_OPEN else {"volume": opened[0].handle}
     request = answered(client, op, **asked)
-    handle = request.c.volume
+    handle = opened[0].handle if opened else request.c.done
     shared_instance.kill("mapper")
     if not counted:
         client.segment.c.volumes[handle - 1].opens[client.port.number] = before
