@@ -19,6 +19,8 @@ DECODERS = {
     ("native/map_index.c", "journal_index"): ["fuzz_map", "journal"],
     ("native/object_name.c", "object_name_parse"): ["fuzz_object_name"],
     ("native/nbd_negotiate.c", "nbd_take32"): ["fuzz_nbd"],
+    ("native/port.c", "take_list accept_request"): ["fuzz_slots"],
+    ("native/vlmc_cache.c", "read_frame stack_of"): ["fuzz_slots"],
     ("native/nbd_request.c", "nbd_get32"): ["fuzz_nbd"],
     ("native/nbd_keeper.c", "pass_handshake carry_request take_reply"): ["fuzz_keeper"],
     ("native/blocker_file_lock.c", "lock_parse"): ["fuzz_file_lock"],
