@@ -2,18 +2,23 @@
 """Two instances over one file store: whoever lost a lock can write no more before the next one has it, whichever of
 its processes died or stand still."""
 import os
+import random
 import shutil
 import signal
 import tempfile
 
 import pytest
+from numbered import data_of, number_in
 from support import Instance, wait_until
 
+from xseg._native import lib
 from xseg.client import Client
 from xseg.errors import Busy, XsegError
 from xseg.segment import Segment, name_for
 
 SIZE, PLACE = 16 << 20, 4096
+SEED = int(os.environ.get("ARCHIPELAGO_KILL_SEED", "1"))
+ROUNDS = int(os.environ.get("ARCHIPELAGO_ROUNDS", "3"))
 CONFIG = """layout = "%s"
 [peers.blockerb]
 type = "blocker-file"
@@ -191,3 +196,62 @@ def test_a_lock_taken_before_the_data_blocker_ever_ran_guards_it(node):
         held.volume.write(0, b"A" * PLACE)
     assert wait_until(lambda: mine.volume.read(0, PLACE), "it is read") == b"b" * PLACE
     mine.close()
+
+
+# --- any of it, in any order
+
+def disturb(a, dice):
+    """Kills some processes of a node and stops others; what was stopped."""
+    stopped = []
+    for role in {peer["process"]: role for role, peer in a.status().items()}.values():
+        what = dice.choice(("kill", "kill", "kill", "stop", "leave"))
+        if what == "kill":
+            a.kill(role)
+        elif what == "stop":
+            stopped.append(a.pid(role))
+            os.kill(stopped[-1], signal.SIGSTOP)
+    return stopped
+
+
+def mend(a, stopped):
+    """Everything of the node runs again."""
+    for pid in stopped:
+        os.kill(pid, signal.SIGCONT)
+    for role in reversed(a.status()):       # blockers first: others wait for them
+        if a.status()[role]["state"] == "dead":
+            a.restart(role)
+
+
+def take_turns(a, b, dice, number):
+    """The first node has the volume and is disturbed while it writes; if the second gets the volume, the first is
+    mended, and its writes must not land. Did the second get it?"""
+    held = Open(a)
+    held.volume.write(0, b"a" * PLACE, fua=True)
+    request = held.client.port.get(PLACE)
+    request.c.op, request.c.volume, request.c.size = lib.XOP_WRITE, held.volume.handle, PLACE
+    held.client.port.send(held.client.segment.port_of("vlmc"), [request])
+    stopped = disturb(a, dice)
+    robbed = opened(b) is None
+    if robbed:
+        mine = Open(b)
+        mine.volume.write(0, data_of(0, number), fua=True)
+        mend(a, stopped)
+        with pytest.raises(XsegError):
+            held.volume.write(0, b"A" * PLACE)
+        assert number_in(mine.volume.read(0, PLACE), 0) == number
+        mine.close()
+        a.client.control("close", name="v", force=True)
+        held.client.close()
+    else:
+        mend(a, stopped)
+        held.volume.write(0, b"a" * PLACE, fua=True)
+        held.close()
+    assert opened(b) is None
+    return robbed
+
+
+def test_any_processes_killed_or_stopped(node):
+    dice = random.Random(SEED)
+    a, b = node("separate"), node("colocated")
+    a.client.control("create", name="v", size=SIZE)
+    print("robbed:", [take_turns(a, b, dice, number) for number in range(1, ROUNDS + 1)])
