@@ -4,6 +4,7 @@ import errno
 import time
 from typing import TYPE_CHECKING
 
+from peers.mapper_change import clear_away, remove_space
 from peers.mapper_header import Header, check_block_size, check_name, id_text
 from peers.mapper_journal import STRETCHES_LIMIT
 from peers.mapper_making import (
@@ -117,14 +118,27 @@ def new_names(a: "Arguments") -> list[str]:
 
 
 async def clone(m: "Mapper", a: "Arguments", room: int) -> dict:
-    """Clones of a snapshot; a volume gets a snapshot first. ENOENT, EEXIST, EINVAL."""
-    names, token = new_names(a), a["token"]
-    source = await m.names.lookup(a["name"])
-    await refuse_unfinished(m, source, a["name"])
-    made = None
-    if source.kind == "volume":
-        made = f"{source.name.encode()[:AUTO_NAME_BYTES].decode(errors='ignore')}@clone-{token or m.ids.next():x}"
-        source = await take_snapshot(m, a["name"], made, token, auto=True)
+    """Clones of a snapshot; a volume gets a snapshot first, which goes again if they fail. ENOENT, EEXIST, EINVAL."""
+    names, made = new_names(a), None
+    async with making(m, a["request"], a["token"]) as wanted:
+        source = await m.names.lookup(a["name"])
+        await refuse_unfinished(m, source, a["name"])
+        if source.kind == "volume":
+            name = source.name.encode()[:AUTO_NAME_BYTES].decode(errors="ignore")
+            made = f"{name}@clone-{a['token'] or m.ids.next():x}"
+            source = await take_snapshot(m, a["name"], made, a["token"], auto=True)
+        try:
+            await clone_all(m, source, names, a, wanted)
+        except OSError:
+            if made:
+                await drop_snapshot(m, source)
+            raise
+    return {"count": len(names), "snapshot": made}
+
+
+async def clone_all(m: "Mapper", source: Header, names: list[str], a: "Arguments", wanted: Making) -> None:
+    """Clones of a snapshot."""
+    token = a["token"]
     if len(source.journals) > STRETCHES_LIMIT:
         source = await fold_snapshot(m, source)
     size = a["size"] or source.size
@@ -136,9 +150,20 @@ async def clone(m: "Mapper", a: "Arguments", room: int) -> dict:
                 "created": now_ms(), "token": token}
     if len(names) > 1:
         template["making"] = mark_for(m, a["request"], f"{token or m.ids.next():x}")
-    async with making(m, a["request"], token) as made_by:
-        await make_all(m, [Header(id=m.ids.next(), name=name, **template) for name in names], made_by)
-    return {"count": len(names), "snapshot": made}
+    await make_all(m, [Header(id=m.ids.next(), name=name, **template) for name in names], wanted)
+
+
+async def drop_snapshot(m: "Mapper", snapshot: Header) -> None:
+    """Removes one that was made only for clones that failed, unless somebody uses it already."""
+    try:
+        async with m.using(snapshot.id) as volume:
+            if volume.handle:
+                return
+            await volume.read_header()
+            await remove_space(m, volume, snapshot.name, m.ids.next())
+        await clear_away(m, snapshot)
+    except OSError as failure:
+        m.log.warning("the snapshot '%s' was made for clones that failed, and is left: %s", snapshot.name, failure)
 
 
 async def fold_snapshot(m: "Mapper", source: Header) -> Header:

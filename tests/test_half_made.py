@@ -166,7 +166,7 @@ def test_clones_that_are_interrupted_are_not_made(instance, number):
     instance.client.control("create", name="v", size=MIB)
     instance.client.control("snapshot", name="v", snapshot="s")
     with standing_still(instance, "blockerm") as busy:
-        process = start(instance, "clone", "s", "vm-{}", "--count", "3000")
+        process = start(instance, "clone", "v" if number == signal.SIGHUP else "s", "vm-{}", "--count", "3000")
         busy()
         process.send_signal(number)
     assert process.wait(120) == (128 + number if number != signal.SIGKILL else -number), process.communicate()

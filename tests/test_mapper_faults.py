@@ -68,7 +68,11 @@ def test_of_clones_that_fail_none_stays(instance, ask, store):
     store("tenth_header")
     with pytest.raises(NoSpace):
         ask("clone", name="s", pattern="c-{}", count=30)
+    with pytest.raises(NoSpace):
+        ask("clone", name="s", pattern="c-{}", count=30)
     store("blockerm")
+    with pytest.raises(XsegError, match="smaller"):
+        ask("clone", name="v", names=["c"], size=512)       # for which a snapshot was taken
     assert names(instance) == ["s", "v"]
     ask("clone", name="s", pattern="c-{}", count=30)
 

@@ -3,8 +3,8 @@
 
 With --count, NAME holds {} where the number goes: `vlmc clone base vm-{} --count 200` makes vm-1 to
 vm-200. All are made or none, also when the command is interrupted; until then none can be used. When
-SOURCE is a volume, a snapshot of it is taken first and kept; its name (SOURCE@clone-...) is printed, and
-`vlmc list` shows it.
+SOURCE is a volume, a snapshot of it is taken first, and kept unless the clones fail; its name (SOURCE@clone-...)
+is printed, and `vlmc list` shows it.
 """
 from __future__ import annotations
 
