@@ -185,6 +185,7 @@ int nbd_listen_unix(struct nbd *nbd, const char *path)
     if (rc < 0)
         return peer_fail(nbd->peer, rc, "cannot listen at %s: %s", path,
                          rc == -EADDRINUSE ? "another server does; stop it or set option socket"
+                         : rc == -EPERM ? "it may not be given to option socket_owner or socket_group by this user"
                          : rc == -EEXIST ? "the path holds something that is no socket of ours" : strerror(-rc));
     listener = add(nbd, rc);
     snprintf(listener->path, sizeof(listener->path), "%s", path);
