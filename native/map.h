@@ -79,9 +79,9 @@
  *               present, committed entries, done = its bytes. MORE: the record ends early,
  *               arg = first block to ask for next.
  *   MAP_COMMIT  volume; data, size: a complete journal record. Its sequence number is
- *               commit_seq + 1 of the volume; a number already appended is acknowledged and
- *               skipped. Reply when durable: done = journal offset after it.
- *               SNAPSHOT_MARK as in the record.
+ *               commit_seq + 1 of the volume; the last one appended, if it comes again
+ *               with the same bytes, is acknowledged and skipped. Reply when durable: done = journal
+ *               offset after it. SNAPSHOT_MARK as in the record.
  *   VOL_SNAPSHOT mapper to vlmc, on an open volume. vlmc holds back new writes until those
  *               under way are done, encodes the dirty entries into a record with the mark,
  *               raises epoch and writable_since, lets writes go on, then syncs and commits

@@ -68,7 +68,8 @@ class Mapper(Peer):
         def blockerb(op: int, **fields: Any) -> Awaitable[Reply]:
             return self.port.call(self.target("blockerb"), op, **fields)
 
-        self.store = MapStore(blockerm, blockerb, self.options["cache"], self.options["journal_limit"])
+        self.store = MapStore(blockerm, blockerb, self.options["cache"], self.options["journal_limit"],
+                              lambda: mapper_keep.blocker_lives(self))
         self.names = Names(self.store, functools.partial(mapper_rename.settle, self))
         self.routes = {role: self.segment.route(self.role, role) for role in self.targets}
         self.ids = Ids()

@@ -10,6 +10,11 @@ The header lists the stretches. The last may have an open end: it is followed up
 record, and from there into the object with the next number (of the epoch that the mark began, if there
 was one), until there is none. So a new object is begun without touching the header.
 
+After an append that failed nobody knows what lies behind the last good record: a part of it, all of it but
+only in the page cache, or an extent that the file system has left unwritten although a second attempt seems to
+succeed. So nothing is ever written there again: the header is made to say where the object ends, and the
+records go on in the next object.
+
 Only the last record of a life can be torn by a power cut: each is durable before the next is sent. So
 what is not intact but has an intact later record behind it is damage, and is refused (EBADMSG). So is a
 record of one sector (SECTOR bytes) that is not intact, as no cut tears a sector, and a sector that is not
@@ -33,6 +38,7 @@ STRETCHES_MAX = 32                  # ... at which snapshots and openings wait f
 CHAIN_MAX = 64                      # objects followed after an open end
 SECTOR = 512                        # bytes that a power cut leaves as they were or as they became
 MAGIC = b"ARCR"                     # of a record
+SEQ, CHECKSUM = slice(24, 32), slice(56, 64)    # where a record has them
 
 
 @dataclass(slots=True, eq=False)
@@ -48,6 +54,7 @@ class Stretch:
     last_seq: int = 0
     epoch_max: int = 0              # of its records
     marked: int = 0                 # epoch that its snapshot mark began; 0: it has none
+    stored: int = 0                 # bytes there were of the object when it was read, past `end` too
 
     @property
     def name(self) -> Object:
@@ -57,6 +64,20 @@ class Stretch:
     def listed(self, is_open: bool = False) -> list:
         """What the header says of it."""
         return [self.volume, self.epoch, self.number, None if is_open else self.end]
+
+    def cut(self, seq: int) -> None:
+        """Takes away the records after that number."""
+        end = 0
+        for record in self.records():
+            if int.from_bytes(record[SEQ], "little") > seq:
+                break
+            end += -(-len(record) // lib.RECORD_ALIGN) * lib.RECORD_ALIGN
+        self.end = scan(self, end).end
+
+    def last_checksum(self) -> bytes:
+        """That of its last record; nothing if it has none."""
+        records = self.records()
+        return bytes(records[-1][CHECKSUM]) if records else b""
 
     def records(self) -> list[memoryview]:
         """Its records, whole, in order."""
@@ -154,7 +175,7 @@ async def load_open(store: MapStore, header: Header, listed: list) -> list[Stret
         except NotFound:
             break
         result = scan(stretch, length)
-        stretch.end = result.end
+        stretch.end, stretch.stored = result.end, length
         if result.records and result.block_shift != header.block_shift:
             raise damaged(header.name, stretch, "its block size is not the volume's", 0)
         if (result.records and result.first_seq != seq + 1) or lost_records(stretch, result.end, length) \

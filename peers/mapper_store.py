@@ -71,8 +71,9 @@ class MapStore:
     fields and give its reply, as AsyncPort.call does. Errors of the store are raised as XsegErrors."""
 
     def __init__(self, blockerm: Send, blockerb: Send, cache_bytes: int = CACHE_BYTES,
-                 journal_limit: int = JOURNAL_LIMIT) -> None:
+                 journal_limit: int = JOURNAL_LIMIT, lives: Callable[[], list[int]] = list) -> None:
         self.blockerm, self.blockerb = blockerm, blockerb
+        self.lives = lives                      # something else when a blocker has been started anew
         self.journal_limit = journal_limit      # bytes of a volume's stretches that start a checkpoint
         self.cache = Cache(cache_bytes)
 

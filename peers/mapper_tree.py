@@ -281,7 +281,7 @@ class Rebuild:
         self.root, self.level = view.root, view.level
         self.replaced: list[Ref] = []
         self.last_leaf = (view.blocks - 1) >> ENTRIES_PER_PAGE_SHIFT
-        self.written = 0            # pages
+        self.made: list[Object] = []    # pages written, or begun
 
     async def run(self) -> None:
         """Writes the pages; they are not synced yet. EBADMSG, and what the store says."""
@@ -327,9 +327,9 @@ class Rebuild:
 
     async def write(self, ref: Ref, record: bytes) -> None:
         """Stores a page, and keeps it at hand."""
+        self.made.append(page_name(ref))
         await self.store.write(page_name(ref), 0, record)
         self.store.cache.put(page_name(ref), record, len(record))
-        self.written += 1
 
     async def old_children(self, level: int, index: int) -> dict[int, Ref]:
         """Children that the inner page has so far. A tree that grows gets its old root as first child."""

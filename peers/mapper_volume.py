@@ -26,6 +26,7 @@ from typing import Any
 from peers.mapper_header import JOURNALS_MAX, Header, id_text, unpack_header
 from peers.mapper_journal import (
     CHAIN_MAX,
+    CHECKSUM,
     JOURNAL_CAPACITY,
     STRETCHES_LIMIT,
     STRETCHES_MAX,
@@ -38,9 +39,12 @@ from peers.mapper_tree import Rebuild, View, own, page_name, view_of
 from xseg._native import ffi, lib
 from xseg.errors import Exists, NotFound, Stale
 from xseg.errors import error as fail
+from xseg.request import Object
 
 CLOSE_CHECKPOINT = 256 << 10        # journal bytes worth a checkpoint when a volume closes
 CREATE_TRIES = 16                   # of a header or name pointer that others remove meanwhile
+PAGES_SKIPPED = 1 << 32             # numbers that attempts of a mapper that died may have used
+REBUILD_TRIES = 4                   # of a tree, while blockers die
 EPOCH_MAX = (1 << 32) - 1
 EPOCHS_LEFT = 1 << 16               # that an opening must find: each snapshot of an open volume takes one
 log = logging.getLogger("mapper")
@@ -64,6 +68,11 @@ class Volume:
         self.epoch = 0                      # by the header and the committed records
         self.writable_since = 0
         self.seq = 0                        # last record appended
+        self.checksum = b""                 # of it, as far as it was appended or found in this life
+        self.leaving = False                # what lies behind the end of `current` is not known
+        self.left_over: list[Object] = []   # journals behind it, of records that were never acknowledged
+        self.pages_used = 0                 # the next page has at least this number
+        self.doubtful: bytes | None = None  # a header whose writing failed: it may be there
         self.shared: Any = None             # its struct xvolume while it is open
         self.handle = 0                     # its place there + 1
         self.lock_number = 0
@@ -91,32 +100,44 @@ class Volume:
 
     async def write_header(self, folded: int = 0, current: Stretch | None = None, **changes: Any) -> None:
         """Replaces the header, with what is known of the journal; its oldest `folded` stretches are
-        dropped, and `current` (if given) begins, with the header. Stale: somebody else changed it."""
+        dropped, and `current` (if given) begins, with the header, behind the records of the one there was.
+        Stale: somebody else changed it."""
         async with self.writing_header:
             assert self.header is not None
+            closed = [self.current] if current and self.current and self.current.end else []
             current = current or self.current
             epoch = max(current.epoch if current else self.epoch, self.shared.epoch if self.shared else 0)
             new = replace(self.header, generation=self.header.generation + 1, **changes)
             new.epoch, new.writable_since = max(new.epoch, epoch), max(new.writable_since, self.writable_since)
-            new.journals = [stretch.listed() for stretch in self.stretches[folded:]]
+            new.journals = [stretch.listed() for stretch in self.stretches[folded:] + closed]
             if current is not None:
                 new.journals.append(current.listed(is_open=True))
                 new.seq = current.first_seq - 1
                 new.next_journal = current.number + 1
             if len(new.journals) > JOURNALS_MAX:
                 raise fail(errno.ENOSPC, f"volume '{new.name}': too many journals wait for a checkpoint that fails")
-            await replace_header(self.store, new, self.header.generation)
-            self.header, self.stretches = new, self.stretches[folded:]
+            await self.put_header(new)
+            self.stretches = self.stretches[folded:] + closed
             if current is not self.current and current is not None:
-                self.current, self.epoch = current, current.epoch
+                self.current, self.epoch, self.leaving = current, current.epoch, False
 
     async def rename(self, name: str, token: int, renaming: str = "") -> None:
         """Replaces the header by one that differs in its names, and the token, only. Stale."""
         async with self.writing_header:
             new = replace(self.header, generation=self.header.generation + 1, name=name, token=token,
                           renaming=renaming)
-            await replace_header(self.store, new, self.header.generation)
-            self.header = new
+            await self.put_header(new)
+
+    async def put_header(self, new: Header) -> None:
+        """Puts a header in the present one's place. After a failure the store may have it all the same: then the next
+        attempt finds it there, and goes on from it. Stale: somebody else changed it."""
+        before, doubtful = self.header.generation, self.doubtful
+        if doubtful is not None and (await self.store.read_frame(named(HEADER, self.id)))[:len(doubtful)] == doubtful:
+            before, new.generation = before + 1, before + 2
+            self.header.generation = before
+        self.doubtful = new.pack()
+        await replace_header(self.store, new, before)
+        self.header, self.doubtful = new, None
 
     async def load(self) -> None:
         """Header and journal from the store, for one that is not open. EBADMSG, NotFound."""
@@ -145,15 +166,37 @@ class Volume:
                                      now.first_seq, now.last_seq))
         return view_of(self.header, stretches)
 
-    def begin_stretch(self) -> None:
+    def next_stretch(self, epoch: int = 0, seq: int = 0) -> Stretch:
+        """An empty one for the records after the current one's, or after record `seq`, which begins that epoch."""
+        now = self.current
+        assert now is not None
+        number = now.number + 1 if now.end or epoch or self.leaving else now.number
+        made = fresh(self.id, epoch or now.marked or now.epoch, number)
+        made.first_seq = (seq or self.seq) + 1
+        return made
+
+    def begin_stretch(self, following: Stretch | None = None) -> None:
         """Closes the current journal object and goes on in the next. Under `appending`."""
-        assert self.current is not None and self.header is not None
-        number = self.current.number
+        assert self.current is not None
+        following = following or self.next_stretch()
         if self.current.end:
             self.stretches.append(self.current)
-            number += 1
-        self.current = fresh(self.id, self.current.marked or self.current.epoch, number)
-        self.current.first_seq = self.seq + 1
+        self.current = following
+
+    async def leave(self) -> None:
+        """After an append that failed: has the header say where the current object ends, and goes on in the next.
+        Under `appending`."""
+        if not self.leaving:
+            return
+        names = self.left_over if self.current.end else [*self.left_over, self.current.name]
+        await self.write_header(current=self.next_stretch())
+        self.left_over = []
+        await self.delete_quietly(names)
+
+    async def delete_quietly(self, names: list[Object]) -> None:
+        """Removes objects that nothing refers to, as far as the store can."""
+        with suppress(OSError):
+            await self.store.delete_all(names)
 
     def start_life(self) -> None:
         """The volume begins to take records: a new journal, numbers from 1, and an epoch that vlmc has
@@ -161,7 +204,7 @@ class Volume:
         assert self.header is not None
         self.need_epochs(EPOCHS_LEFT)
         self.epoch += lib.MAP_EPOCH_STRIDE
-        self.seq = 0
+        self.seq, self.checksum, self.leaving = 0, b"", False
         self.current = fresh(self.id, self.epoch, self.header.next_journal)
         self.current.first_seq = 1
 
@@ -183,20 +226,36 @@ class Volume:
         listed = self.header.journals[-1] if self.header.journals else [0, 0, 0, 0]
         if listed[3] is not None:
             raise fail(errno.EBADMSG, f"volume '{self.header.name}' is open, but its header says it is closed")
-        life = [stretch for stretch in self.stretches if self.of_this_life(stretch, listed)]
-        self.seq = life[-1].last_seq if life else self.header.seq
-        if life and not life[-1].marked:
-            self.current = fresh(self.id, life[-1].epoch, life[-1].number)
-            self.current.data[:life[-1].end] = life[-1].data[:life[-1].end]
-            self.current.end, self.current.first_seq = life[-1].end, life[-1].first_seq
-            self.current.last_seq = self.seq
-            self.stretches.pop()
-        else:
-            after = (life[-1].marked, life[-1].number + 1) if life else (listed[1], listed[2])
-            self.current = fresh(self.id, *after)
-            self.current.first_seq = self.seq + 1
+        self.go_on(listed, max(shared.commit_seq, self.header.seq))
         shared.commit_seq, shared.journal_offset = self.seq, self.current.end
         shared.epoch = max(shared.epoch, self.epoch)
+
+    def go_on(self, listed: list, seq: int) -> None:
+        """Goes on behind the last record that was acknowledged. Of one behind it nobody knows whether it is durable:
+        it comes again, and into another object. EBADMSG: that record is not there."""
+        found = [stretch for stretch in self.stretches if self.of_this_life(stretch, listed)]
+        before = self.stretches[:len(self.stretches) - len(found)]
+        life = [stretch for stretch in found if stretch.first_seq <= seq]
+        if life:
+            life[-1].cut(seq)
+        self.seq = life[-1].last_seq if life else self.header.seq
+        if self.seq != seq:
+            raise fail(errno.EBADMSG, f"volume '{self.header.name}': its journal ends with record {self.seq}, and "
+                                      f"{seq} was acknowledged")
+        self.checksum = life[-1].last_checksum() if life else b""
+        self.pages_used = self.header.next_page + PAGES_SKIPPED
+        last = life[-1] if life else Stretch(self.id, listed[1], listed[2])
+        self.left_over = [stretch.name for stretch in found[len(life):]]
+        self.leaving = not life or len(found) > len(life) or last.stored > last.end
+        if self.leaving or last.marked:
+            self.stretches = before + life
+            self.current = fresh(self.id, last.marked or last.epoch, max(s.number for s in [last, *found]) + 1)
+            self.current.first_seq = self.seq + 1
+            return
+        self.stretches = before + life[:-1]
+        self.current = fresh(self.id, last.epoch, last.number)
+        self.current.data[:last.end] = last.data[:last.end]
+        self.current.end, self.current.first_seq, self.current.last_seq = last.end, last.first_seq, self.seq
 
     def of_this_life(self, stretch: Stretch, listed: list) -> bool:
         """True if the stretch was found behind the header's open end, so that it may be appended to."""
@@ -205,7 +264,8 @@ class Volume:
     async def append(self, record: bytes) -> int:
         """Appends a journal record and makes it durable. Returns the journal's offset after it.
 
-        One already appended is acknowledged and skipped. EINVAL: its number is not the next.
+        The last one, if it comes again, is acknowledged and skipped. EINVAL: its number is not the next. What can
+        fail comes before anything is noted.
         """
         async with self.appending:
             seq = self.number_of(record)
@@ -215,14 +275,28 @@ class Volume:
                 raise self.broken
             if self.current is None:
                 raise fail(errno.EROFS, f"volume {id_text(self.id)} is not open for writing")
-            if seq <= self.seq:
+            if seq == self.seq and record[CHECKSUM] == self.checksum:
                 return self.current.end
             if seq != self.seq + 1 or len(record) % lib.RECORD_ALIGN:
-                raise fail(errno.EINVAL, f"record {seq} does not follow record {self.seq}")
+                if self.shared is not None:
+                    self.shared.commit_seq = self.seq       # from which vlmc numbers the next
+                raise fail(errno.EINVAL, f"volume '{self.header.name}': record {seq} does not follow record {self.seq}")
+            await self.leave()
             if self.current.end + len(record) > JOURNAL_CAPACITY:
                 self.next_object()
-            await self.store.write(self.current.name, self.current.end, record, durable=True)
-            return self.appended(record, seq)
+            following = self.after_mark(record, seq)
+            try:
+                await self.store.write(self.current.name, self.current.end, record, durable=True)
+            except BaseException:
+                self.leaving = True
+                raise
+            return self.appended(record, seq, following)
+
+    def after_mark(self, record: bytes, seq: int) -> Stretch | None:
+        """The stretch that a record with the snapshot mark begins; None: it has no mark."""
+        if not int.from_bytes(record[20:24], "little") & lib.RECORD_MARK:
+            return None
+        return self.next_stretch(int.from_bytes(record[16:20], "little") + 1, seq)
 
     def number_of(self, record: bytes) -> int:
         """The number of a record that vlmc sends. EINVAL: this volume's journal could not be read with it."""
@@ -240,17 +314,17 @@ class Volume:
                                      "checkpoint that fails; the log says why")
         self.begin_stretch()
 
-    def appended(self, record: bytes, seq: int) -> int:
-        """Notes a record that has become durable."""
+    def appended(self, record: bytes, seq: int, following: Stretch | None) -> int:
+        """Notes a record that has become durable, and goes on in the stretch that it begins, if it does."""
         current, size = self.current, len(record)
         current.data[current.end:current.end + size] = record
         current.end += size
         current.last_seq = self.seq = seq
+        self.checksum = record[CHECKSUM]
         offset = current.end
-        if int.from_bytes(record[20:24], "little") & lib.RECORD_MARK:
-            self.epoch = self.writable_since = int.from_bytes(record[16:20], "little") + 1
-            current.marked = self.epoch
-            self.begin_stretch()
+        if following is not None:
+            current.marked = self.epoch = self.writable_since = following.epoch
+            self.begin_stretch(following)
             self.marked = self.view()
         if self.shared is not None:
             self.shared.commit_seq, self.shared.journal_offset = seq, self.current.end
@@ -298,18 +372,37 @@ class Volume:
         """
         async with self.folding:
             async with self.appending:
+                await self.leave()
                 if self.current is not None and self.current.end:
                     self.begin_stretch()
                 view = view_of(self.header, self.stretches)
             if cut_to is None and not view.stretches:
                 return None
             target = view if cut_to is None else replace(view, blocks=-(-cut_to >> view.block_shift))
-            tree = Rebuild(self.store, target, self.id, self.epoch, self.header.next_page, cut_to is not None)
-            await tree.run()
-            if tree.written:
-                await self.store.sync(self.id)
+            tree = await self.rebuild(target, cut_to is not None)
             await self.switch_to(tree, len(view.stretches), cut_to)
             return tree, view
+
+    async def rebuild(self, view: View, cut: bool) -> Rebuild:
+        """Writes the tree of a view, durably. No page gets a name that a failed attempt has used: what is written over
+        that may seem durable and not be. And it begins again when a blocker's life has ended meanwhile, which may
+        have met an error that its successor does not hear of."""
+        for _ in range(REBUILD_TRIES):
+            lives = self.store.lives()
+            tree = Rebuild(self.store, view, self.id, self.epoch, max(self.header.next_page, self.pages_used), cut)
+            try:
+                await tree.run()
+                if tree.made:
+                    await self.store.sync(self.id)
+            except BaseException:
+                await self.delete_quietly(tree.made)
+                raise
+            finally:
+                self.pages_used = tree.next_page
+            if lives == self.store.lives():
+                return tree
+            await self.delete_quietly(tree.made)
+        raise fail(errno.EAGAIN, f"volume '{self.header.name}': the blocker of its map dies too often")
 
     async def switch_to(self, tree: Rebuild, folded: int, cut_to: int | None) -> None:
         """Makes the header name the new tree: the commit point of a checkpoint."""
@@ -339,15 +432,16 @@ class Volume:
         if self.current is None:
             return
         async with self.appending:
-            written = self.seq > 0
-            self.begin_stretch()
-            self.current = None
+            written = self.seq > 0 or self.leaving
+            after = self.current.number + 1
+            if self.current.end:
+                self.stretches.append(self.current)
+            self.current, self.leaving = None, False
         worth_it = min(CLOSE_CHECKPOINT, self.store.journal_limit)
         if sum(stretch.end for stretch in self.stretches) > worth_it or len(self.stretches) > STRETCHES_LIMIT:
             await self.checkpoint_quietly()
         if written and any(listed[3] is None for listed in self.header.journals):
-            number = max([0, *(s.number + 1 for s in self.stretches if s.volume == self.id)])
-            await self.write_header(seq=0, next_journal=max(self.header.next_journal, number))
+            await self.write_header(seq=0, next_journal=max(self.header.next_journal, after))
 
     # --- the segment
 

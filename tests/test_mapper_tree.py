@@ -126,7 +126,7 @@ def test_one_block_makes_one_path(pipeline):
     async def work(store):
         tree = Tree(store, 1 << 25)
         made = await tree.fold({12_345_678: 4})
-        assert made.written == 3 and tree.view.level == 2
+        assert len(made.made) == 3 and tree.view.level == 2
         await tree.check()
 
     on_store(pipeline, work)
@@ -138,7 +138,7 @@ def test_only_touched_leaves_and_their_path_are_written_again(pipeline):
         await tree.fold({leaf * 1024: 1 for leaf in range(100)})
         old = {leaf: await find_page(store, tree.view, 0, leaf) for leaf in range(100)}
         made = await tree.fold({50 * 1024 + 3: 2})
-        assert made.written == 2 and len(made.replaced) == 2
+        assert len(made.made) == 2 and len(made.replaced) == 2
         now = {leaf: await find_page(store, tree.view, 0, leaf) for leaf in range(100)}
         assert [leaf for leaf in range(100) if old[leaf] != now[leaf]] == [50]
 

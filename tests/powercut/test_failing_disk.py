@@ -26,13 +26,13 @@ def sectors(number, length=4096):
 class Node:
     """An instance whose stores lie on the failing disk; a volume `v` of it, and what a flush vouched for."""
 
-    def __init__(self, home, disk):
+    def __init__(self, home, disk, more=""):
         self.disk = disk
         paths = {role: os.path.join(disk.point, role) for role in ("blockerb", "blockerm")}
         for path in paths.values():
             os.makedirs(path, exist_ok=True)
         self.instance = Instance(home, 'layout = "separate"\n' + "".join(
-            f'[peers.{role}]\npath = "{path}"\n' for role, path in paths.items()), supervised=True)
+            f'[peers.{role}]\npath = "{path}"\n' for role, path in paths.items()) + more, supervised=True)
         self.instance.start()
         self.written, self.flushed = {}, {}
         self.instance.client.control("create", name="v", size=SIZE, block_size=BLOCK)
@@ -73,9 +73,11 @@ class Node:
 
 
 @pytest.fixture
-def node(home, failing_disk):  # noqa: F811
+def node(home, failing_disk, request):  # noqa: F811
+    """Its parameter, if it has one, is the mapper's `journal_limit`."""
+    limit = getattr(request, "param", None)
     os.mkdir(os.path.join(home, "n"))
-    made = Node(os.path.join(home, "n"), failing_disk)
+    made = Node(os.path.join(home, "n"), failing_disk, f"[peers.mapper]\njournal_limit = {limit}\n" if limit else "")
     yield made
     made.disk.heal()
     made.instance.finish()
@@ -190,3 +192,35 @@ def test_what_nobody_was_told_of_is_not_given_up_by_closing(node):
     assert node.instance.client.control("info", name="v")["open"] is None
     node.flushed = {0: 1, 1: 1}
     node.look()
+
+
+RECORD = b"ARCR"                        # every journal record and map page begins so
+
+
+@pytest.mark.parametrize("node", [4096, 1 << 20], ids=["pages, too", "journal"], indirect=True)
+def test_a_map_that_could_not_be_written_for_a_while_can_be_read_after_a_mount(node):
+    client, number = node.instance.client, 0
+    for turn in range(3):
+        for _ in range(4):
+            number += 1
+            node.write(range(number % 7, 60, 7), number)
+            assert node.flush() == 0
+        node.disk.fail(RECORD)
+        for _ in range(3):
+            number += 1
+            node.write(range(number % 5, 60, 5), number)
+            assert node.flush() == errno.EIO
+            with pytest.raises(XsegError):
+                client.control("snapshot", name="v", snapshot="no")
+        if turn == 1:
+            node.replace("mapper")
+        node.disk.heal()
+        if node.flush():                    # the data lie on the same file system, and may share the error
+            node.volume.close()
+            node.open()
+            node.write(range(60), number)
+            assert node.flush() == 0
+        client.control("snapshot", name="v", snapshot=f"s{turn}")
+    node.volume.close()
+    node.look()
+    assert all(node.instance.client.control("check", name=f"s{turn}")["problems"] == [] for turn in range(3))
