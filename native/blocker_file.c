@@ -145,7 +145,8 @@ static int start(struct peer *peer)
         return -ENOMEM;
     peer->state = bf;
     bf->peer = peer;
-    bf->root = bf->life = bf->witness = bf->guard = -1;
+    bf->root = bf->life = bf->spare = bf->witness = bf->guard = -1;
+    bf->reserve_missing = true;
     for (uint32_t i = 0; i < BF_FOLDERS; i++)
         bf->folder[i] = -1;
     pthread_mutex_init(&bf->kinds, NULL);

@@ -10,8 +10,9 @@
  *     ROOT/<kind>/<xx>/<name>    the objects. kind: data content header name page journal
  *                                lock; xx: two digits, the top byte of XXH3-64 of the name
  *     ROOT/tmp/<life>/<n>        what is being renamed over an object; each life of a peer holds a
- *                                flock on its folder there, and removes those nobody holds
+ *                                flock on its folder there, and takes over or removes those nobody holds
  *     ROOT/life/<line>           the lives of one port of one segment: see "Two instances"
+ *     ROOT/reserve/<nn>          space and names of files, kept for when there is no other: see below
  *
  *     kind                 name (lower-case hexadecimal)
  *     data page journal    volume (16), epoch (8), number (16), with "_" between
@@ -86,6 +87,14 @@
  * FUSE, a cluster's) the same boot is judged in the same way; a lock of another host, or of before a boot, is
  * refused, as a flock there is the server's, and gone when that thinks the host dead, which may only sleep.
  * `vlmc unlock -f` then takes the operator's word for that, and still no lock whose flocks somebody has.
+ *
+ * A full disk
+ * -----------
+ * Writing data may fail for want of space; what leads out of that may not: removing, opening, closing,
+ * stopping, starting. They take little: a REPLACE writes the new content before the old is freed, ACQUIRE and
+ * a commit's record may need a new file, a life its folder. When one of them finds no space, a file of the
+ * reserve is removed and it is tried again. The reserve is made anew when there is plenty of space. A life
+ * begins in the folder of a dead one, under another name, so that it needs none.
  *
  * What is durable
  * ---------------
@@ -295,6 +304,8 @@ struct bf {
     int root;                       /* never closed: syncfs() reports errors since its opening */
     int witness;                    /* the same, of the supervisor's since before this life; -1: none */
     int life;                       /* ROOT/tmp/<life> */
+    int spare;                      /* folder of a dead life, while the next is begun; -1: none */
+    char spare_name[32];
     char life_name[32];
     int guard;                      /* ROOT/life/<line>: flocked for as long as this life may write */
     uint64_t *fenced;               /* volumes that are fenced from this instance */
@@ -305,6 +316,7 @@ struct bf {
     bool gone;                      /* somebody has removed the store's folder, or those in it */
     uint32_t some_folder;           /* number of one that is open */
     int folder[BF_FOLDERS];         /* atomic: opened on first use, -1 before */
+    bool reserve_missing;           /* atomic; not all of it may be there */
     pthread_mutex_t kinds;          /* held while a kind's folders are made */
     uint32_t failures;              /* atomic: syncfs() calls that failed */
     bool unknown;                   /* nobody has looked yet what earlier lives left unsynced */
@@ -382,6 +394,13 @@ bool bf_is_fenced(struct bf *bf, const struct xreq *req);
 int bf_fence(struct bf *bf, uint64_t volume, const struct bf_holder *holder, bool force, char why[BF_WHY]);
 /* In a worker: this instance has taken the volume's lock anew. */
 int bf_lift(struct bf *bf, uint64_t volume);
+
+/* --- blocker_file_reserve.c: a full disk. Any thread. ----------------------------- */
+
+/* Gives up a part of the reserve if that is what `error` asks for. True: try again. */
+bool bf_reserve_give(struct bf *bf, int error);
+/* Makes what is missing of it, if there is plenty of space. */
+void bf_reserve_fill(struct bf *bf);
 
 /* --- blocker_file.c: work for the pool -------------------------------------------------- */
 

@@ -50,20 +50,36 @@ static int write_temporary(int fd, const uint8_t *data, uint64_t size)
 
 /* --- 1 and 2: contents ---------------------------------------------------------------- */
 
+static int write_content(struct bf *bf, struct work *work)
+{
+    struct xreq *req = work_request(work);
+    int rc;
+
+    work->fd = bf_temporary(bf, &req->object, &held(req)->temporary);
+    if (work->fd < 0)
+        return work->fd;
+    rc = write_temporary(work->fd, xreq_data(bf->peer->seg, req), req->size);
+    if (rc) {
+        bf_temporary_drop(bf, work->fd, held(req)->temporary);
+        work->fd = -1;
+    }
+    return rc;
+}
+
+/* What makes something new may fail on a full disk. */
+static bool makes_new(const struct xreq *req) { return req->op == XOP_REPLACE && (req->flags & XREQ_CREATE); }
+
 static void prepare(struct bf *bf, struct commit *commit, struct work *work)
 {
     struct xreq *req = work_request(work);
-    struct held *h = held(req);
 
     work->result = 0;
     work->fd = -1;
     if (req->op != XOP_REPLACE)
         return;
-    work->fd = bf_temporary(bf, &req->object, &h->temporary);
-    if (work->fd < 0)
-        work->result = work->fd;
-    else
-        work->result = write_temporary(work->fd, xreq_data(bf->peer->seg, req), req->size);
+    do {
+        work->result = write_content(bf, work);
+    } while (!makes_new(req) && bf_reserve_give(bf, work->result));
     commit->files += work->result == 0;
 }
 
@@ -134,7 +150,10 @@ static int replace(struct bf *bf, struct commit *commit, struct xreq *req)
     rc = old = open_present(folder, name, req->arg);
     if (old >= 0) {
         rc = bf_publish(bf, h->work.fd, h->temporary, &req->object, false);
-        commit->closing[commit->closing_count++] = old;
+        if (rc)
+            close(old);
+        else
+            commit->closing[commit->closing_count++] = old;
     }
     flock(folder, LOCK_UN);
     return rc;
@@ -209,8 +228,9 @@ static void publish_all(struct bf *bf, struct commit *commit)
 {
     for (struct work *w = commit->list; w; w = work_next(w)) {
         struct xreq *req = work_request(w);
-        if (w->result == 0)
-            w->result = publish(bf, commit, req);
+        while (w->result == 0 && (w->result = publish(bf, commit, req)) < 0)
+            if (!makes_new(req) && bf_reserve_give(bf, w->result))
+                w->result = 0;
         if (w->result == 0 && req->op != XOP_RELEASE)
             touch(commit, &req->object);
         if (w->fd >= 0)
@@ -247,6 +267,7 @@ static void commit_run(struct task *task, void *arg)
     finished_add(&bf->finished, task);
     while (commit.closing_count)
         close(commit.closing[--commit.closing_count]);
+    bf_reserve_fill(bf);
 }
 
 /* --- on the loop ---------------------------------------------------------------------------- */
@@ -300,10 +321,11 @@ static int delete_run(struct bf *bf, struct work *work)
     const char *name;
     uint32_t index;
     int folder = bf_locate(bf, &work_request(work)->object, false, path, &name, &index);
+    int rc = folder < 0 ? folder : 0;
 
-    if (folder < 0)
-        return folder;
-    return unlinkat(folder, name, 0) < 0 ? -errno : 0;
+    while (rc == 0 && unlinkat(folder, name, 0) < 0)
+        rc = bf_reserve_give(bf, -errno) ? 0 : -errno;
+    return rc;
 }
 
 static void delete_done(struct bf *bf, struct work *work, int result)

@@ -213,16 +213,36 @@ static void write_run_done(struct bf *bf, struct work *work, int result)
     finish(bf, work_request(work), result);
 }
 
-/* Not for a store with direct I/O: none may begin while a worker writes. */
-static void write_buffered(struct bf *bf, struct xreq *req)
+/* In a worker: a record of a volume's map, for which there was no space. */
+static int write_record_run(struct bf *bf, struct work *work)
 {
-    if (req->size < POOL_BYTES || bf->direct) {
-        finish(bf, req, write_run(bf, &held(req)->work));
-        return;
-    }
-    held(req)->work.run = write_run;
+    int rc;
+
+    do {
+        rc = write_run(bf, work);
+    } while (bf_reserve_give(bf, rc));
+    return rc;
+}
+
+static void write_in_worker(struct bf *bf, struct xreq *req, int (*run)(struct bf *, struct work *))
+{
+    held(req)->work.run = run;
     held(req)->work.done = write_run_done;
     bf_pool_add(bf, &held(req)->work, POOL_SLOW);
+}
+
+/* A store with direct I/O has no worker write: no direct write may begin meanwhile. */
+static void write_buffered(struct bf *bf, struct xreq *req)
+{
+    bool in_worker = req->size >= POOL_BYTES && !bf->direct;
+    int rc = in_worker ? 0 : write_run(bf, &held(req)->work);
+
+    if (in_worker)
+        write_in_worker(bf, req, write_run);
+    else if ((rc == -ENOSPC || rc == -EDQUOT) && req->object.kind == XOBJ_JOURNAL && !bf->direct)
+        write_in_worker(bf, req, write_record_run);
+    else
+        finish(bf, req, rc);
 }
 
 /* True if it had its turn: begun, or done. */

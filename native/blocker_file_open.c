@@ -220,10 +220,8 @@ static int open_or_create(const struct bf *bf, struct object *object, int folder
     return fd;
 }
 
-/* In a worker. */
-static int open_run(struct bf *bf, struct work *work)
+static int open_once(struct bf *bf, struct object *object)
 {
-    struct object *object = (struct object *)((char *)work - offsetof(struct object, open));
     char path[BF_PATH];
     const char *name;
     uint32_t index;
@@ -236,6 +234,18 @@ static int open_run(struct bf *bf, struct work *work)
             direct_fd = errno == ENOENT ? -EAGAIN : -errno;
         rc = fd < 0 ? fd : take_files(bf, object, fd, direct_fd);
     }
+    return rc;
+}
+
+/* In a worker. What a volume's map says must find a place on a full disk, too. */
+static int open_run(struct bf *bf, struct work *work)
+{
+    struct object *object = (struct object *)((char *)work - offsetof(struct object, open));
+    int rc;
+
+    do {
+        rc = open_once(bf, object);
+    } while (object->name.kind == XOBJ_JOURNAL && bf_reserve_give(bf, rc));
     return rc;
 }
 

@@ -232,9 +232,19 @@ static int wait_for_end(int life)
     return -EBUSY;
 }
 
-/* Removes what a dead life left, if it is dead. EBUSY: it is one of this port, and its I/O does
- * not end. */
-static int clean_life(int tmp, const char *name, const char *line)
+/* Keeps the emptied folder of a dead life for the one that begins. */
+static bool keep_spare(struct bf *bf, int fd, const char *name)
+{
+    if (bf->spare >= 0 || strlen(name) >= sizeof(bf->spare_name))
+        return false;
+    bf->spare = fcntl(fd, F_DUPFD_CLOEXEC, 0);      /* the flock is shared by both */
+    strcpy(bf->spare_name, name);
+    return bf->spare >= 0;
+}
+
+/* Empties what a dead life left, if it is dead; removes it, or keeps it as a spare. EBUSY: it is one of this port, and
+ * its I/O does not end. */
+static int clean_life(struct bf *bf, int tmp, const char *name, const char *line)
 {
     int fd = openat(tmp, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC), rc = 0;
     DIR *dir = NULL;
@@ -250,7 +260,7 @@ static int clean_life(int tmp, const char *name, const char *line)
         if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
             if (unlinkat(fd, entry->d_name, 0) < 0 && errno == EISDIR)
                 bf_remove_folders(fd, entry->d_name);
-    if (dir)
+    if (dir && !keep_spare(bf, fd, name))
         unlinkat(tmp, name, AT_REMOVEDIR);
     if (dir)
         closedir(dir);
@@ -266,8 +276,11 @@ static int clean_lives(struct bf *bf)
     DIR *dir;
     struct dirent *entry;
 
-    if (mkdirat(bf->root, "tmp", BF_FOLDER_MODE) < 0 && errno != EEXIST)
-        return -errno;
+    do {
+        rc = mkdirat(bf->root, "tmp", BF_FOLDER_MODE) < 0 && errno != EEXIST ? -errno : 0;
+    } while (bf_reserve_give(bf, rc));
+    if (rc)
+        return rc;
     fd = openat(bf->root, "tmp", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     tmp = fd < 0 ? -1 : dup(fd);
     dir = fd < 0 ? NULL : fdopendir(fd);
@@ -276,7 +289,7 @@ static int clean_lives(struct bf *bf)
     bf_line(bf, bf->peer->role, line);
     while (rc == 0 && (entry = readdir(dir)))
         if (entry->d_name[0] != '.')
-            rc = clean_life(tmp, entry->d_name, line);
+            rc = clean_life(bf, tmp, entry->d_name, line);
     closedir(dir);
     close(tmp);
     if (rc == -EBUSY)
@@ -285,12 +298,44 @@ static int clean_lives(struct bf *bf)
     return rc;
 }
 
-/* Another start may take our folder for a dead life's before we hold it: then try again. */
+/* A folder of that name, ROOT/tmp/<life>, flocked: its descriptor. EAGAIN: another start took it for a dead life's
+ * before we held it. */
+static int life_folder(struct bf *bf, const char *path)
+{
+    struct stat st;
+    int fd;
+
+    if (mkdirat(bf->root, path, BF_FOLDER_MODE) < 0)
+        return -errno;
+    fd = openat(bf->root, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd >= 0 && flock(fd, LOCK_EX) == 0 && fstat(fd, &st) == 0 && st.st_nlink > 0)
+        return fd;
+    if (fd >= 0)
+        close(fd);
+    return -EAGAIN;
+}
+
+/* The spare folder, by that name. */
+static int renamed_spare(struct bf *bf, const char *path)
+{
+    char from[48];
+    int fd = bf->spare;
+
+    snprintf(from, sizeof(from), "tmp/%s", bf->spare_name);
+    bf->spare = -1;
+    if (fd >= 0 && renameat(bf->root, from, bf->root, path) == 0)
+        return fd;
+    if (fd >= 0)
+        close(fd);
+    return -EAGAIN;
+}
+
 static int begin_life(struct bf *bf)
 {
-    for (int i = 0; i < LIFE_TRIES; i++) {
+    int rc = -EAGAIN;
+
+    for (int i = 0; i < LIFE_TRIES && (rc == -EAGAIN || bf_reserve_give(bf, rc)); i++) {
         char path[48], line[BF_LINE];
-        struct stat st;
         uint32_t random;
 
         if (getrandom(&random, sizeof(random), 0) < 0)
@@ -298,17 +343,13 @@ static int begin_life(struct bf *bf)
         bf_line(bf, bf->peer->role, line);
         snprintf(bf->life_name, sizeof(bf->life_name), "%s.%08" PRIx32, line, random);
         snprintf(path, sizeof(path), "tmp/%s", bf->life_name);
-        if (mkdirat(bf->root, path, BF_FOLDER_MODE) < 0)
-            return -errno;
-        bf->life = openat(bf->root, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        if (bf->life >= 0 && flock(bf->life, LOCK_EX) == 0 && fstat(bf->life, &st) == 0
-            && st.st_nlink > 0)
+        rc = bf->spare >= 0 ? renamed_spare(bf, path) : life_folder(bf, path);
+        if (rc >= 0) {
+            bf->life = rc;
             return 0;
-        if (bf->life >= 0)
-            close(bf->life);
-        bf->life = -1;
+        }
     }
-    return -EAGAIN;
+    return rc;
 }
 
 /* Nobody else may write to the root. A new folder, also that of a new file system, which may be open to all, is closed
@@ -372,26 +413,28 @@ int bf_root_open(struct bf *bf)
         if (rc == 0)
             rc = begin_life(bf);
         if (rc == 0)
-            rc = bf_guard_begin(bf);
+            do {
+                rc = bf_guard_begin(bf);
+            } while (bf_reserve_give(bf, rc));
         if (rc && !bf->peer->error[0])
             rc = peer_fail(bf->peer, rc, "%.160s/tmp: %s", bf->path, strerror(-rc));
     }
+    if (rc == 0)
+        bf_reserve_fill(bf);
     return rc;
 }
 
+/* The life's folder stays: the next one begins in it. */
 void bf_root_close(struct bf *bf)
 {
-    char path[48];
-
     for (uint32_t i = 0; i < BF_FOLDERS; i++)
         if (bf->folder[i] >= 0)
             close(bf->folder[i]);
     bf_guard_end(bf);
-    if (bf->life >= 0) {
-        snprintf(path, sizeof(path), "tmp/%s", bf->life_name);
-        unlinkat(bf->root, path, AT_REMOVEDIR);
+    if (bf->life >= 0)
         close(bf->life);
-    }
+    if (bf->spare >= 0)
+        close(bf->spare);
     if (bf->root >= 0)
         close(bf->root);
 }

@@ -41,6 +41,8 @@ static void refuse_open(struct nbd_connection *conn, int error)
         nbd_refuse(conn, NBD_ERR_POLICY, "the volume is locked elsewhere: see `vlmc lock`, `vlmc unlock -f`");
     else if (error == -EINPROGRESS)
         nbd_refuse(conn, NBD_ERR_POLICY, "the volume is being made, or half-made: see `vlmc list`");
+    else if (error == -ENOSPC || error == -EDQUOT)
+        nbd_refuse(conn, NBD_ERR_UNKNOWN, "no space is left on the store to open it: remove a volume, or make it larger");
     else if (error == -EBADMSG)
         nbd_refuse(conn, NBD_ERR_UNKNOWN, "the volume is damaged: see `vlmc check`");
     else

@@ -410,8 +410,21 @@ def test_a_replace_that_found_no_space_leaves_the_old_content(small):
     with blocker(small) as b:
         b.call(lib.XOP_REPLACE, HEADER, data=b"old", flags=lib.XREQ_CREATE)
         fill(b)
+        shutil.rmtree(os.path.join(small, "reserve"))
+        fill(b)
         b.fails(errno.ENOSPC, lib.XOP_REPLACE, HEADER, data=b"x" * 65536)
         assert b.read(HEADER, 0, 3) == b"old"
+
+
+def test_a_full_disk_has_a_reserve_for_replacing_and_locking(small):
+    with blocker(small) as b:
+        b.call(lib.XOP_REPLACE, HEADER, data=b"old", flags=lib.XREQ_CREATE)
+        fill(b)
+        for content in (b"one" * 1000, b"two" * 1000):
+            b.call(lib.XOP_REPLACE, HEADER, data=content)
+            assert b.read(HEADER, 0, 3000) == content
+        b.call(lib.XOP_ACQUIRE, Object(lib.XOBJ_LOCK, 42), data=b"me", size=2, arg=7)
+        b.fails(errno.ENOSPC, lib.XOP_REPLACE, Object(lib.XOBJ_HEADER, 9), data=b"x" * 65536, flags=lib.XREQ_CREATE)
 
 
 def test_space_that_was_freed_can_be_used(small):
