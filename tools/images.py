@@ -137,36 +137,50 @@ def progress_bar(title: str, size: int, wanted: bool) -> Iterator[Progress]:
 
 
 @contextlib.contextmanager
-def partial(file: str, target: str) -> Iterator[str]:
-    """A path to write beside `target`, which it replaces at the end, durably. On failure it is removed.
+def partial(file: str, target: str) -> Iterator[int]:
+    """A descriptor of a file that replaces `target` at the end, durably, and has no name before: so nothing of it is
+    left, however this process ends. (Where the file system cannot do that it has one beside `target`, and is removed
+    on failure.) To programs it is /dev/fd/N.
 
     Errors name `file`, as the user called the target.
     """
     folder, name = os.path.split(target)
-    part = ""
+    prefix = f"{name[:NAME_KEPT_MAX]}.part-"
+    number, part = -1, ""
     try:
         with interrupts.held():
-            part = _make_partial(file, folder, f"{name[:NAME_KEPT_MAX]}.part-")
-        yield part
-        os.chmod(part, 0o666 & ~ours.close_umask())
-        _sync(part)
-        os.rename(part, target)
-    except BaseException:
+            number, part = _make_partial(file, folder, prefix)
+        yield number
+        os.fchmod(number, 0o666 & ~ours.close_umask())
+        os.fsync(number)
+        with interrupts.held():
+            part = part or _give_name(number, folder, prefix)
+            os.rename(part, target)
+            part = ""
+    finally:
         if part:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(part)
-        raise
+        if number >= 0:
+            os.close(number)
     _sync(folder)
 
 
-def _make_partial(file: str, folder: str, prefix: str) -> str:
-    """An empty file whose name begins so; its path. OSError that names `file`."""
+def _make_partial(file: str, folder: str, prefix: str) -> tuple[int, str]:
+    """An empty file, and its path if it has one. OSError that names `file`."""
     try:
-        number, part = tempfile.mkstemp(prefix=prefix, dir=folder)
+        with contextlib.suppress(OSError):
+            return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600), ""
+        return tempfile.mkstemp(prefix=prefix, dir=folder)
     except OSError as failure:
         raise about(file, failure) from None
-    os.close(number)
-    return part
+
+
+def _give_name(number: int, folder: str, prefix: str) -> str:
+    """A path for a file that has none."""
+    path = os.path.join(folder, prefix + os.urandom(4).hex())
+    os.link(f"/proc/self/fd/{number}", path, src_dir_fd=number, follow_symlinks=True)    # linkat(AT_SYMLINK_FOLLOW)
+    return path
 
 
 def _sync(path: str) -> None:

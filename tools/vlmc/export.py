@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Copies a volume or snapshot into a disk image, raw or qcow2.
 
-Zeros take no space in it. FILE appears when it is complete and durable; until then the copy is called
-FILE.part-SOMETHING, and it is removed when the command fails. Of a volume that is being written to,
+Zeros take no space in it. FILE appears when it is complete and durable; until then the copy has no name, and nothing
+of it is left when the command fails or is killed. (Where the file system cannot do that, it is called
+FILE.part-SOMETHING, which only a kill -9 leaves.) Of a volume that is being written to,
 export a snapshot.
 """
 from __future__ import annotations
@@ -35,7 +36,8 @@ def run(args: argparse.Namespace) -> int:
     with images.partial(args.file, target) as part, \
             images.progress_bar(args.name, info["size"], args.progress or sys.stderr.isatty()) as progress:
         source = served_uri(args.home, by_id(info["id"]))
-        images.convert(args.file, ["-W", "-f", "raw", "-O", args.format, source, part], progress)
+        words = ["-W", "-f", "raw", "-O", args.format, source, f"/dev/fd/{part}"]
+        images.convert(args.file, words, progress, (part,))
     stored = os.stat(target).st_blocks * 512
     if args.json:
         cli.print_json({"name": args.name, "file": target, "format": args.format, "size": info["size"],
