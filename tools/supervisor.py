@@ -16,9 +16,11 @@ This file is its life: how it begins, ends, and goes on as another. What it does
   supervisor, which finds them by their pid files and the start times therein, and takes their listening
   sockets over from them. A process whose pid file was not written any more ends by itself.
 * **Its own restart** (`archipelago restart --supervisor`, after an upgrade) is just that, only that it becomes
-  its successor by execve(): it stays the same process for systemd, and the parent of what it has started.
+  its successor by execve(): it stays the same process for systemd, and the parent of what it has started. It hands
+  its listening sockets on, and processes that wait to be started, or are given up, by way of run/supervisor.json.
+* **Its end**, by SIGTERM or `archipelago stop`, is the instance's: tools/ending.py.
 
-What is known of deaths is in run/supervisor.json, for `archipelago status`.
+What is known of deaths is in run/supervisor.json, for `archipelago status` as well.
 """
 from __future__ import annotations
 
