@@ -78,6 +78,7 @@ static bool pass(struct peer *peer, struct xreq *req)
     child->op = req->op;
     child->flags = req->flags;
     child->volume = req->volume;
+    child->generation = req->generation;
     child->object = req->object;
     child->offset = req->offset;
     child->size = req->size;

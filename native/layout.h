@@ -220,7 +220,7 @@ struct xslot {
     uint64_t size;                  /* bytes asked for */
     uint64_t data;                  /* bytes from the segment's start to the data; 0: none */
     uint32_t data_size;             /* bytes there are at data */
-    uint32_t reserved2;
+    uint32_t generation;            /* of the volume's place, when its sender opened it; 0: it does not say */
     uint64_t done;                  /* in a reply: bytes served, or as the op says */
     uint64_t arg;                   /* as the op says */
     struct xobj object;

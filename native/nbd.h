@@ -170,6 +170,7 @@ struct nbd_connection {
     bool no_zeroes;
     bool allocation;                /* base:allocation, for the export `context` */
     uint32_t volume;                /* its handle; 0: none open */
+    uint32_t generation;            /* of the place it has in the segment */
     uint64_t ended;                 /* SERVE, GONE: its client sends no more, as the so many-th; 0: not, or over */
 
     /* handshake */

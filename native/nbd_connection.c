@@ -164,6 +164,7 @@ void nbd_bury(struct nbd_connection *conn)
         return;
     }
     req->volume = conn->volume;
+    req->generation = conn->generation;
     conn->volume = 0;
     nbd_errand_send(conn, req, NBD_TO_MAPPER);
 }

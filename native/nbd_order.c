@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include "barrier.h"
 #include "nbd.h"
 
 static struct nbd_export *export_of(const struct nbd_connection *conn)
@@ -17,6 +18,7 @@ static struct nbd_export *export_of(const struct nbd_connection *conn)
 void nbd_serve(struct nbd_connection *conn, uint32_t volume)
 {
     conn->volume = volume;
+    conn->generation = load_acquire(&conn->nbd->peer->seg->volumes[volume - 1].generation);
     conn->phase = NBD_SERVE;
     conn->since_ns = loop_now(conn->nbd->peer->loop);
     export_of(conn)->connections++;

@@ -73,6 +73,7 @@ static struct xreq *make_piece(struct nbd_connection *conn, struct nbd_command *
         return NULL;
     }
     req->volume = conn->volume;
+    req->generation = conn->generation;
     req->offset = command->offset + command->issued;
     req->size = length;
     req->sender[2] = (uint64_t)command->made << 32 | (uint32_t)(command - conn->commands);

@@ -85,6 +85,7 @@ void slot_write(struct port *port, const struct xreq *req)
     MOVE(slot, req, size);
     MOVE(slot, req, data);
     MOVE(slot, req, data_size);
+    MOVE(slot, req, generation);
     store_relaxed(&slot->done, 0ull);
     MOVE(slot, req, arg);
     move_object(&slot->object, &req->object);

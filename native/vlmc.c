@@ -363,7 +363,8 @@ void vlmc_request(struct peer *peer, struct xreq *req)
         peer_reply(peer, req, -ESTALE);
         return;
     }
-    if (!refresh(v, req->volume - 1) || volume_of(v, req)->closed) {
+    if (!refresh(v, req->volume - 1) || volume_of(v, req)->closed
+        || (req->generation && req->generation != volume_of(v, req)->generation)) {
         peer_reply(peer, req, -ESTALE);
         return;
     }

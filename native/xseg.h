@@ -169,7 +169,7 @@ struct xreq {
     uint64_t size;
     uint64_t data;
     uint32_t data_size;
-    uint32_t reserved2;
+    uint32_t generation;
     uint64_t done;
     uint64_t arg;
     struct xobj object;

@@ -307,7 +307,8 @@ class Mapper(Peer):
         volume = self.handle_of(request)
         async with self.using(volume.id):
             holder = request.c.src, request.c.incarnation
-            if volume.handle != request.c.volume or not volume.holders.get(holder):
+            if volume.handle != request.c.volume or not volume.holders.get(holder) \
+                    or request.c.generation not in (0, volume.shared.generation):
                 raise fail(errno.ESTALE, "this port does not have it open")
             mapper_takeover.note_count(request, volume.handle, volume.holders[holder] - 1)
             try:

@@ -278,3 +278,19 @@ def test_a_volume_that_grows_is_served_at_its_new_size(server, volume):
     handle.pwrite(b"g" * 4096, SIZE + 4096)
     assert handle.pread(4096, SIZE + 4096) == b"g" * 4096
     handle.shutdown()
+
+
+def test_a_connection_whose_volume_was_closed_by_force_does_not_reach_the_next_in_its_place(server):
+    ask = server.instance.client.control
+    first, second = server.make(), server.make()
+    stale = server.connect(first)
+    place = ask("close", name=first, force=True) and server.instance.client.open(second)
+    fresh = server.connect(second)
+    for offset in (0, BLOCK):
+        with pytest.raises(libnbd().Error):
+            stale.pwrite(b"x" * 4096, offset)
+    place.close()
+    stale.shutdown()
+    fresh.pwrite(b"y" * 4096, BLOCK)
+    assert fresh.pread(4096, 0) == bytes(4096) and fresh.pread(1, BLOCK) == b"y"
+    fresh.shutdown()

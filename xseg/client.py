@@ -126,6 +126,7 @@ class Volume:
         self.client = client
         self.handle = handle
         self.shared = client.segment.c.volumes[handle - 1]
+        self.generation: int = self.shared.generation
 
     @property
     def name(self) -> str:
@@ -151,12 +152,13 @@ class Volume:
 
     def close(self) -> None:
         if self.handle:
-            self.client.call("mapper", lib.XOP_CLOSE, volume=self.handle)
+            self.client.call("mapper", lib.XOP_CLOSE, volume=self.handle, generation=self.generation)
             self.handle = 0
 
     def call(self, op: int, offset: int = 0, size: int = 0, *, check: bool = True, **fields: Any) -> Reply:
         """One request to vlmc on this volume."""
-        return self.client.call("vlmc", op, volume=self.handle, offset=offset, size=size, check=check, **fields)
+        return self.client.call("vlmc", op, volume=self.handle, generation=self.generation, offset=offset, size=size,
+                                check=check, **fields)
 
     def read(self, offset: int, length: int) -> bytes:
         parts = [self.call(lib.XOP_READ, at, size, room=size).data for at, size in pieces(offset, length, IO_MAX)]

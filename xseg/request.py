@@ -68,6 +68,7 @@ class Call(NamedTuple):
     object: Object | tuple | None = None
     data: bytes | bytearray | memoryview | None = None
     room: int = 0
+    generation: int = 0
 
     def buffer_size(self) -> int:
         """Bytes of buffer it needs. Invalid: more than one request carries."""
@@ -78,7 +79,7 @@ class Call(NamedTuple):
 
     def put(self, port: Any, c: Any) -> None:
         """Writes it into a fresh request, which has its buffer already."""
-        c.op, c.volume, c.flags = self.op, self.volume, self.flags
+        c.op, c.volume, c.flags, c.generation = self.op, self.volume, self.flags, self.generation
         c.offset, c.size, c.arg = self.offset, self.size, self.arg
         if self.object is not None:
             Object(*self.object).write(c.object)
