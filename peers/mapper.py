@@ -82,6 +82,7 @@ class Mapper(Peer):
         self.incarnations = mapper_keep.blocker_lives(self)
         self.keeping = asyncio.Lock()               # by who takes the locks again
         self.closed_early: set[tuple[int, int]] = set()     # (handle, port) whose CLOSE may be repeated
+        self.asides = asyncio.Semaphore(max(1, self.segment.c.static_slots // 2))
         self.recovered = asyncio.Event()
         self.port.serve(self.handle)                # what waits in the inbox waits for `recovered`
         await self.port.recovered()                 # a header or record may still be on its way to the store
@@ -178,8 +179,10 @@ class Mapper(Peer):
                 self.log.warning("the lock of volume %s was not given back: %s", id_text(volume.id), failure)
 
     async def vlmc(self, op: int, volume: Volume, **fields: Any) -> Any:
-        """An operation of vlmc on an open volume. It may need this mapper to finish it."""
-        return await self.call("vlmc", op, volume=volume.handle, **{"flags": lib.XREQ_ASIDE} | fields)
+        """An operation of vlmc on an open volume. It may need this mapper to finish it, and the mapper a request for
+        that: so half of its requests are kept from such operations."""
+        async with self.asides:
+            return await self.call("vlmc", op, volume=volume.handle, **{"flags": lib.XREQ_ASIDE} | fields)
 
     # --- opening and closing
 

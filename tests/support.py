@@ -89,6 +89,8 @@ class Instance:
         self.home = home
         self.supervised = supervised
         self.env = {"ARCHIPELAGO_HOME": home}
+        if "stacks" in config:
+            self.env["ARCHIPELAGO_SCANTY"] = "1"
         self.killed: set[str] = set()           # processes a test killed and did not start again
         self._client: Client | None = None
         if config:

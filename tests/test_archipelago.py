@@ -348,7 +348,7 @@ def test_a_route_turns_an_edge_to_another_peer(host):
     ("[routes]\n'nbd>blockerb' = 'blockerm'", "nbd sends nothing to blockerb; it sends to: vlmc, mapper"),
     ("layout = [['nbd']]", "the role nbd (type nbd) sends to the role 'vlmc', which this pipeline has not"),
     ("[segment]\ncolour = 1", "there is no key colour; there are: static_slots"),
-    ("[segment]\nframes = 0", "frames = 0 must be from 1 to"),
+    ("[segment]\nframes = 0", "frames = 0: 8 at least"),
     ("[segment]\nbuffers = [1, 2]", "must be a list of three numbers"),
     ("colour = 1", "there is no key colour; there are: layout, segment, peers, routes, supervisor"),
     ("[supervisor]\ndeaths = 0", "deaths = 0 must be from 1 to"),
@@ -374,9 +374,9 @@ def test_a_home_that_cannot_be_made_is_refused(tmp_path):
 
 
 def test_segment_numbers_reach_the_segment(host):
-    instance = host(PAIR, more="[segment]\nstatic_slots = 128\nbuffers = [100, 10, 8]")
+    instance = host(PAIR, more="[segment]\nstatic_slots = 128\nbuffers = [100, 20, 16]")
     header = instance.client.segment.c.header
-    assert (header.static_slots, list(header.buffers)) == (128, [100, 10, 8])
+    assert (header.static_slots, list(header.buffers)) == (128, [100, 20, 16])
 
 
 def test_a_role_of_ones_own_is_placed_by_each_ready_made_layout(home):

@@ -6,7 +6,8 @@ All of it is optional; without the file the instance is this:
     layout = "colocated"        # or "separate": a process a peer; or which roles share a process:
                                 # [["nbd", "vlmc", "blockerb"], ["mapper", "blockerm"]]
 
-    [segment]                   # static_slots, dynamic_slots, buffers, frames, stacks: see native/xseg.h
+    [segment]                   # static_slots, dynamic_slots, buffers, frames, stacks: see native/xseg.h, and
+                                # SEGMENT_MINIMA below
 
     [peers.nbd]                 # a table a role: its type, and the options of that type
     type = "nbd"
@@ -85,6 +86,13 @@ ROLE = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 PROCESS_NAME_MAX = 31
 PROCESS_PEERS_MAX = 16
 PARAMETER_MAX = 1 << 22
+# With fewer, requests wait for each other for ever. Slots: a mapper has half of its own under way with vlmc, which
+# needs it to finish them by the other half, and a walk of vlmc over a stack takes a handful. Buffers: a client may hold
+# an eighth of a class, and all peers need some. Frames: those of one set. Stacks: a leaf page that is loaded has one
+# for each of its blocks, if each was written partly since a snapshot.
+SEGMENT_MINIMA: dict[str, int | tuple[int, ...]] = {
+    "static_slots": 16, "dynamic_slots": 4, "buffers": (16, 16, 16), "frames": 8, "stacks": (1024, 1024, 1024)}
+SCANTY = "ARCHIPELAGO_SCANTY"           # set: tests want to see what happens with fewer
 PEERS_FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "peers")
 
 
@@ -283,9 +291,11 @@ class _Reader:
             numbers = value if many else [value]
             if not isinstance(numbers, list) or (many and len(numbers) != 3):
                 raise self.fail(f"[segment]: {key} = {value!r} must be a list of three numbers, one a class")
-            for number in numbers:
-                if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= PARAMETER_MAX:
-                    raise self.fail(f"[segment]: {key} = {value!r} must be from 1 to {PARAMETER_MAX}")
+            low = SEGMENT_MINIMA[key]
+            lows = [1] * len(numbers) if os.environ.get(SCANTY) else low if many else [low]
+            for number, least in zip(numbers, lows, strict=True):
+                if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= PARAMETER_MAX:
+                    raise self.fail(f"[segment]: {key} = {value!r}: {least} at least, {PARAMETER_MAX} at most")
         return raw
 
     def routes(self, raw: dict[str, Any], roles: dict[str, Role]) -> dict[str, str]:
