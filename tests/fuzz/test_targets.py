@@ -24,6 +24,8 @@ DECODERS = {
     ("native/nbd_request.c", "nbd_get32"): ["fuzz_nbd"],
     ("native/nbd_keeper.c", "pass_handshake carry_request take_reply"): ["fuzz_keeper"],
     ("native/blocker_file_lock.c", "lock_parse"): ["fuzz_file_lock"],
+    ("native/blocker_file_fence.c", "read_fenced"): ["fuzz_file_fence"],
+    ("native/nbd_allow.c", "nbd_allow_read matches"): ["fuzz_nbd_allow"],
     ("native/blocker_rados_text.c", "br_text_parse"): ["fuzz_rados_lock", "fuzz_rados_node"],
     ("native/blocker_rados_lock.c", "lock_parse"): ["fuzz_rados_lock"],
     ("native/blocker_rados_node.c", "node_parse br_registry_parse"): ["fuzz_rados_node"],
