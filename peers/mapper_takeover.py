@@ -36,7 +36,8 @@ def take_back_counts(m: "Mapper") -> None:
     """Undoes what an earlier life of this mapper has counted and not answered."""
     for c in m.segment.busy():
         if c.op in (lib.XOP_OPEN, lib.XOP_CLOSE) and c.arg != c.asked and c.owner == m.port.number \
-                and c.state in (lib.XREQ_HELD, lib.XREQ_QUEUED) and 0 < c.volume <= lib.XSEG_VOLUMES:
+                and c.state in (lib.XREQ_HELD, lib.XREQ_QUEUED) and 0 < c.volume <= lib.XSEG_VOLUMES \
+                and c.src < lib.XSEG_PORTS:
             take_back(m, m.segment.c.volumes + (c.volume - 1), c)
 
 
@@ -96,7 +97,7 @@ async def thaw(m: "Mapper", volume: Volume) -> None:
 
 
 async def take_over_one(m: "Mapper", shared: Any, handle: int) -> Volume:
-    """Rebuilds the state of one volume. Damage on the store costs only this one."""
+    """Rebuilds the state of one volume. Damage on the store, or in its place in the segment, costs only this one."""
     volume = Volume(m.store, shared.id)
     volume.shared, volume.handle, volume.lock_number = shared, handle, shared.lock_number
     m.volumes[volume.id] = m.handles[handle] = volume
@@ -111,6 +112,9 @@ async def take_over_one(m: "Mapper", shared: Any, handle: int) -> Volume:
     except OSError as failure:
         m.log.error("volume '%s' cannot be taken over: %s", text(shared.name), failure)
         volume.broken = fail(failure.errno or errno.EIO, str(failure))
+    except Exception as failure:        # what its place in the segment says makes no sense
+        m.log.exception("volume '%s' cannot be taken over", text(shared.name))
+        volume.broken = fail(errno.EIO, f"its place in the segment makes no sense: {failure}")
     if not volume.holders and not shared.administrative:
         shared.closing = 1
     return volume

@@ -21,7 +21,7 @@ from typing import Any
 from xseg._native import ffi, lib
 from xseg.errors import NoBuffers, NoSlots, Stale, TimedOut, check
 from xseg.request import Call, Reply, Request, take_reply
-from xseg.segment import ANY, OPS, Segment, text
+from xseg.segment import ANY, OPS, Segment
 
 TICK_S = lib.XBELL_SLEEP_MS / 1000
 BATCH = 256                     # requests taken in at one go
@@ -246,7 +246,7 @@ class AsyncPort:
                 c = await self._get(call.buffer_size())
                 await self._answer(c, self._send(c, call, dst, parent))
         except TimeoutError:
-            raise TimedOut(f"{text(self.segment.c.ports[dst].role)} did not answer {OPS.get(op, op)} "
+            raise TimedOut(f"{self.segment.role_of(dst)} did not answer {OPS.get(op, op)} "
                            f"within {timeout:g} s") from None
         reply = take_reply(self.c, c, call.room)
         self._put(c)

@@ -171,8 +171,7 @@ class Port:
         self.send(dst, [request])
         if not self._await(request, end, patience):
             self._abandoned.add(request.c.index)
-            role = ffi.string(self.segment.c.ports[dst].role).decode()
-            raise TimedOut(f"{role or f'port {dst}'} did not answer {OPS.get(op, op)} within {timeout:g} s")
+            raise TimedOut(f"{self.segment.role_of(dst)} did not answer {OPS.get(op, op)} within {timeout:g} s")
         reply = take_reply(self.c, request.c, call.room)
         self.put(request)
         return reply.check() if check else reply

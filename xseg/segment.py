@@ -273,6 +273,11 @@ class Segment:
         return {text(route.edge): route.port
                 for route in (self.c.routes[i] for i in range(lib.XSEG_ROUTES)) if route.used == 1}
 
+    def role_of(self, port: int) -> str:
+        """The role of a port; "port N" where it has none, or there is no such port."""
+        role = text(self.c.ports[port].role) if 0 <= port < lib.XSEG_PORTS else ""
+        return role or f"port {port}"
+
     def alive(self, port: int) -> bool:
         """True while the process that bound the port lives."""
         return lib.port_alive(self.c, port)

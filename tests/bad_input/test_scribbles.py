@@ -225,6 +225,29 @@ def test_any_word_may_be_scribbled_over(scribbler, layout):
     scribbler.nobody_spins(", ".join(OUTCOMES))
 
 
+def test_processes_begin_on_a_segment_that_was_scribbled_over(instance, layout):
+    """All are killed, and what they left of a volume, its map and their requests is overwritten."""
+    rng = random.Random(zlib.crc32(layout.encode()))
+    scribbler = Scribbler(instance)
+    scribbler.load.close()
+    for role in scribbler.pids:
+        if instance.status()[role]["state"] != "dead":
+            instance.kill(role)
+    for area in ("slots", "frames", "stacks", "owners"):
+        for _name, word, size in rng.sample(words := list(all_words(scribbler.segment, area)), min(200, len(words))):
+            ffi.memmove(word, rng.randbytes(size), size)
+    place = scribbler.segment.c.volumes[1]
+    ffi.memmove(ffi.addressof(place), rng.randbytes(ffi.sizeof(place)), ffi.sizeof(place))
+    place.state, place.name = lib.XVOL_OPEN, b"nonsense"
+    for role in ("blockerb", "blockerm", "mapper", "vlmc", "nbd"):
+        if instance.status()[role]["state"] == "dead":
+            instance.restart(role)
+    instance.client.control("create", name="after", size=MIB)
+    volume = instance.client.open("after")
+    volume.write(0, b"after")
+    assert volume.read(0, 5) == b"after"
+
+
 @pytest.mark.soak
 def test_every_word_may_be_scribbled_over(scribbler):
     seed, end = random.randrange(1 << 32), time.monotonic() + SOAK_S
