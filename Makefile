@@ -21,12 +21,13 @@ BENCH_PACKAGES := qemu-utils qemu-system-common nbdkit fio
 RADOS_BENCH_PACKAGES := $(CLUSTER_PACKAGES) python3-rados python3-rbd
 FUZZ_PACKAGES := clang libclang-rt-dev
 
-NATIVE := $(wildcard native/*.c native/*.h)
-LIBRARY := $(filter-out native/fuzz_%.c native/tool_%.c native/export.c,$(wildcard native/*.c))
-TOOL_LOAD_PARTS := $(addprefix native/,bell.c loop.c ours.c peer.c port.c rados_api.c request.c segment.c)
-FUZZERS := $(patsubst native/%.c,%,$(wildcard native/fuzz_*.c))
+NATIVE := $(wildcard native/*.[ch] native/*/*.[ch])
+LIBRARY := $(filter-out native/fuzz/% native/load/% native/export.c,$(filter %.c,$(NATIVE)))
+LOAD_PARTS := native/bell.c native/loop.c native/ours.c native/peer.c native/port.c native/rados_api.c native/request.c \
+	native/segment.c
+FUZZERS := $(patsubst native/fuzz/%.c,fuzz_%,$(wildcard native/fuzz/*.c))
 FUZZ_OBJECTS := $(patsubst native/%.c,build-fuzz/%.o,$(LIBRARY))
-FUZZ_FLAGS := -g -O1 -std=gnu11 -D_GNU_SOURCE
+FUZZ_FLAGS := -g -O1 -Inative -std=gnu11 -D_GNU_SOURCE
 
 # Run under the sanitizers: what drives native code and little else, as tools that a test starts run
 # under them too. tests/test_segment_kill.py counts instructions and cannot.
@@ -91,8 +92,8 @@ test: packages-test build ## all tests (TESTS=path for some of them), with reaso
 lint: build ## ruff on Python, gcc with warnings as errors on C
 	@flock .build.lock $(MAKE) -s --no-print-directory $(VENV)/.test
 	$(VENV)/bin/ruff check .
-	@for f in native/*.c; do gcc -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Wno-missing-field-initializers \
-		-Werror -fsyntax-only $$f || exit 1; done; echo "C: no warnings"
+	@for f in $(filter %.c,$(NATIVE)); do gcc -Inative -std=gnu11 -D_GNU_SOURCE -Wall -Wextra \
+		-Wno-missing-field-initializers -Werror -fsyntax-only $$f || exit 1; done; echo "C: no warnings"
 
 check-asan: packages-test build ## the tests of native code on a build with ASan and UBSan
 	@flock .build.lock $(MAKE) -s --no-print-directory $(VENV)/.test
@@ -102,15 +103,15 @@ check-asan: packages-test build ## the tests of native code on a build with ASan
 	$(ASAN) $(PY) -P -m pytest -rs $(ASAN_TESTS) $(ARGS)
 
 # A target is one file, which may include one .c file of ours, to call what is static there.
-included = $(shell sed -n 's/^\#include "\(.*\)\.c"$$/build-fuzz\/\1.o/p' native/$(1).c)
+included = $(shell sed -n 's/^\#include "\(.*\)\.c"$$/build-fuzz\/\1.o/p' native/fuzz/$(1).c)
 
-build-fuzz/%.o: native/%.c $(wildcard native/*.h)
-	@mkdir -p build-fuzz
+build-fuzz/%.o: native/%.c $(filter %.h,$(NATIVE))
+	@mkdir -p $(@D)
 	clang $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link,address,undefined -c -o $@ $<
 
-build-fuzz/fuzz_%: native/fuzz_%.c $(FUZZ_OBJECTS)
+build-fuzz/fuzz_%: native/fuzz/%.c $(FUZZ_OBJECTS)
 	clang $(FUZZ_FLAGS) -fsanitize=fuzzer,address,undefined -o $@ $< \
-		$(filter-out $(call included,fuzz_$*),$(FUZZ_OBJECTS)) -luring -lcrypto -lpthread
+		$(filter-out $(call included,$*),$(FUZZ_OBJECTS)) -luring -lcrypto -lpthread
 
 fuzz: build ## each fuzz target for FUZZ_SECONDS, two at once; corpus of the C ones in tests/corpus/TARGET
 	$(call packages,$(FUZZ_PACKAGES))
@@ -118,9 +119,9 @@ fuzz: build ## each fuzz target for FUZZ_SECONDS, two at once; corpus of the C o
 	@$(MAKE) -s --no-print-directory -j2 $(addprefix build-fuzz/,$(FUZZERS))
 	$(PY) -m tests.fuzz --seconds $(FUZZ_SECONDS) $(ARGS)
 
-build/tool_load: $(wildcard native/tool_load*.c native/*.h) $(TOOL_LOAD_PARTS)
+build/tool_load: $(wildcard native/load/*.c) $(filter %.h,$(NATIVE)) $(LOAD_PARTS)
 	@mkdir -p build
-	gcc -O2 -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Wno-missing-field-initializers \
+	gcc -O2 -Inative -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Wno-missing-field-initializers \
 		-o $@ $(filter %.c,$^)
 
 $(VENV)/.bench: requirements-bench.txt

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds the one extension module, xseg._native, and installs the three commands.
 
-Every native/*.c but the programs of their own (fuzz_*.c, tool_*.c) is compiled into a library,
-of which the extension takes what it needs: a peer is in it when native/peers.c lists it. Only
+Every C file below native/ but the programs of their own (native/fuzz/, native/load/) is part of it. Only
 what is older than its source or than any header is compiled again, on all cores.
 ARCHIPELAGO_SANITIZE=1 in the environment builds with ASan and UBSan.
 """
@@ -48,12 +47,7 @@ class IncrementalBuild(build_ext):
         ext.depends = [*ext.depends, *native]
         objects = self.compiler.compile(native, output_dir=self.build_temp, include_dirs=ext.include_dirs,
                                         extra_postargs=ext.extra_compile_args)
-        library = self.compiler.library_filename("archipelago", output_dir=self.build_temp)
-        if outdated(library, objects):
-            if os.path.exists(library):
-                os.unlink(library)              # an archive would keep members that are gone
-            self.compiler.create_static_lib(objects, "archipelago", output_dir=self.build_temp)
-        ext.extra_objects = [library]
+        ext.extra_objects = objects
         super().build_extension(ext)
 
 

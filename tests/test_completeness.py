@@ -87,7 +87,7 @@ def test_a_verb_is_in_the_readme(command, verb):
     assert re.search(rf"{command}[^\n]*\b{verb}\b", read("README.md")), f"{command} {verb}"
 
 
-@pytest.mark.parametrize("name", sorted(os.listdir(os.path.join(ROOT, "native"))))
+@pytest.mark.parametrize("name", sorted(glob.glob("**/*.[ch]", root_dir=os.path.join(ROOT, "native"), recursive=True)))
 def test_a_native_file_says_what_it_is_and_its_licence(name):
     assert read("native", name).startswith("/* SPDX-License-Identifier: Apache-2.0\n"), name
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Describes the extension module xseg._native to cffi.
 
-The declarations Python sees are read out of native/*.h, where each structure and function is
+The declarations Python sees are read out of native/, where each structure and function is
 declared once; nothing is repeated here. What cffi's parser cannot read is dropped: comments,
 preprocessor lines other than `#define NAME value`, bodies of static inline functions (the few
 that Python needs are exported by native/export.c) and variadic functions.
@@ -16,7 +16,7 @@ from cffi import FFI
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 NATIVE = os.path.join(ROOT, "native")
 HEADERS = ["layout.h", "maplayout.h", "xseg.h", "peer.h", "map.h", "map_index.h", "export.h", "nbd_keeper.h"]
-PROGRAMS = ("fuzz_", "tool_")
+PROGRAMS = ("fuzz", "load")         # folders of native/ that are programs of their own
 
 
 def declarations(text: str) -> str:
@@ -39,8 +39,8 @@ def declarations(text: str) -> str:
 
 def sources() -> list[str]:
     """Paths, from the root of the tree, of the C files that make up the extension."""
-    names = sorted(os.path.basename(path) for path in glob.glob(os.path.join(NATIVE, "*.c")))
-    return [os.path.join("native", name) for name in names if not name.startswith(PROGRAMS)]
+    paths = sorted(glob.glob("**/*.c", root_dir=NATIVE, recursive=True))
+    return [os.path.join("native", path) for path in paths if path.split(os.sep)[0] not in PROGRAMS]
 
 
 def compile_flags() -> tuple[list[str], list[str]]:
@@ -66,7 +66,7 @@ def make() -> FFI:
     flags, link = compile_flags()
     includes = "".join(f'#include "{name}"\n' for name in HEADERS)
     builder.set_source("xseg._native", includes, sources=sources(), include_dirs=[NATIVE],
-                       depends=sorted(glob.glob(os.path.join(NATIVE, "*.h"))),
+                       depends=sorted(glob.glob(os.path.join(NATIVE, "**", "*.h"), recursive=True)),
                        libraries=["uring", "crypto", "pthread"], extra_compile_args=flags, extra_link_args=link)
     return builder
 

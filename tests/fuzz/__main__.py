@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs fuzz targets: python -m tests.fuzz [--seconds S] [--seed N] [TARGET...]
 
-All of them, two at once, for so many seconds each: the native ones (native/fuzz_*.c, built by `make fuzz` into
+All of them, two at once, for so many seconds each: the native ones (native/fuzz/, built by `make fuzz` into
 build-fuzz/, with their corpus in tests/corpus/TARGET) and those of targets.py. What a target found is shown, with
 how to see it again, and makes the exit status 1. --rounds N --seed N runs one Python target for so many rounds in
 this process.
@@ -24,7 +24,7 @@ GRACE_S = 120                   # that a target may take beyond its time, to beg
 
 def native_targets() -> list[str]:
     """Names of the targets in C."""
-    return sorted(os.path.basename(path)[:-2] for path in glob.glob(os.path.join(ROOT, "native", "fuzz_*.c")))
+    return sorted("fuzz_" + path[:-2] for path in glob.glob("*.c", root_dir=os.path.join(ROOT, "native", "fuzz")))
 
 
 def native_command(name: str, seconds: int) -> list[str]:

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * fuzz_keeper.c - a libFuzzer target: what a keeper gets from its client and from its server.
+ * fuzz/keeper.c - a libFuzzer target: what a keeper gets from its client and from its server.
  *
  * The input is a byte that says how (enum how), two lengths of two bytes each, and as much for the client to
  * send, for the server, and for the next server. Both sides have said all before the keeper begins, and end

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * fuzz_map.c - fuzz target: the decoders of what lies on the store, as map.h has them.
+ * fuzz/map.c - fuzz target: the decoders of what lies on the store, as map.h has them.
  *
  * The first byte of the input chooses what the rest is taken for:
  *

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * fuzz_file_fence.c - a libFuzzer target: what the file of a life on a file store may say.
+ * fuzz/file_fence.c - a libFuzzer target: what the file of a life on a file store may say.
  */
 #include "blocker_file_fence.c"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * fuzz_object_name.c - a libFuzzer target: what may stand where the name of an object is expected, in a folder
+ * fuzz/object_name.c - a libFuzzer target: what may stand where the name of an object is expected, in a folder
  * or in a listing of a pool.
  *
  * The first byte is the kind. What is taken for a name is written as it was read.

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * tool_load_core.c - keeps requests under way and takes their times.
+ * load/core.c - keeps requests under way and takes their times.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 
-#include "tool_load.h"
+#include "load/load.h"
 
 #define PAGE 4096
 

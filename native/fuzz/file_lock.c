@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * fuzz_file_lock.c - a libFuzzer target: what a lock's file on a file store may say.
+ * fuzz/file_lock.c - a libFuzzer target: what a lock's file on a file store may say.
  */
 #include "blocker_file_lock.c"
 

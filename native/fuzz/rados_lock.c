@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * fuzz_rados_lock.c - a libFuzzer target: what a lock's object in RADOS may say.
+ * fuzz/rados_lock.c - a libFuzzer target: what a lock's object in RADOS may say.
  *
  * What is taken for a lock, and fits into a text again, is read from there as the same lock. With bit 0 of the
  * input's first byte set, a right first line comes before the rest.

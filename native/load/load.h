@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * tool_load.h - between the files of build/tool_load, a load generator that speaks the
+ * load/load.h - between the files of build/tool_load, a load generator that speaks the
  * segment's own language. It is a program of its own and no part of the extension.
  *
- *   tool_load.c          command line, report
- *   tool_load_core.c     keeps a number of requests under way and takes their times
- *   tool_load_segment.c  load on an open volume, an object store, or any role of an instance
- *   tool_load_hop.c      the bare hop: peers that do nothing, in one process or in several
- *   tool_load_stream.c   the same question put to a pipe and to a unix socket
- *   tool_load_rados.c    librados by itself, the limit of what is built on it
+ *   load/load.c          command line, report
+ *   load/core.c     keeps a number of requests under way and takes their times
+ *   load/segment.c  load on an open volume, an object store, or any role of an instance
+ *   load/hop.c      the bare hop: peers that do nothing, in one process or in several
+ *   load/stream.c   the same question put to a pipe and to a unix socket
+ *   load/rados.c    librados by itself, the limit of what is built on it
  */
 #ifndef ARCHIPELAGO_TOOL_LOAD_H
 #define ARCHIPELAGO_TOOL_LOAD_H

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * tool_load_segment.c - load on a running instance, over a dynamic port: on a volume (opened
+ * load/segment.c - load on a running instance, over a dynamic port: on a volume (opened
  * through the mapper, served by vlmc) or on whatever plays a role (a blocker, `null`).
  */
 #include <errno.h>
@@ -11,7 +11,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include "tool_load.h"
+#include "load/load.h"
 
 #define OBJECT_SHIFT 22                 /* objects of 4 MiB, as volumes have by default */
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * fuzz_nbd.c - a libFuzzer target: what a client may send to the NBD server.
+ * fuzz/nbd.c - a libFuzzer target: what a client may send to the NBD server.
  *
  * Each input is one connection of one server in a small segment, so that slots and buffers run out. Segment,
  * loop and server are made once, and nothing sleeps: the target takes the loop's turns itself, and between

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * fuzz_nbd_allow.c - a libFuzzer target: the rules of who may connect to what, as a person writes them.
+ * fuzz/nbd_allow.c - a libFuzzer target: the rules of who may connect to what, as a person writes them.
  *
  * The input is the rules, and behind a NUL a name that is held against their patterns.
  */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * tool_load_rados.c - the least that RADOS costs a C program: asynchronous reads and writes of
+ * load/rados.c - the least that RADOS costs a C program: asynchronous reads and writes of
  * objects of 4 MiB, and nothing around them. One thread submits; librados' threads hand over what
  * has completed, and wake it only if it waits.
  */
@@ -12,7 +12,7 @@
 #include <sys/resource.h>
 
 #include "rados_api.h"
-#include "tool_load.h"
+#include "load/load.h"
 
 #define RADOS_OBJECT_SHIFT 22           /* objects of 4 MiB */
 #define NAME_BYTES 32

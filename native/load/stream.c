@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * tool_load_stream.c - the hop through a pipe or a unix socket: 64-byte messages to a child
+ * load/stream.c - the hop through a pipe or a unix socket: 64-byte messages to a child
  * that sends each back. Both sides take all that has come and write it on by one call, the
  * best that can be done with them.
  */
@@ -13,7 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "tool_load.h"
+#include "load/load.h"
 
 #define MESSAGE 64
 #define BATCH_BYTES (512 * MESSAGE)     /* less than a pipe holds, so that neither side blocks */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * tool_load_hop.c - the bare hop. Peers that do nothing pass requests on:
+ * load/hop.c - the bare hop. Peers that do nothing pass requests on:
  *
  *     load -> pass1 -> ... -> echo          --hops counts the arrows
  *
@@ -20,7 +20,7 @@
 #include <unistd.h>
 
 #include "peer.h"
-#include "tool_load.h"
+#include "load/load.h"
 
 #define HOPS_MAX 8
 #define DRAIN_MS 1000

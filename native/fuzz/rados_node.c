@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * fuzz_rados_node.c - a libFuzzer target: what a node's object in RADOS may say, and a registry's file in the
+ * fuzz/rados_node.c - a libFuzzer target: what a node's object in RADOS may say, and a registry's file in the
  * run folder.
  *
  * With bit 0 of the input's first byte set, a right first line comes before the rest.

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * fuzz_rados_past.c - a libFuzzer target: what a file ROLE.rados in the run folder may say of earlier segments.
+ * fuzz/rados_past.c - a libFuzzer target: what a file ROLE.rados in the run folder may say of earlier segments.
  *
  * Of what is taken over there is no more than fits, and it is taken over again as it is.
  */

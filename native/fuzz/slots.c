@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * fuzz_slots.c - fuzz target: whatever is written into the segment while peers serve.
+ * fuzz/slots.c - fuzz target: whatever is written into the segment while peers serve.
  *
  * A loop runs vlmc, a filter, memory and null on a small segment, beside a mapper without volumes of its own, which
  * is played here, and a client. The input is a list of steps of 12 bytes:

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * tool_load.c - command line and report of the load generator. See tool_load.h.
+ * load/load.c - command line and report of the load generator. See load/load.h.
  *
  * One JSON object goes to stdout. Times are in microseconds; cpu_us is what this process (and,
  * in the modes hop, pipe and socket, the others too) used for one request.
@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "tool_load.h"
+#include "load/load.h"
 
 static const char usage[] =
     "usage: tool_load volume --segment SEG --name VOLUME [--readonly] LOAD\n"
