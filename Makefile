@@ -23,8 +23,8 @@ FUZZ_PACKAGES := clang libclang-rt-dev
 
 NATIVE := $(wildcard native/*.[ch] native/*/*.[ch])
 LIBRARY := $(filter-out native/fuzz/% native/load/% native/export.c,$(filter %.c,$(NATIVE)))
-LOAD_PARTS := native/bell.c native/loop.c native/ours.c native/peer.c native/port.c native/rados_api.c native/request.c \
-	native/segment.c
+LOAD_PARTS := native/segment/bell.c native/loop.c native/segment/ours.c native/peer.c native/segment/port.c native/rados_api.c native/segment/request.c \
+	native/segment/segment.c
 FUZZERS := $(patsubst native/fuzz/%.c,fuzz_%,$(wildcard native/fuzz/*.c))
 FUZZ_OBJECTS := $(patsubst native/%.c,build-fuzz/%.o,$(LIBRARY))
 FUZZ_FLAGS := -g -O1 -Inative -std=gnu11 -D_GNU_SOURCE

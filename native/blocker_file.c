@@ -12,7 +12,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
-#include "barrier.h"
+#include "segment/barrier.h"
 #include "blocker_file.h"
 
 /* --- options -------------------------------------------------------------------------- */

@@ -22,7 +22,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-#include "barrier.h"
+#include "segment/barrier.h"
 #include "blocker_file.h"
 
 struct commit {

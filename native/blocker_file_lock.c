@@ -28,7 +28,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "barrier.h"
+#include "segment/barrier.h"
 #include "blocker_file.h"
 
 #define LOCK_FIRST "archipelago lock 2 %020" PRIu64 " %.4s\n"

@@ -19,7 +19,7 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-#include "barrier.h"
+#include "segment/barrier.h"
 #include "blocker_file.h"
 
 #define VICTIM_STEPS 32             /* open objects looked at for one that is not dirty */

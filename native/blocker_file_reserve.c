@@ -9,7 +9,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#include "barrier.h"
+#include "segment/barrier.h"
 #include "blocker_file.h"
 
 #define RESERVE_FILES 16            /* each a file's place, too, where these run out */

@@ -14,9 +14,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "barrier.h"
+#include "segment/barrier.h"
 #include "blocker_file.h"
-#include "ours.h"
+#include "segment/ours.h"
 
 #define STORE_TEXT "archipelago store 1\n"
 #define STORE_WORD "archipelago store "

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "barrier.h"
+#include "segment/barrier.h"
 #include "blocker_rados.h"
 
 /* --- options -------------------------------------------------------------------------- */

@@ -13,9 +13,9 @@
  */
 #include <errno.h>
 
-#include "barrier.h"
+#include "segment/barrier.h"
 #include "blocker_rados.h"
-#include "port_private.h"
+#include "segment/parts.h"
 
 #define WAIT_NS 3000000000ull       /* for doubts to end, in a RELEASE */
 #define POLL_NS 20000000ull

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "barrier.h"
+#include "segment/barrier.h"
 #include "blocker_rados.h"
 
 #define SECOND 1000000000ull

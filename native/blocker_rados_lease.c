@@ -13,7 +13,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "barrier.h"
+#include "segment/barrier.h"
 #include "blocker_rados.h"
 
 #define CLASS "lock"                /* Ceph's object class */

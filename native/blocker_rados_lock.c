@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "barrier.h"
+#include "segment/barrier.h"
 #include "blocker_rados.h"
 
 #define KIND "lock"

@@ -10,9 +10,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "barrier.h"
+#include "segment/barrier.h"
 #include "blocker_rados.h"
-#include "ours.h"
+#include "segment/ours.h"
 
 #define KIND "node"
 #define SUFFIX BR_REGISTRY_SUFFIX

@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "barrier.h"
+#include "segment/barrier.h"
 #include "blocker_rados.h"
 
 #define TOLD_AGAIN_NS 10000000000ull    /* between two words in the log about timeouts */

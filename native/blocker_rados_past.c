@@ -19,9 +19,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "barrier.h"
+#include "segment/barrier.h"
 #include "blocker_rados.h"
-#include "ours.h"
+#include "segment/ours.h"
 
 #define PAST_MAX 64
 #define EARLIER "earlier %016" PRIx64 "\n"

@@ -25,9 +25,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "barrier.h"
+#include "segment/barrier.h"
 #include "blocker_rados.h"
-#include "port_private.h"
+#include "segment/parts.h"
 
 static uint64_t *trusted(const struct br *br) { return &br->peer->seg->header->trusted_until_ns; }
 

@@ -2,10 +2,10 @@
  *
  * export.c - see export.h.
  */
-#include "barrier.h"
+#include "segment/barrier.h"
 #include "export.h"
 #include "peer.h"
-#include "port_private.h"
+#include "segment/parts.h"
 
 #define EXPORT_BATCH 1024
 

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * export.h - what Python needs beside the other headers: the inlines of xseg.h as
+ * export.h - what Python needs beside the other headers: the inlines of segment/xseg.h as
  * functions, and calls that move a batch of requests at once, so that Python pays for a
  * batch and not for each request.
  */
 #ifndef ARCHIPELAGO_EXPORT_H
 #define ARCHIPELAGO_EXPORT_H
 
-#include "xseg.h"
+#include "segment/xseg.h"
 
 /* Slot numbers + 1 of up to `room` requests and replies that have come in; how many. A
  * reply's number has EXPORT_REPLY set. */

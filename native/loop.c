@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "barrier.h"
+#include "segment/barrier.h"
 #include "peer.h"
 
 #define EVENTS_MAX 64

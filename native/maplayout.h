@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * maplayout.h - the structs of map.h that Python sees too. Parsed by cffi like layout.h.
+ * maplayout.h - the structs of map.h that Python sees too. Parsed by cffi like segment/layout.h.
  */
 #ifndef ARCHIPELAGO_MAPLAYOUT_H
 #define ARCHIPELAGO_MAPLAYOUT_H
 
-#include "layout.h"
+#include "segment/layout.h"
 
 enum maplimit {
     RECORD_MAGIC = 0x52435241,      /* "ARCR" */

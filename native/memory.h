@@ -12,7 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "layout.h"
+#include "segment/layout.h"
 
 #define MEMORY_CHUNK 65536
 #define MEMORY_OBJECT_MAX (4ull << 30)      /* bytes of one object */

@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "barrier.h"
+#include "segment/barrier.h"
 #include "nbd.h"
 
 #define CONNECTIONS_DEFAULT 256
@@ -182,7 +182,7 @@ static void end_connections(struct nbd *nbd)
     }
 }
 
-/* Does as the header's `closing` says (layout.h). */
+/* Does as the header's `closing` says (segment/layout.h). */
 static void look_for_closing(struct nbd *nbd)
 {
     bool closing = load_relaxed(&nbd->peer->seg->header->closing) != 0;

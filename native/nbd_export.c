@@ -11,7 +11,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-#include "barrier.h"
+#include "segment/barrier.h"
 #include "nbd_talk.h"
 
 /* A page of names of one byte each gives the longest talk. */

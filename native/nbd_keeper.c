@@ -15,7 +15,7 @@
 
 #include "nbd_keeper.h"
 #include "nbd_proto.h"
-#include "ours.h"
+#include "segment/ours.h"
 
 struct kept {                       /* a request without a whole reply */
     uint8_t *frame;                 /* as it goes over the wire; NULL: a free slot */

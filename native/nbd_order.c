@@ -7,7 +7,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 
-#include "barrier.h"
+#include "segment/barrier.h"
 #include "nbd.h"
 
 static struct nbd_export *export_of(const struct nbd_connection *conn)

@@ -9,7 +9,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
-#include "barrier.h"
+#include "segment/barrier.h"
 #include "nbd.h"
 
 static_assert(NBD_DATA_SIZE <= sizeof(((struct xreq *)0)->object),

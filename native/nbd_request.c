@@ -6,7 +6,7 @@
 #include <errno.h>
 #include <sys/uio.h>
 
-#include "barrier.h"
+#include "segment/barrier.h"
 #include "nbd.h"
 
 /* What a command may carry and what it becomes. */

@@ -8,7 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "layout.h"
+#include "segment/layout.h"
 
 static inline bool object_has_digest(uint32_t kind)
 {

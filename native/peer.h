@@ -21,7 +21,7 @@
 #ifndef ARCHIPELAGO_PEER_H
 #define ARCHIPELAGO_PEER_H
 
-#include "xseg.h"
+#include "segment/xseg.h"
 
 #define PEER_OPTIONS_MAX 32
 #define PEER_TARGETS_MAX 4

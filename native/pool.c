@@ -9,7 +9,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "barrier.h"
+#include "segment/barrier.h"
 #include "pool.h"
 
 struct task *task_list_take(struct task_list *list, uint32_t most)

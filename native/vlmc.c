@@ -218,7 +218,7 @@ static void begin_io(struct vlmc *v, struct xreq *req)
     io_run(v, req);
 }
 
-/* --- is what we have in memory still true? See trusted_until_ns in layout.h ------------- */
+/* --- is what we have in memory still true? See trusted_until_ns in segment/layout.h ------------- */
 
 static bool fenced(const struct vlmc *v)
 {

@@ -14,7 +14,7 @@ Copy this file to peers/NAME.py. Its docstring becomes the manual; then come
 * `targets`: the roles it sends requests to (none here), see Peer.call();
 * a coroutine for each operation, and last the table `ops` that names them.
 
-A function gets a Request: what is asked is in `request.c` (struct xreq, native/xseg.h), the
+A function gets a Request: what is asked is in `request.c` (struct xreq, native/segment/xseg.h), the
 data in `request.data`, which is the shared memory itself. It answers by request.reply(), or by
 raising an error of xseg.errors. Requests are taken from the port in batches, and answers ring
 the other side once a batch; functions of many requests run at the same time, so nothing in one

@@ -6,7 +6,7 @@ All of it is optional; without the file the instance is this:
     layout = "colocated"        # or "separate": a process a peer; or which roles share a process:
                                 # [["nbd", "vlmc", "blockerb"], ["mapper", "blockerm"]]
 
-    [segment]                   # static_slots, dynamic_slots, buffers, frames, stacks: see native/xseg.h, and
+    [segment]                   # static_slots, dynamic_slots, buffers, frames, stacks: see native/segment/xseg.h, and
                                 # SEGMENT_MINIMA below
 
     [peers.nbd]                 # a table a role: its type, and the options of that type

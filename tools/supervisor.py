@@ -3,7 +3,7 @@
 
 `archipelago start` leaves one, or is one (--foreground). It starts processes (tools/host.py) and holds a
 pidfd of each, so it hears of a death at once. What a dead peer held is recovered by its successor
-when it binds the port (native/layout.h); all the supervisor has to do is to start it.
+when it binds the port (native/segment/layout.h); all the supervisor has to do is to start it.
 
 This file is its life: how it begins, ends, and goes on as another. What it does meanwhile:
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ports in an asyncio loop: `await port.call(...)`, and coroutines that serve requests.
 
-One Hub per event loop owns the doorbell of all its ports, as xseg.h wants it of a thread that
-serves several. The order of things is the one xseg.h describes: a turn takes the "I sleep" word
+One Hub per event loop owns the doorbell of all its ports, as segment/xseg.h wants it of a thread that
+serves several. The order of things is the one segment/xseg.h describes: a turn takes the "I sleep" word
 back, takes in what came at each port, says "I sleep" again, and looks once more; if something
 came in between, another turn follows at once, else the bell's FIFO becomes readable when
 somebody rings. A tick each TICK_S covers a sender that died between clearing the word and

@@ -43,5 +43,5 @@ def _structure(ctype: Any) -> numpy.dtype:
 
 @cache
 def dtype_of(struct: str) -> numpy.dtype:
-    """The numpy type of a structure of layout.h, such as "struct xreq"."""
+    """The numpy type of a structure of segment/layout.h, such as "struct xreq"."""
     return _structure(ffi.typeof(struct))

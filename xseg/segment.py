@@ -5,7 +5,7 @@ An instance's segment is a file in /dev/shm, where everybody may make files. So 
 another one each time; the home's run/segment says which, before the segment is made. Whoever makes files there
 first takes no name from us, and what stands there under ours is joined only if it is ours (xseg/ours.py): its memory
 is where the pipeline runs, and its members, the processes of one user, trust one another. All its memory is taken
-when it is made (native/segment.c), so that nobody who fills /dev/shm later takes it away.
+when it is made (native/segment/segment.c), so that nobody who fills /dev/shm later takes it away.
 
 `Segment.c` is the native handle (struct xseg *). Structured numpy views of what lies in the
 segment are made when first asked for and copy nothing: they show, and change, the segment.

@@ -13,7 +13,7 @@
 #ifndef ARCHIPELAGO_TOOL_LOAD_H
 #define ARCHIPELAGO_TOOL_LOAD_H
 
-#include "xseg.h"
+#include "segment/xseg.h"
 
 #define LOAD_DEPTH_MAX 4096
 #define LOAD_WINDOWS_MAX 4096

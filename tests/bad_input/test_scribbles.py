@@ -3,7 +3,7 @@
 
 Each word is overwritten, left so for a moment under load, and put back unless somebody has written it meanwhile.
 OUTCOMES says what it may cost until then and afterwards; that a process dies it never may. "Who can hurt whom" in
-native/layout.h has the reasons.
+native/segment/layout.h has the reasons.
 """
 import contextlib
 import math

@@ -19,7 +19,7 @@ DECODERS = {
     ("native/map_index.c", "journal_index"): ["fuzz_map", "journal"],
     ("native/object_name.c", "object_name_parse"): ["fuzz_object_name"],
     ("native/nbd_negotiate.c", "nbd_take32"): ["fuzz_nbd"],
-    ("native/port.c", "take_list accept_request"): ["fuzz_slots"],
+    ("native/segment/port.c", "take_list accept_request"): ["fuzz_slots"],
     ("native/vlmc_cache.c", "read_frame stack_of"): ["fuzz_slots"],
     ("native/nbd_request.c", "nbd_get32"): ["fuzz_nbd"],
     ("native/nbd_keeper.c", "pass_handshake carry_request take_reply"): ["fuzz_keeper"],
@@ -45,7 +45,7 @@ DECODERS = {
 
 # Other files in which something is decoded, and why that needs no target.
 NO_DECODERS = {
-    "native/bell.c": "the kernel's /proc/PID/stat", "native/peer.c": "options, which tools/config.py has checked",
+    "native/segment/bell.c": "the kernel's /proc/PID/stat", "native/peer.c": "options, which tools/config.py has checked",
     "native/blocker_rados_fence.c": "one number in an answer of the cluster's monitors",
     "tools/archipelago/instance.py": "the kernel's", "xseg/ours.py": "the kernel's",
     "tools/xsegtool/look.py": "the kernel's /proc/PID/stat",

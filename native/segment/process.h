@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * process.h - is the process that wrote its tag into the segment still there?
+ * segment/process.h - is the process that wrote its tag into the segment still there?
  *
  * A tag names a process in one word, so that a port or bell is claimed by one compare-and-swap:
  * its pid, and above it its start time in clock ticks after boot, as pids are used again.

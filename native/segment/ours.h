@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * ours.h - is what was opened ours?
+ * segment/ours.h - is what was opened ours?
  *
  * Asked, through its descriptor, of what is joined, written to or believed: the segment, doorbells, files of the
  * run folder, the root of a store. It is ours if it belongs to the effective user of this process, or to root, and

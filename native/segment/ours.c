@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * ours.c - is what was opened ours? See ours.h.
+ * segment/ours.c - is what was opened ours? See segment/ours.h.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "ours.h"
+#include "segment/ours.h"
 
 #define OTHERS_WRITE (S_IWGRP | S_IWOTH)
 #define FILE_MODE 0600

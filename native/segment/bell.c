@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * bell.c - doorbells: a "sleeping" word in the segment and a FIFO. See xseg.h.
+ * segment/bell.c - doorbells: a "sleeping" word in the segment and a FIFO. See segment/xseg.h.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -10,10 +10,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "barrier.h"
-#include "ours.h"
-#include "process.h"
-#include "xseg.h"
+#include "segment/barrier.h"
+#include "segment/ours.h"
+#include "segment/process.h"
+#include "segment/xseg.h"
 
 #define BELL_PATH_MAX 224
 #define BELL_MODE 0600

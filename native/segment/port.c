@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * port.c - binding ports, taking what came in, and recovering what a dead owner left.
+ * segment/port.c - binding ports, taking what came in, and recovering what a dead owner left.
  */
 #include <assert.h>
 #include <errno.h>
@@ -12,9 +12,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "barrier.h"
-#include "port_private.h"
-#include "process.h"
+#include "segment/barrier.h"
+#include "segment/parts.h"
+#include "segment/process.h"
 
 #define WAIT_SLICE_MS XBELL_SLEEP_MS
 #define TOLD_AGAIN_NS 60000000000ull    /* between two lines in the log about bad slots */
@@ -377,7 +377,7 @@ static struct port *port_make(struct xseg *seg, uint32_t number, struct bell *be
     return NULL;
 }
 
-/* Takes what an earlier incarnation left, as xseg.h says. */
+/* Takes what an earlier incarnation left, as segment/xseg.h says. */
 static void adopt(struct port *port)
 {
     bool first = !port_touched(port->seg, port->number);

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * port_private.h - what port.c and request.c share.
+ * segment/parts.h - what segment/port.c and segment/request.c share.
  */
 #ifndef ARCHIPELAGO_PORT_PRIVATE_H
 #define ARCHIPELAGO_PORT_PRIVATE_H
 
-#include "barrier.h"
-#include "xseg.h"
+#include "segment/barrier.h"
+#include "segment/xseg.h"
 
 #define BUFFER_CLASS_SHIFT 28
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * barrier.h - the only file that names a memory order.
+ * segment/barrier.h - the only file that names a memory order.
  *
- * Shared words are plain integers in layout.h (cffi must parse it); they are
+ * Shared words are plain integers in segment/layout.h (cffi must parse it); they are
  * touched through these, and only these, where another process may look.
  */
 #ifndef ARCHIPELAGO_BARRIER_H

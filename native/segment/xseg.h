@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * xseg.h - joining a segment, ports, requests, buffers, doorbells, routes.
+ * segment/xseg.h - joining a segment, ports, requests, buffers, doorbells, routes.
  *
  * Who may call what: a `struct xseg` may be used by all threads of a process. A
  * `struct port` belongs to one thread, which alone receives, gets, sends, replies and
  * puts through it. Functions return 0 or a negative errno unless they say otherwise.
  *
  * A request that a port has in hand is a `struct xreq` in its private memory; its slot in the segment (struct xslot)
- * is written when it is sent and when it is answered, and by xreq_note(). Why: "Who can hurt whom" in layout.h.
+ * is written when it is sent and when it is answered, and by xreq_note(). Why: "Who can hurt whom" in segment/layout.h.
  *
  * Inboxes
  * -------
@@ -28,7 +28,7 @@
  *
  * Death
  * -----
- * port_bind() on a port whose owner died does what layout.h says: children of the dead
+ * port_bind() on a port whose owner died does what segment/layout.h says: children of the dead
  * incarnation become orphans that are freed as they return; when the last is back, the
  * requests the dead peer held are given out first of all (`recovered` counts them). Until
  * then port_receive() gives out nothing but lets orphans come home.
@@ -40,7 +40,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "layout.h"
+#include "segment/layout.h"
 
 #define XBELL_SLEEP_MS 100
 #define XPORT_ANY UINT32_MAX
@@ -89,7 +89,7 @@ uint64_t xstack_size(uint32_t class);
 uint64_t xseg_size(const struct xparams *params);
 /* Lays out a new segment in the object behind fd, which must be empty, and takes all its memory: ENOSPC. */
 int xseg_format(int fd, const struct xparams *params);
-/* Maps the segment behind fd. EPERM: it is not ours (ours.h). EPROTO: not a segment of this version and build (why in
+/* Maps the segment behind fd. EPERM: it is not ours (segment/ours.h). EPROTO: not a segment of this version and build (why in
  * *found: the version found, 0 if it is no segment). The fd may be closed afterwards. */
 int xseg_attach(int fd, struct xseg **seg, uint32_t *found);
 void xseg_detach(struct xseg *seg);

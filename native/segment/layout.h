@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * layout.h - everything that lies in the shared-memory segment, declared once.
+ * segment/layout.h - everything that lies in the shared-memory segment, declared once.
  *
  * The cffi declarations of xseg/ are generated from this file, so it holds only
  * what both a C compiler and cffi's parser read: enums, structs, fixed arrays.
- * Sizes and offsets are asserted in segment.c and checked again when xseg/ loads.
+ * Sizes and offsets are asserted in segment/segment.c and checked again when xseg/ loads.
  *
  * The segment
  * -----------
  * One file in /dev/shm per instance, for its owner alone: who can write to it can have the pipeline do anything. Its
- * name cannot be guessed, and only its owner's processes join it, if it is his (ours.h, xseg/segment.py).
+ * name cannot be guessed, and only its owner's processes join it, if it is his (segment/ours.h, xseg/segment.py).
  * All its memory is taken when it is made (xseg_format): a page that cannot be had when it is first touched is a SIGBUS
  * for whoever touches it, and for his successor. In order:
  *
@@ -193,7 +193,7 @@ struct xobj {
 };
 
 /* A request slot as it lies in the segment: what travels. What a port knows of a request in its hands, it
- * knows from a copy of its own (struct xreq in xseg.h); see "Who can hurt whom" above. */
+ * knows from a copy of its own (struct xreq in segment/xseg.h); see "Who can hurt whom" above. */
 struct xslot {
     /* who has it */
     uint32_t next;                  /* atomic; link of an inbox: slot number + 1 */
@@ -230,7 +230,7 @@ struct xslot {
 struct xport {
     uint32_t head;                  /* atomic; inbox: slot number + 1 of the newest, 0 = empty */
     uint32_t draining;              /* top of the list being taken out of the inbox */
-    uint64_t tag;                   /* atomic; the process that serves it (process.h); 0: none */
+    uint64_t tag;                   /* atomic; the process that serves it (segment/process.h); 0: none */
     uint32_t incarnation;           /* grows with each bind */
     uint32_t bell;
     int32_t pid;
@@ -265,7 +265,7 @@ struct xport {
 struct xbell {
     uint32_t sleeping;              /* atomic; the owner sleeps or is about to */
     uint32_t pad0;
-    uint64_t tag;                   /* atomic; the process it wakes (process.h); 0: none */
+    uint64_t tag;                   /* atomic; the process it wakes (segment/process.h); 0: none */
     uint64_t pad[6];
 };
 

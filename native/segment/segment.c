@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * segment.c - laying out and mapping the segment; routes.
+ * segment/segment.c - laying out and mapping the segment; routes.
  */
 #include <assert.h>
 #include <errno.h>
@@ -14,9 +14,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "barrier.h"
-#include "ours.h"
-#include "xseg.h"
+#include "segment/barrier.h"
+#include "segment/ours.h"
+#include "segment/xseg.h"
 
 #define CACHE_LINE 64
 #define PAGE 4096
@@ -33,7 +33,7 @@ static_assert(sizeof(struct xbell) == 64, "a doorbell has a line of its own");
 static_assert(sizeof(struct xentry) == 16, "an entry is published by one store");
 static_assert(sizeof(struct xframe) % 16 == 0, "entries stay aligned");
 static_assert(offsetof(struct xframe, entry) % 16 == 0, "entries are aligned");
-static_assert(XMAP_LEAF == 1024 && XSEG_PORTS == 128, "array bounds in layout.h");
+static_assert(XMAP_LEAF == 1024 && XSEG_PORTS == 128, "array bounds in segment/layout.h");
 
 static const uint64_t buffer_sizes[XSEG_CLASSES] = { 4096, 65536, 1048576 };
 static const uint64_t stack_sizes[XMAP_STACK_CLASSES] = { 192, 576, 1728 };

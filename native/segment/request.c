@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * request.c - request slots and data buffers of a port.
+ * segment/request.c - request slots and data buffers of a port.
  */
 #include <assert.h>
 #include <errno.h>
 #include <string.h>
 
-#include "port_private.h"
+#include "segment/parts.h"
 
 #define ERRNO_MAX 4095
 
