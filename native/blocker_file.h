@@ -24,7 +24,7 @@
  * The loop's thread owns everything below but where a member says otherwise. It does what does
  * not block: reads from the page cache, writes into it, opening what the kernel has in its
  * caches. All else is a `struct work`, handed to io_uring (reads that miss, direct I/O,
- * fallocate, fsync) or to a small pool of threads (pool.h): opening a file and INFO as quick tasks;
+ * fallocate, fsync) or to a small pool of threads (loop/pool.h): opening a file and INFO as quick tasks;
  * large writes, COPY, HASH, LIST, the removal of a file, syncfs as slow ones. Its done() runs on the
  * loop again. A request's work lies in its `holder` scratch, so nothing is allocated per request
  * and every queue is bounded by the number of request slots.
@@ -144,8 +144,8 @@
 
 #include "blocker.h"
 #include "object_name.h"
-#include "peer.h"
-#include "pool.h"
+#include "loop/peer.h"
+#include "loop/pool.h"
 
 #define BF_FEW 16                   /* up to so many fsyncs; more become one syncfs */
 #define BF_FDS 4096                 /* open objects, unless the limit on descriptors is lower */

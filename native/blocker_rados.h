@@ -14,7 +14,7 @@
  * -------------
  * The loop's thread owns everything below but where a member says otherwise. Each request becomes
  * one asynchronous RADOS operation. librados calls back on its own threads, which put the operation
- * among the finished (pool.h), where the loop takes it and answers. COPY, HASH and LIST take several
+ * among the finished (loop/pool.h), where the loop takes it and answers. COPY, HASH and LIST take several
  * operations one after the other: a small pool of threads makes them with synchronous calls, and puts
  * what is done there, too. ACQUIRE, RELEASE and DELETE of a lock, which may wait for other nodes, have a
  * pool of their own: where a placement group hangs, locks on it are in the way of no I/O, and of other
@@ -137,8 +137,8 @@
 
 #include "blocker.h"
 #include "object_name.h"
-#include "peer.h"
-#include "pool.h"
+#include "loop/peer.h"
+#include "loop/pool.h"
 #include "rados_api.h"
 
 #define BR_OPS 4096                 /* operations under way */

@@ -4,7 +4,7 @@
  */
 #include "segment/barrier.h"
 #include "export.h"
-#include "peer.h"
+#include "loop/peer.h"
 #include "segment/parts.h"
 
 #define EXPORT_BATCH 1024

@@ -9,7 +9,7 @@
 #ifndef ARCHIPELAGO_FILTER_H
 #define ARCHIPELAGO_FILTER_H
 
-#include "peer.h"
+#include "loop/peer.h"
 
 struct filter {                     /* first member of a filter's state */
     struct queue parked;            /* found no free slot for their child */

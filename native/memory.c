@@ -10,7 +10,7 @@
 #include "blocker.h"
 #include "memory.h"
 #include "object.h"
-#include "peer.h"
+#include "loop/peer.h"
 
 struct memory {
     struct memory_table table;

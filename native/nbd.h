@@ -64,7 +64,7 @@
 #include <sys/uio.h>
 
 #include "nbd_proto.h"
-#include "peer.h"
+#include "loop/peer.h"
 
 enum nbd_bound {
     NBD_STAGING = 65536,            /* bytes taken from a socket at once; longest option */

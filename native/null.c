@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "blocker.h"
-#include "peer.h"
+#include "loop/peer.h"
 
 static int start(struct peer *peer)
 {

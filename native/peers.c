@@ -2,7 +2,7 @@
  *
  * peers.c - the native peer types there are: one line each.
  */
-#include "peer.h"
+#include "loop/peer.h"
 
 extern const struct peer_ops blocker_file_ops;
 extern const struct peer_ops blocker_rados_ops;

@@ -75,7 +75,7 @@
 
 #include "segment/barrier.h"
 #include "map.h"
-#include "peer.h"
+#include "loop/peer.h"
 
 #define VLMC_BLOCKER 0              /* targets, in the order of peers/vlmc.py */
 #define VLMC_MAPPER 1

@@ -20,7 +20,7 @@ raising an error of xseg.errors. Requests are taken from the port in batches, an
 the other side once a batch; functions of many requests run at the same time, so nothing in one
 may block: await instead.
 
-If Python is too slow for it, write native/NAME.c (native/peer.h tells how, native/null.c is the
+If Python is too slow for it, write native/NAME.c (native/loop/peer.h tells how, native/null.c is the
 shortest there is), list it in native/peers.c, and set `native = "NAME"`.
 """
 from __future__ import annotations

@@ -22,7 +22,7 @@
 #include <unistd.h>
 
 #include "map.h"
-#include "peer.h"
+#include "loop/peer.h"
 
 #define STEP_SIZE 12
 #define STEPS_MAX 64

@@ -19,7 +19,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "peer.h"
+#include "loop/peer.h"
 #include "load/load.h"
 
 #define HOPS_MAX 8

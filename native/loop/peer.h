@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * peer.h - what a native peer is, and the loop that runs it.
+ * loop/peer.h - what a native peer is, and the loop that runs it.
  *
  * A peer type is one C file that ends in a `const struct peer_ops`, listed in
  * peers.c, and one Python file in peers/ that configures it. A loop is one thread

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * peer.c - helpers for native peers: options, answers, queues. See peer.h.
+ * loop/peer.c - helpers for native peers: options, answers, queues. See loop/peer.h.
  */
 #include <assert.h>
 #include <errno.h>
@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "peer.h"
+#include "loop/peer.h"
 
 const char *peer_option(const struct peer *peer, const char *name, const char *otherwise)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * loop.c - runs the native peers of one thread to completion. See peer.h.
+ * loop/loop.c - runs the native peers of one thread to completion. See loop/peer.h.
  */
 #include <assert.h>
 #include <errno.h>
@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #include "segment/barrier.h"
-#include "peer.h"
+#include "loop/peer.h"
 
 #define EVENTS_MAX 64
 #define BATCH_MAX 256               /* requests one peer takes before the next has its turn */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * pool.h - what a loop must not do itself: threads that do it, and how it comes back.
+ * loop/pool.h - what a loop must not do itself: threads that do it, and how it comes back.
  *
  * A `struct task` lies inside whatever is to be done, so nothing is allocated, and every queue is as
  * long as there are such things. Its way:
@@ -43,7 +43,7 @@
 
 #include <pthread.h>
 
-#include "peer.h"
+#include "loop/peer.h"
 
 #define POOL_THREADS_MAX 64
 

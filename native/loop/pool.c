@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * pool.c - threads beside a loop, and the way back to it. See pool.h.
+ * loop/pool.c - threads beside a loop, and the way back to it. See loop/pool.h.
  */
 #include <assert.h>
 #include <errno.h>
@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include "segment/barrier.h"
-#include "pool.h"
+#include "loop/pool.h"
 
 struct task *task_list_take(struct task_list *list, uint32_t most)
 {
