@@ -142,8 +142,8 @@
 #include <liburing.h>
 #include <pthread.h>
 
-#include "blocker.h"
-#include "object_name.h"
+#include "objects/blocker.h"
+#include "objects/name.h"
 #include "loop/peer.h"
 #include "loop/pool.h"
 

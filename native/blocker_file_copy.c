@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "blocker_file.h"
-#include "object.h"
+#include "objects/object.h"
 
 static int open_object(struct bf *bf, const struct xobj *object)
 {

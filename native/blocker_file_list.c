@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #include "blocker_file.h"
-#include "object_name.h"
+#include "objects/name.h"
 
 /* --- LIST -------------------------------------------------------------------------- */
 

@@ -15,7 +15,7 @@
 
 #include "segment/barrier.h"
 #include "blocker_file.h"
-#include "object_name.h"
+#include "objects/name.h"
 
 /* --- names --------------------------------------------------------------------- */
 

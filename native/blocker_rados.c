@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * blocker_rados.c - the peer type "blocker-rados": objects in a pool of a Ceph cluster. The essay
- * is in blocker_rados.h, the contract in blocker.h, the manual in peers/blocker_rados.py.
+ * is in blocker_rados.h, the contract in objects/blocker.h, the manual in peers/blocker_rados.py.
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -5,7 +5,7 @@
  * The store
  * ---------
  * One pool of a Ceph cluster; below NAMESPACE (an option, may be empty) a RADOS namespace a kind,
- * so that each is listed by itself. Objects are named as object_name.h tells:
+ * so that each is listed by itself. Objects are named as objects/name.h tells:
  *
  *     NAMESPACE/data  .../content  .../header  .../name  .../page  .../journal  .../lock
  *     NAMESPACE/node          the clients of each instance, see below
@@ -135,8 +135,8 @@
 
 #include <pthread.h>
 
-#include "blocker.h"
-#include "object_name.h"
+#include "objects/blocker.h"
+#include "objects/name.h"
 #include "loop/peer.h"
 #include "loop/pool.h"
 #include "rados_api.h"

@@ -7,9 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "blocker.h"
+#include "objects/blocker.h"
 #include "memory.h"
-#include "object.h"
+#include "objects/object.h"
 #include "loop/peer.h"
 
 struct memory {

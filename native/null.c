@@ -6,7 +6,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "blocker.h"
+#include "objects/blocker.h"
 #include "loop/peer.h"
 
 static int start(struct peer *peer)

@@ -2,7 +2,7 @@
 """blocker-file: stores objects as files in a folder.
 
 Both blockers of the default pipeline are of this type: `blockerb` keeps the data of volumes,
-`blockerm` their maps. What a blocker answers to is told in native/blocker.h, how the files lie
+`blockerm` their maps. What a blocker answers to is told in native/objects/blocker.h, how the files lie
 and what is made durable when in native/blocker_file.h. All of it is native.
 
 The folder, `path`, must exist. An empty one becomes a store by its first use: a small file `store` in it

@@ -159,7 +159,7 @@ class MapStore:
         return reply.done, ""
 
     async def release(self, volume: int, token: int, force: bool = False) -> None:
-        """Gives a volume's lock back. NotFound, PermissionError (EPERM), Busy as blocker.h says."""
+        """Gives a volume's lock back. NotFound, PermissionError (EPERM), Busy as objects/blocker.h says."""
         await self.blockerm(lib.XOP_RELEASE, object=named(LOCK, volume), arg=token,
                             flags=lib.XREQ_FORCE if force else 0)
 

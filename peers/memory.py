@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """memory: stores objects in memory, and forgets them when its process ends.
 
-It serves all that native/blocker.h asks of a blocker, so a pipeline runs on it without a disk:
+It serves all that native/objects/blocker.h asks of a blocker, so a pipeline runs on it without a disk:
 for tests, for volumes that need not outlive a restart, and to measure what the rest of the
 pipeline costs. Space is taken in pieces of 64 KiB when they are first written, and given back
 when they are discarded. An object may have 4 GiB. With `size` all of them together have a

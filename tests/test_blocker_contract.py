@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What native/blocker.h promises, of every peer that keeps objects."""
+"""What native/objects/blocker.h promises, of every peer that keeps objects."""
 import errno
 import hashlib
 import os

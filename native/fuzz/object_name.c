@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "object_name.h"
+#include "objects/name.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {

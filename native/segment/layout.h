@@ -148,7 +148,7 @@ enum xop {
      * `size` bytes that were sent. */
     XOP_OPEN = 12, XOP_CLOSE = 13, XOP_NAMES = 14, XOP_CONTROL = 15,
     XOP_MAP_LOAD = 16, XOP_MAP_COMMIT = 17,
-    /* On an object, at a blocker. See blocker.h for the contract. */
+    /* On an object, at a blocker. See objects/blocker.h for the contract. */
     XOP_SYNC = 18, XOP_INFO = 19, XOP_LIST = 20, XOP_COPY = 21, XOP_DELETE = 22,
     XOP_REPLACE = 23, XOP_ACQUIRE = 24, XOP_RELEASE = 25, XOP_HASH = 26,
     XOP_COUNT = 27

@@ -17,7 +17,7 @@ ROUNDS_USUAL = 1500
 DECODERS = {
     ("native/map.c", "record_check journal_scan map_merge"): ["fuzz_map", "journal", "page"],
     ("native/map_index.c", "journal_index"): ["fuzz_map", "journal"],
-    ("native/object_name.c", "object_name_parse"): ["fuzz_object_name"],
+    ("native/objects/name.c", "object_name_parse"): ["fuzz_object_name"],
     ("native/nbd_negotiate.c", "nbd_take32"): ["fuzz_nbd"],
     ("native/segment/port.c", "take_list accept_request"): ["fuzz_slots"],
     ("native/vlmc_cache.c", "read_frame stack_of"): ["fuzz_slots"],

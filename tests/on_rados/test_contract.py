@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What native/blocker.h promises, of blocker-rados: the tests of the other blockers, run here."""
+"""What native/objects/blocker.h promises, of blocker-rados: the tests of the other blockers, run here."""
 import pytest
 from loops import peers
 

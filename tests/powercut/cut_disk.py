@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A blocker that a power cut hits: it knows of every change whether it must survive.
 
-It serves native/blocker.h as strictly as that may be read. A SYNC makes durable what had been acknowledged
+It serves native/objects/blocker.h as strictly as that may be read. A SYNC makes durable what had been acknowledged
 when it came, and nothing else; FUA its own bytes and the object's being there; REPLACE and DELETE are
 durable when they are done. What is held back longer than it must, in whatever order, and what becomes of
 the rest at a cut, the dice say: of each 512-byte sector any state since the last durable one may be left,

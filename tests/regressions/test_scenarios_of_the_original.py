@@ -164,7 +164,7 @@ def test_a_restart_under_an_open_volume_loses_nothing(node, ask, name):
 
 
 def test_hashing_is_answered(node):
-    """It returned failure for eleven years: see blocker.h for what it does today."""
+    """It returned failure for eleven years: see objects/blocker.h for what it does today."""
     try:
         reply = node.call("blockerb", lib.XOP_HASH, object=(lib.XOBJ_DATA, 77, 1, 1), size=BLOCK, room=4096)
     except XsegError as failure:

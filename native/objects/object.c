@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * object.c - contents of objects: are they zeros, and what is their digest.
+ * objects/object.c - contents of objects: are they zeros, and what is their digest.
  */
 #include <errno.h>
 #include <openssl/evp.h>
 #include <string.h>
 
-#include "object.h"
+#include "objects/object.h"
 
 bool content_is_zero(const void *data, uint64_t size)
 {

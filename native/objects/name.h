@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * object_name.h - names of objects as text, as stores that people look into bear them.
+ * objects/name.h - names of objects as text, as stores that people look into bear them.
  *
  *     kind                 name (lower-case hexadecimal digits)
  *     data page journal    volume (16), epoch (8), number (16), with "_" between
@@ -10,7 +10,7 @@
 #ifndef ARCHIPELAGO_OBJECT_NAME_H
 #define ARCHIPELAGO_OBJECT_NAME_H
 
-#include "object.h"
+#include "objects/object.h"
 
 #define OBJECT_NAME_MAX 68          /* bytes of a name's text, with NUL */
 

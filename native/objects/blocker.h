@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * blocker.h - the contract of peers that store objects (file, rados, memory), and of
+ * objects/blocker.h - the contract of peers that store objects (file, rados, memory), and of
  * filters that stand before them (cache, delay, error). It declares nothing: it says
  * what the fields of a request mean there.
  *

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * object_name.c - names of objects to text and back.
+ * objects/name.c - names of objects to text and back.
  */
 #include <assert.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "object_name.h"
+#include "objects/name.h"
 
 #define DIGEST_DIGITS 64
 #define VOLUME_DIGITS 16

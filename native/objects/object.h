@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * object.h - what every blocker must know of objects' names and contents.
+ * objects/object.h - what every blocker must know of objects' names and contents.
  */
 #ifndef ARCHIPELAGO_OBJECT_H
 #define ARCHIPELAGO_OBJECT_H
