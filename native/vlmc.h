@@ -74,7 +74,7 @@
 #define ARCHIPELAGO_VLMC_H
 
 #include "segment/barrier.h"
-#include "map.h"
+#include "map/map.h"
 #include "loop/peer.h"
 
 #define VLMC_BLOCKER 0              /* targets, in the order of peers/vlmc.py */

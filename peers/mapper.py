@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """mapper: owns what volumes are made of: names, headers, maps, journals, locks.
 
-Targets: `blockerm` stores its objects (see mapper_header.py for headers and names, native/map.h for
+Targets: `blockerm` stores its objects (see mapper_header.py for headers and names, native/map/map.h for
 pages and journal records); `blockerb` is asked for sizes of data objects and removes those that only a
 removed volume had; `vlmc` is told of snapshots, closing and resizing of volumes it has open.
 
@@ -340,7 +340,7 @@ class Mapper(Peer):
     # --- map
 
     async def map_load(self, request: Request) -> None:
-        """MAP_LOAD, see native/map.h."""
+        """MAP_LOAD, see native/map/map.h."""
         volume = self.handle_of(request)
         first, count, room = request.c.offset, request.c.size, len(request.data)
         last = first + count - 1
@@ -365,7 +365,7 @@ class Mapper(Peer):
         raise fail(errno.EAGAIN, f"volume '{view.name}': the map changes too fast to be read")
 
     async def map_commit(self, request: Request) -> None:
-        """MAP_COMMIT, see native/map.h."""
+        """MAP_COMMIT, see native/map/map.h."""
         volume = self.handle_of(request)
         await mapper_keep.keep_locks(self)
         record = request.payload        # a copy: what is checked is what is written

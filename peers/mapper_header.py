@@ -26,7 +26,7 @@ Payload of a header. Numbers lie in RANGES, so that what follows from them fits 
     size            bytes
     block_shift     block size is 1 << block_shift bytes
     epoch           largest epoch known to be in use when the header was written
-    writable_since  own objects of this epoch or later may be written in place (see native/map.h)
+    writable_since  own objects of this epoch or later may be written in place (see native/map/map.h)
     parent          id of the snapshot it was cloned from (a snapshot: of its volume), or 0
     root            [volume, epoch, number] of the root page, or nil: all zeros
     level           level of the root page

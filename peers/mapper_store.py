@@ -85,7 +85,7 @@ class MapStore:
         return b"".join([await self.read(name, size, offset + at) for at, size in parts])
 
     async def read_record(self, name: Object) -> bytes:
-        """A page: one record of native/map.h, as long as its header says. NotFound."""
+        """A page: one record of native/map/map.h, as long as its header says. NotFound."""
         data = await self.read(name, FIRST_READ)
         length = lib.RECORD_HEADER + int.from_bytes(data[44:48], "little")
         length = min(length, lib.RECORD_HEADER + lib.XMAP_LEAF * lib.RECORD_ENTRY_MAX)

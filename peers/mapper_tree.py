@@ -2,7 +2,7 @@
 """The page tree of a map: finding leaves, merging them with the journal, writing changed ones anew.
 
 A page of level 0 (leaf) covers 1024 blocks, one of level n 1024 pages of level n - 1. A page is an
-object (volume, epoch, number) that holds one record of native/map.h and is never changed once a header
+object (volume, epoch, number) that holds one record of native/map/map.h and is never changed once a header
 refers to it. A View is what a volume looked like at one instant: a root and the journal stretches to
 replay over it. Views are immutable, so whoever holds one may work on while the volume changes.
 

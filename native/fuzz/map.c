@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * fuzz/map.c - fuzz target: the decoders of what lies on the store, as map.h has them.
+ * fuzz/map.c - fuzz target: the decoders of what lies on the store, as map/map.h has them.
  *
  * The first byte of the input chooses what the rest is taken for:
  *
@@ -17,8 +17,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "map.h"
-#include "map_index.h"
+#include "map/map.h"
+#include "map/index.h"
 
 #define INPUT_MAX 65536
 #define LEAVES_MAX 4               /* merges tried for one journal */

@@ -21,7 +21,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "map.h"
+#include "map/map.h"
 #include "loop/peer.h"
 
 #define STEP_SIZE 12

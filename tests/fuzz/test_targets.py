@@ -15,8 +15,8 @@ ROUNDS_USUAL = 1500
 
 # What decodes something that another process, node, disk or person wrote: file, words of its text -> targets.
 DECODERS = {
-    ("native/map.c", "record_check journal_scan map_merge"): ["fuzz_map", "journal", "page"],
-    ("native/map_index.c", "journal_index"): ["fuzz_map", "journal"],
+    ("native/map/map.c", "record_check journal_scan map_merge"): ["fuzz_map", "journal", "page"],
+    ("native/map/index.c", "journal_index"): ["fuzz_map", "journal"],
     ("native/objects/name.c", "object_name_parse"): ["fuzz_object_name"],
     ("native/nbd_negotiate.c", "nbd_take32"): ["fuzz_nbd"],
     ("native/segment/port.c", "take_list accept_request"): ["fuzz_slots"],

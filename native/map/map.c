@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * map.c - records of the map: writing, checking, walking, merging. Formats: map.h.
+ * map/map.c - records of the map: writing, checking, walking, merging. Formats: map/map.h.
  *
  * Decoders trust nothing: a record comes from a disk. They read through get*() at offsets
  * they have checked, never through struct pointers.
@@ -14,7 +14,7 @@
 #include <string.h>
 #include <xxhash.h>
 
-#include "map.h"
+#include "map/map.h"
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "records are little-endian and copied as they are"

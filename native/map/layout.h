@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * maplayout.h - the structs of map.h that Python sees too. Parsed by cffi like segment/layout.h.
+ * map/layout.h - the structs of map/map.h that Python sees too. Parsed by cffi like segment/layout.h.
  */
 #ifndef ARCHIPELAGO_MAPLAYOUT_H
 #define ARCHIPELAGO_MAPLAYOUT_H

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * map.h - what a volume is made of: entries, stacks, leaf pages, journal records.
+ * map/map.h - what a volume is made of: entries, stacks, leaf pages, journal records.
  *
  * The map of a volume says for every block where its bytes lie: nowhere (zeros), in one
  * object, or in a stack of up to XMAP_LAYERS objects with validity bitmaps. On the store it
@@ -98,7 +98,7 @@
 
 #include <stdbool.h>
 
-#include "maplayout.h"
+#include "map/layout.h"
 
 /* Starts a record in buf. The payload grows by record_add*(). */
 void record_begin(struct record *rec, void *buf, uint64_t capacity,

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * map_index.c - see map_index.h.
+ * map/index.c - see map/index.h.
  */
 #include <assert.h>
 #include <errno.h>
 #include <stdbool.h>
 #include <stdlib.h>
 
-#include "map_index.h"
+#include "map/index.h"
 
 /* Checks the record at *at and steps over it. False: the journal ends there. */
 static bool next_record(const struct journal_span *span, uint64_t *at, const uint8_t **record,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * map_index.h - the entries of a journal in the order of their blocks, so that a checkpoint
+ * map/index.h - the entries of a journal in the order of their blocks, so that a checkpoint
  * that touches many leaves walks the journal once, and not once a leaf.
  */
 #ifndef ARCHIPELAGO_MAP_INDEX_H
@@ -8,7 +8,7 @@
 
 #include <stdint.h>
 
-#include "map.h"
+#include "map/map.h"
 
 /* One entry of a journal, which must stay where it is while the index is in use. */
 struct journal_entry {
