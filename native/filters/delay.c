@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * delay.c - the peer type "delay": a filter that holds requests back for a time. Its manual is
+ * filters/delay.c - the peer type "delay": a filter that holds requests back for a time. Its manual is
  * peers/delay.py.
  *
  * All are held equally long, so the queue of those held is in the order in which they are due.
@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "filter.h"
+#include "filters/filter.h"
 
 struct delay {
     struct filter filter;

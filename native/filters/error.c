@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * error.c - the peer type "error": a filter that fails chosen requests. Its manual is
+ * filters/error.c - the peer type "error": a filter that fails chosen requests. Its manual is
  * peers/error.py.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "filter.h"
+#include "filters/filter.h"
 
 #define ERRNO_MAX 133
 

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * filter.c - what all filters share. See filter.h.
+ * filters/filter.c - what all filters share. See filters/filter.h.
  */
 #include <errno.h>
 #include <string.h>
 
-#include "filter.h"
+#include "filters/filter.h"
 
 static const char *const op_names[XOP_COUNT] = {
     "ping", "read", "write", "write_zeroes", "discard", "flush", "block_status", "cache",

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * filter.h - for peers that pass requests on to one target and its answers back.
+ * filters/filter.h - for peers that pass requests on to one target and its answers back.
  *
  * A filter's request() decides, and calls filter_pass() for what goes on; its reply() is
  * filter_reply, and its flush() calls filter_retry(). The child borrows the data of the
