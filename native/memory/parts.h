@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * memory.h - between memory.c, which serves requests, and memory_table.c, which keeps objects.
+ * memory/parts.h - between memory/memory.c, which serves requests, and memory/table.c, which keeps objects.
  *
  * An object's bytes lie in chunks that are allocated when they are first written. The table is
  * ordered by the hashes of the names: its buckets are their top bits, so LIST walks it with a

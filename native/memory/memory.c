@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * memory.c - the peer type "memory": a blocker that keeps its objects in memory and forgets
+ * memory/memory.c - the peer type "memory": a blocker that keeps its objects in memory and forgets
  * them when it ends. Its manual is peers/memory.py.
  */
 #include <errno.h>
@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "objects/blocker.h"
-#include "memory.h"
+#include "memory/parts.h"
 #include "objects/object.h"
 #include "loop/peer.h"
 

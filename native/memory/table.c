@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * memory_table.c - objects in memory: the table of them, and their bytes.
+ * memory/table.c - objects in memory: the table of them, and their bytes.
  */
 #include <assert.h>
 #include <errno.h>
@@ -10,7 +10,7 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-#include "memory.h"
+#include "memory/parts.h"
 
 /* --- the table ------------------------------------------------------------------------ */
 
