@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nbd: serves volumes and snapshots to NBD clients. All of it is native: native/nbd.h tells how.
+"""nbd: serves volumes and snapshots to NBD clients. All of it is native: native/nbd/parts.h tells how.
 
 Every volume and every snapshot is an export by its name, and by its id as "/id/0123456789abcdef": a client that
 connects again by this name finds the same volume, whatever it is called by then. There is no default export; the

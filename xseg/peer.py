@@ -92,7 +92,7 @@ def parse_id(kind: str, value: int | str) -> int:
 
 
 def parse_rules(value: Any) -> str:
-    """Rules about who may have what, "WHO: PATTERN" each, as the native half reads them (native/nbd_allow.c): WHO is a
+    """Rules about who may have what, "WHO: PATTERN" each, as the native half reads them (native/nbd/allow.c): WHO is a
     user, "@GROUP", "tcp" or "*". Invalid."""
     if not isinstance(value, list) or len(value) > RULES_MAX or not all(isinstance(rule, str) for rule in value):
         raise Invalid(f'must be a list of {RULES_MAX} texts at most: ["USER: PATTERN", "@GROUP: PATTERN"]')

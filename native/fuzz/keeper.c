@@ -8,7 +8,7 @@
  * said is said again to the next server. What is checked, beside the sanitizers: what a server would get is
  * made of whole options and whole requests.
  */
-#include "nbd_keeper.c"
+#include "nbd/keeper.c"
 
 #define MADE_MAX 256                /* bytes of an ordinary handshake */
 

@@ -22,7 +22,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "nbd.h"
+#include "nbd/parts.h"
 
 #define TURNS_MAX 2000              /* of the loop for one input, until the client goes */
 #define SENDS_MAX 64                /* in which an input is sent */

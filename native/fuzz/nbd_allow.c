@@ -4,7 +4,7 @@
  *
  * The input is the rules, and behind a NUL a name that is held against their patterns.
  */
-#include "nbd_allow.c"
+#include "nbd/allow.c"
 
 #include <assert.h>
 #include <stdlib.h>

@@ -95,7 +95,7 @@
  *   - The endpoint's successor begins no command before its port has recovered, which is when all that the dead life
  *     had sent was answered. Nothing of that needs the successor, so this ends; negotiation goes on meanwhile.
  *   - An endpoint that lives begins no command on a volume while what an earlier connection to it, which has ended,
- *     left there is away ("Order" in nbd.h).
+ *     left there is away ("Order" in nbd/parts.h).
  *   - Other ports that have the volume open are held back by vlmc, where all meet: it begins nothing on a volume while
  *     writes of a dead life are with it ("The dead" in vlmc.h). Its inbox keeps the order in which requests were sent,
  *     and its successor takes those of the dead in before all others. So whoever learned of a death, and then sent

@@ -31,7 +31,7 @@ def servers(client: Client) -> list[str]:
 
 
 def clients(client: Client, role: str) -> list[dict[str, Any]]:
-    """Those of one server, as native/nbd_allow.c tells them."""
+    """Those of one server, as native/nbd/allow.c tells them."""
     lines = client.call(role, lib.XOP_INFO, room=ROOM).data.decode(errors="backslashreplace").splitlines()
     return [_client(role, *line.split(" ", 5)) for line in lines]
 

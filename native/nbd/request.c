@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * nbd_request.c - from received bytes to pieces sent on to vlmc. See nbd.h.
+ * nbd/request.c - from received bytes to pieces sent on to vlmc. See nbd/parts.h.
  */
 #include <assert.h>
 #include <errno.h>
 #include <sys/uio.h>
 
 #include "segment/barrier.h"
-#include "nbd.h"
+#include "nbd/parts.h"
 
 /* What a command may carry and what it becomes. */
 static const struct rule {

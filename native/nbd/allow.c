@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * nbd_allow.c - who a client is, and which exports there are for him. See nbd.h and, for what the operator
+ * nbd/allow.c - who a client is, and which exports there are for him. See nbd/parts.h and, for what the operator
  * says, peers/nbd.py.
  *
  * A client of the unix socket is known by what the kernel noted of him when he connected; what he became later
@@ -13,7 +13,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "nbd_talk.h"
+#include "nbd/talk.h"
 
 #define GROUPS_MAX 1024             /* of a client that are looked at */
 #define BY_ID "/id/"                /* how a name begins that holds an id: xseg/volume_name.py */

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * nbd.c - the NBD server as a peer. See nbd.h for how it works, peers/nbd.py for its manual.
+ * nbd/nbd.c - the NBD server as a peer. See nbd/parts.h for how it works, peers/nbd.py for its manual.
  */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "segment/barrier.h"
-#include "nbd.h"
+#include "nbd/parts.h"
 
 #define CONNECTIONS_DEFAULT 256
 #define HANDSHAKE_S_DEFAULT 10

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * nbd_order.c - nothing is begun on a volume before what a dead connection left there is done. See "Order"
- * in nbd.h.
+ * nbd/order.c - nothing is begun on a volume before what a dead connection left there is done. See "Order"
+ * in nbd/parts.h.
  */
 #include <assert.h>
 #include <poll.h>
 #include <sys/socket.h>
 
 #include "segment/barrier.h"
-#include "nbd.h"
+#include "nbd/parts.h"
 
 static struct nbd_export *export_of(const struct nbd_connection *conn)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * nbd_connection.c - the life of a connection, and turns among those that wait for a slot
- * or a buffer. See nbd.h.
+ * nbd/connection.c - the life of a connection, and turns among those that wait for a slot
+ * or a buffer. See nbd/parts.h.
  */
 #include <assert.h>
 #include <errno.h>
@@ -10,7 +10,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "nbd.h"
+#include "nbd/parts.h"
 
 static_assert(NBD_COMMANDS <= 256, "a command's number fits struct nbd_connection.free");
 static_assert(NBD_PIECES <= 256, "a piece's number fits struct nbd_command");

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * nbd_keeper.h - keeps one NBD client connected while its server is restarted.
+ * nbd/keeper.h - keeps one NBD client connected while its server is restarted.
  *
  * nbdfuse does not connect again. So it talks to a keeper, which talks to the server:
  *

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * nbd_talk.c - see nbd_talk.h.
+ * nbd/talk.c - see nbd/talk.h.
  */
 #include <assert.h>
 
-#include "nbd_talk.h"
+#include "nbd/talk.h"
 
 /* --- what the client says -------------------------------------------------------- */
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * nbd_proto.h - the NBD protocol's numbers and records, as they are on the wire.
+ * nbd/proto.h - the NBD protocol's numbers and records, as they are on the wire.
  *
  * All integers are big-endian and packed without gaps. In the tables, a number is a
  * size in bytes.

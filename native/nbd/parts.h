@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * nbd.h - the NBD server: what its files share.
+ * nbd/parts.h - the NBD server: what its files share.
  *
- *   nbd.c            the peer: its options, turns, and the mapper's and vlmc's replies
- *   nbd_listen.c     sockets it is reached at
- *   nbd_connection.c a connection from accept to the CLOSE of its volume
- *   nbd_allow.c      who a client is, and which exports there are for him
- *   nbd_negotiate.c  the handshake, with nbd_talk.c, and nbd_export.c for what asks the mapper
- *   nbd_request.c    from received bytes to pieces sent on to vlmc
- *   nbd_reply.c      from pieces that came back to bytes sent
- *   nbd_order.c      what waits for a connection that has ended
+ *   nbd/nbd.c            the peer: its options, turns, and the mapper's and vlmc's replies
+ *   nbd/listen.c     sockets it is reached at
+ *   nbd/connection.c a connection from accept to the CLOSE of its volume
+ *   nbd/allow.c      who a client is, and which exports there are for him
+ *   nbd/negotiate.c  the handshake, with nbd/talk.c, and nbd/export.c for what asks the mapper
+ *   nbd/request.c    from received bytes to pieces sent on to vlmc
+ *   nbd/reply.c      from pieces that came back to bytes sent
+ *   nbd/order.c      what waits for a connection that has ended
  *
  * A connection
  * ------------
@@ -63,7 +63,7 @@
 
 #include <sys/uio.h>
 
-#include "nbd_proto.h"
+#include "nbd/proto.h"
 #include "loop/peer.h"
 
 enum nbd_bound {
@@ -264,7 +264,7 @@ static inline bool nbd_set_has(const struct nbd_set *set, uint32_t i)
     return set->word[i / 64] >> i % 64 & 1;
 }
 
-/* --- nbd_listen.c: 0 or a negative errno with peer->error ---------------------- */
+/* --- nbd/listen.c: 0 or a negative errno with peer->error ---------------------- */
 
 int nbd_listen_unix(struct nbd *nbd, const char *path);
 int nbd_listen_tcp(struct nbd *nbd, const char *address);
@@ -275,7 +275,7 @@ int nbd_listen_watch(struct nbd *nbd);
 void nbd_listen_pause(struct nbd *nbd);
 void nbd_listen_close(struct nbd *nbd);
 
-/* --- nbd_connection.c ----------------------------------------------------------- */
+/* --- nbd/connection.c ----------------------------------------------------------- */
 
 /* Takes over the socket. */
 void nbd_connect(struct nbd *nbd, int fd);
@@ -302,7 +302,7 @@ struct xreq *nbd_errand(struct nbd_connection *conn, enum nbd_errand errand, uin
 /* Sends it. */
 void nbd_errand_send(struct nbd_connection *conn, struct xreq *req, enum nbd_target target);
 
-/* --- nbd_order.c: see "Order" ------------------------------------------------------ */
+/* --- nbd/order.c: see "Order" ------------------------------------------------------ */
 
 /* The handshake is over: commands on this volume come. */
 void nbd_serve(struct nbd_connection *conn, uint32_t volume);
@@ -324,7 +324,7 @@ void nbd_look_at_others(struct nbd_connection *conn);
 /* From flush(): lets those go on that need not wait any more. True if there were some. */
 bool nbd_go_on(struct nbd *nbd);
 
-/* --- nbd_allow.c ------------------------------------------------------------------ */
+/* --- nbd/allow.c ------------------------------------------------------------------ */
 
 /* Takes option allow; NULL: there are all exports for everybody. EINVAL and peer->error. */
 int nbd_allow_read(struct nbd *nbd, const char *text);
@@ -337,7 +337,7 @@ bool nbd_may_ask(const struct nbd_connection *conn, const char *name);
 /* Answers XOP_INFO: a line of text for each client. */
 int nbd_allow_tell(struct nbd *nbd, struct xreq *req);
 
-/* --- nbd_negotiate.c, nbd_export.c -------------------------------------------------------------- */
+/* --- nbd/negotiate.c, nbd/export.c -------------------------------------------------------------- */
 
 void nbd_greet(struct nbd_connection *conn);
 /* One step with what is staged. False: it must wait. */
@@ -347,7 +347,7 @@ bool nbd_haggle(struct nbd_connection *conn);
 void nbd_opened(struct nbd_connection *conn, struct xreq *req);
 void nbd_listed(struct nbd_connection *conn, struct xreq *req);
 
-/* --- nbd_request.c ------------------------------------------------------------------ */
+/* --- nbd/request.c ------------------------------------------------------------------ */
 
 /* Takes bytes from the socket and does with them what can be done. */
 void nbd_receive(struct nbd_connection *conn);
@@ -358,7 +358,7 @@ static inline uint32_t nbd_staged(const struct nbd_connection *conn)
     return conn->in_end - conn->in_start;
 }
 
-/* --- nbd_reply.c ---------------------------------------------------------------------- */
+/* --- nbd/reply.c ---------------------------------------------------------------------- */
 
 void nbd_piece_back(struct nbd_connection *conn, struct xreq *req);
 /* Sends what it can, and goes on with what is staged if that was held back. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * nbd_export.c - the options of the handshake that the mapper has a part in: choosing and
- * describing an export, listing them all. See nbd.h and nbd_proto.h.
+ * nbd/export.c - the options of the handshake that the mapper has a part in: choosing and
+ * describing an export, listing them all. See nbd/parts.h and nbd/proto.h.
  *
  * They stop the connection until the mapper's answer comes. A long list goes on page by
  * page, each when the one before has been sent.
@@ -12,7 +12,7 @@
 #include <stdio.h>
 
 #include "segment/barrier.h"
-#include "nbd_talk.h"
+#include "nbd/talk.h"
 
 /* A page of names of one byte each gives the longest talk. */
 static_assert(NBD_NAMES_BUFFER / 2 * (NBD_OPTION_REPLY_SIZE + 5) + NBD_OPTION_REPLY_SIZE <= NBD_TALK,

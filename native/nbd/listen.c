@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * nbd_listen.c - the sockets an NBD server is reached at. See nbd.h.
+ * nbd/listen.c - the sockets an NBD server is reached at. See nbd/parts.h.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -14,7 +14,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "nbd.h"
+#include "nbd/parts.h"
 
 #define BACKLOG 128
 #define ACCEPTS_MAX 16              /* of one wake-up */

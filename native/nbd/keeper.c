@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * nbd_keeper.c - see nbd_keeper.h.
+ * nbd/keeper.c - see nbd/keeper.h.
  */
 #include <assert.h>
 #include <errno.h>
@@ -13,8 +13,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "nbd_keeper.h"
-#include "nbd_proto.h"
+#include "nbd/keeper.h"
+#include "nbd/proto.h"
 #include "segment/ours.h"
 
 struct kept {                       /* a request without a whole reply */

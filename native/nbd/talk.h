@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * nbd_talk.h - taking options of the handshake apart, and saying the answers.
+ * nbd/talk.h - taking options of the handshake apart, and saying the answers.
  */
 #ifndef ARCHIPELAGO_NBD_TALK_H
 #define ARCHIPELAGO_NBD_TALK_H
 
-#include "nbd.h"
+#include "nbd/parts.h"
 
 struct nbd_text { const uint8_t *data; uint32_t size; };
 

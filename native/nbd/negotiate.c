@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * nbd_negotiate.c - the fixed newstyle handshake. See nbd.h and nbd_proto.h.
+ * nbd/negotiate.c - the fixed newstyle handshake. See nbd/parts.h and nbd/proto.h.
  *
  * An option is served when all of its data is staged. Its answers gather in `talk`; the next
  * option is looked at when that has been sent.
  */
 #include <errno.h>
 
-#include "nbd_talk.h"
+#include "nbd/talk.h"
 
 static const char allocation[] = "base:allocation";
 

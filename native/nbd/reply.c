@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * nbd_reply.c - from pieces that came back to bytes sent. See nbd.h.
+ * nbd/reply.c - from pieces that came back to bytes sent. See nbd/parts.h.
  */
 #include <assert.h>
 #include <errno.h>
@@ -10,7 +10,7 @@
 #include <sys/socket.h>
 
 #include "segment/barrier.h"
-#include "nbd.h"
+#include "nbd/parts.h"
 
 static_assert(NBD_DATA_SIZE <= sizeof(((struct xreq *)0)->object),
               "a chunk's head fits a returned piece's object name");
