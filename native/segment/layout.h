@@ -46,7 +46,7 @@
  *   - A slot that says another port sent it than its own is answered with EINVAL; an answer nobody
  *     waits for is not one. `bad` of a port counts what made no sense, and the log is told once a minute.
  *
- *   - vlmc knows privately what its frames and stacks are ("Scribbled maps" in vlmc.h). What they, and the slots of
+ *   - vlmc knows privately what its frames and stacks are ("Scribbled maps" in vlmc/parts.h). What they, and the slots of
  *     volumes, hold is believed: a word of a volume's map or of its slot may damage that volume, or end what
  *     is done with it.
  *
@@ -97,7 +97,7 @@
  *   - An endpoint that lives begins no command on a volume while what an earlier connection to it, which has ended,
  *     left there is away ("Order" in nbd/parts.h).
  *   - Other ports that have the volume open are held back by vlmc, where all meet: it begins nothing on a volume while
- *     writes of a dead life are with it ("The dead" in vlmc.h). Its inbox keeps the order in which requests were sent,
+ *     writes of a dead life are with it ("The dead" in vlmc/parts.h). Its inbox keeps the order in which requests were sent,
  *     and its successor takes those of the dead in before all others. So whoever learned of a death, and then sent
  *     something, comes after what the dead one had sent.
  *   - A volume is closed, and its lock given back, when vlmc has nothing under way on it, of the living or the dead:

@@ -20,7 +20,7 @@ DECODERS = {
     ("native/objects/name.c", "object_name_parse"): ["fuzz_object_name"],
     ("native/nbd/negotiate.c", "nbd_take32"): ["fuzz_nbd"],
     ("native/segment/port.c", "take_list accept_request"): ["fuzz_slots"],
-    ("native/vlmc_cache.c", "read_frame stack_of"): ["fuzz_slots"],
+    ("native/vlmc/frames.c", "read_frame stack_of"): ["fuzz_slots"],
     ("native/nbd/request.c", "nbd_get32"): ["fuzz_nbd"],
     ("native/nbd/keeper.c", "pass_handshake carry_request take_reply"): ["fuzz_keeper"],
     ("native/blocker_file_lock.c", "lock_parse"): ["fuzz_file_lock"],

@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * vlmc.h - the volume composer: turns requests on volumes into requests on objects.
+ * vlmc/parts.h - the volume composer: turns requests on volumes into requests on objects.
  *
  * Parts
  * -----
- *   vlmc.c         requests in, children back, freezing; the peer's table
- *   vlmc_cache.c   leaf pages in the segment: finding, loading, evicting; stacks
- *   vlmc_read.c    READ, BLOCK_STATUS
- *   vlmc_write.c   WRITE, WRITE_ZEROES, DISCARD on blocks that are the volume's own
- *   vlmc_own.c     the first write to a block: new layer, merging a chunk, merging a stack
- *   vlmc_commit.c  FLUSH, journal records, snapshots
- *   vlmc_order.c   what waits for the requests of the dead
+ *   vlmc/vlmc.c         requests in, children back, freezing; the peer's table
+ *   vlmc/frames.c   leaf pages in the segment: finding, loading, evicting; stacks
+ *   vlmc/read.c    READ, BLOCK_STATUS
+ *   vlmc/write.c   WRITE, WRITE_ZEROES, DISCARD on blocks that are the volume's own
+ *   vlmc/own.c     the first write to a block: new layer, merging a chunk, merging a stack
+ *   vlmc/commit.c  FLUSH, journal records, snapshots
+ *   vlmc/order.c   what waits for the requests of the dead
  *
  * A request on a volume
  * ---------------------
@@ -100,7 +100,7 @@ enum child_kind {
     CHILD_FILL_READ,                /* chunk to be filled up, on its way in. Exclusive */
     CHILD_FILL_WRITE,               /* ... merged, on its way out. Exclusive */
     CHILD_DROP,                     /* discard of a whole block with a stack. Exclusive */
-    CHILD_MERGE_READ,               /* stack being merged: see vlmc_own.c. Exclusive */
+    CHILD_MERGE_READ,               /* stack being merged: see vlmc/own.c. Exclusive */
     CHILD_MERGE_WRITE,
     CHILD_LOAD,                     /* leaf page; client = frame */
     CHILD_SYNC,                     /* of a commit; client = volume slot */
@@ -232,7 +232,7 @@ static inline struct xobj own_object(const struct volume *volume, uint32_t epoch
     return (struct xobj){ .kind = XOBJ_DATA, .epoch = epoch, .volume = volume->id, .index = block };
 }
 
-/* vlmc.c */
+/* vlmc/vlmc.c */
 void vlmc_request(struct peer *peer, struct xreq *req);
 void io_run(struct vlmc *v, struct xreq *req);
 void io_fail(struct vlmc *v, struct xreq *req, int error);
@@ -250,7 +250,7 @@ struct xreq *object_child(struct vlmc *v, struct xreq *req, enum child_kind kind
 void send_child(struct vlmc *v, struct xreq *child);
 void release_held(struct vlmc *v, uint32_t slot);
 
-/* vlmc_cache.c */
+/* vlmc/frames.c */
 int cache_start(struct vlmc *v);
 void cache_stop(struct vlmc *v);
 /* The frame that holds the block's entry. NULL: it is being loaded, or cannot be yet; the
@@ -309,7 +309,7 @@ static inline bool bit_is_set(const uint8_t *bitmap, uint64_t bit)
 }
 bool bits_all_set(const uint8_t *bitmap, uint64_t first, uint64_t count);
 
-/* vlmc_read.c */
+/* vlmc/read.c */
 uint64_t read_step(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
                    uint64_t in, uint64_t length);
 uint64_t status_step(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
@@ -317,12 +317,12 @@ uint64_t status_step(struct vlmc *v, struct xreq *req, struct xframe *frame, uin
 /* Layer that chunk lies in. */
 uint32_t layer_of(const struct volume *volume, struct xstack *stack, uint64_t chunk);
 
-/* vlmc_write.c */
+/* vlmc/write.c */
 uint64_t write_step(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
                     uint64_t in, uint64_t length);
 void write_done(struct vlmc *v, struct xreq *child);
 
-/* vlmc_own.c */
+/* vlmc/own.c */
 bool own_block(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block);
 uint64_t fill_chunk(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
                     uint64_t in, uint64_t length);
@@ -336,7 +336,7 @@ int busy_start(struct vlmc *v);
 /* Notes that chunks are in the volume's own layer. EIO: the entry or its stack makes no sense. */
 int set_chunks(struct vlmc *v, uint32_t slot, uint64_t block, uint64_t first, uint64_t count);
 
-/* vlmc_order.c */
+/* vlmc/order.c */
 /* True: the request waits in `behind` for those of a port that has died. */
 bool order_wait(struct vlmc *v, struct xreq *req);
 /* The request will change the volume. Once counted, it counts until order_done(), when it is answered. */
@@ -345,7 +345,7 @@ void order_done(struct vlmc *v, struct xreq *req);
 /* From flush(): takes in again what waited. True if it did. */
 bool order_go_on(struct vlmc *v);
 
-/* vlmc_commit.c */
+/* vlmc/commit.c */
 void flush_request(struct vlmc *v, struct xreq *req);
 void snapshot_request(struct vlmc *v, struct xreq *req);
 void freeze_request(struct vlmc *v, struct xreq *req);

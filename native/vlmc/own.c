@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * vlmc_own.c - making a block the volume's own: new layers, filling up chunks, merging
+ * vlmc/own.c - making a block the volume's own: new layers, filling up chunks, merging
  * stacks that are at their bound; and the table of busy blocks.
  *
  * A stack of XMAP_LAYERS layers takes no more. Before the volume puts its own on top, what
@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "vlmc.h"
+#include "vlmc/parts.h"
 
 /* --- busy blocks ----------------------------------------------------------------- */
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * vlmc_cache.c - leaf pages of open volumes in the segment, and the stack records they use.
+ * vlmc/frames.c - leaf pages of open volumes in the segment, and the stack records they use.
  *
  * Frames form a set-associative cache: a leaf may be in XMAP_WAYS places, found by their
  * tags alone, so nothing here can be left half linked by a death. A frame may be evicted
@@ -15,7 +15,7 @@
 #include <emmintrin.h>
 #endif
 
-#include "vlmc.h"
+#include "vlmc/parts.h"
 
 #define LOAD_CLASS_BYTES XSEG_IO_MAX
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * vlmc_write.c - WRITE, WRITE_ZEROES and DISCARD.
+ * vlmc/write.c - WRITE, WRITE_ZEROES and DISCARD.
  *
  * What a piece of a block needs depends on its entry:
  *
@@ -16,7 +16,7 @@
  */
 #include <assert.h>
 
-#include "vlmc.h"
+#include "vlmc/parts.h"
 
 /* Zeros that need not hold space. */
 static bool is_zeroing(const struct xreq *req)

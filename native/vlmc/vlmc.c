@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * vlmc.c - the volume composer: requests in, children back. The whole story: vlmc.h.
+ * vlmc/vlmc.c - the volume composer: requests in, children back. The whole story: vlmc/parts.h.
  */
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "vlmc.h"
+#include "vlmc/parts.h"
 
 #define STARVED_TRIES_MAX 1024      /* starved requests tried again in one turn */
 
@@ -436,7 +436,7 @@ static bool vlmc_flush(struct peer *peer)
     bool moved;
 
     if (peer->port->recovering)
-        return false;               /* a record of the last life may be on its way: see vlmc.h */
+        return false;               /* a record of the last life may be on its way: see vlmc/parts.h */
     moved = retry_starved(v);
     moved |= settle_doubt(v);
     ask(v);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * vlmc_commit.c - making changes durable: FLUSH, snapshots, freezing.
+ * vlmc/commit.c - making changes durable: FLUSH, snapshots, freezing.
  *
  * A volume has at most one commit under way:
  *
@@ -19,7 +19,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "vlmc.h"
+#include "vlmc/parts.h"
 
 #define STACK_BYTES_MAX 1728        /* of a record of the largest class */
 #define SMALL_COMMIT 64             /* dirty entries that surely fit a 64 KiB buffer or two */
@@ -232,7 +232,7 @@ void epoch_leave(struct vlmc *v, uint32_t slot)
 
 /* --- data that may be gone ------------------------------------------------------------ */
 
-/* 0, or the error with which all commits of the volume fail: see vlmc.h. */
+/* 0, or the error with which all commits of the volume fail: see vlmc/parts.h. */
 static int lost_error(const struct vlmc *v, uint32_t slot)
 {
     return -(int)(load_acquire(&v->seg->volumes[slot].lost) & XLOST_ERRNO);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * vlmc_order.c - no request is begun on a volume while writes of a sender that has died are under way
- * there. See "The dead" in vlmc.h.
+ * vlmc/order.c - no request is begun on a volume while writes of a sender that has died are under way
+ * there. See "The dead" in vlmc/parts.h.
  */
 #include <assert.h>
 
-#include "vlmc.h"
+#include "vlmc/parts.h"
 
 /* True if this life of a port is over. Processes are looked at once for all that came in together: what was
  * sent after a death was taken in after it. */

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * vlmc_read.c - READ and BLOCK_STATUS: each piece lies in one layer.
+ * vlmc/read.c - READ and BLOCK_STATUS: each piece lies in one layer.
  */
 #include <string.h>
 
-#include "vlmc.h"
+#include "vlmc/parts.h"
 
 #define EXTENT_HOLE 1
 #define EXTENT_ZERO 2
