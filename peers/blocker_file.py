@@ -3,7 +3,7 @@
 
 Both blockers of the default pipeline are of this type: `blockerb` keeps the data of volumes,
 `blockerm` their maps. What a blocker answers to is told in native/objects/blocker.h, how the files lie
-and what is made durable when in native/blocker_file.h. All of it is native.
+and what is made durable when in native/blocker_file/parts.h. All of it is native.
 
 The folder, `path`, must exist. An empty one becomes a store by its first use: a small file `store` in it
 says so, and a folder with other things in it, or of another version, is refused. Several

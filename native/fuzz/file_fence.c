@@ -2,7 +2,7 @@
  *
  * fuzz/file_fence.c - a libFuzzer target: what the file of a life on a file store may say.
  */
-#include "blocker_file_fence.c"
+#include "blocker_file/fence.c"
 
 #include <assert.h>
 #include <sys/mman.h>

@@ -2,7 +2,7 @@
  *
  * fuzz/file_lock.c - a libFuzzer target: what a lock's file on a file store may say.
  */
-#include "blocker_file_lock.c"
+#include "blocker_file/lock.c"
 
 #include <assert.h>
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * blocker_file_reserve.c - the space that is given up when the disk is full. See blocker_file.h.
+ * blocker_file/reserve.c - the space that is given up when the disk is full. See blocker_file/parts.h.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include "segment/barrier.h"
-#include "blocker_file.h"
+#include "blocker_file/parts.h"
 
 #define RESERVE_FILES 16            /* each a file's place, too, where these run out */
 #define RESERVE_BYTES (4u << 20)    /* of all together ... */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * blocker_file_sync.c - what SYNC and FUA make durable. See blocker_file.h for the rules.
+ * blocker_file/sync.c - what SYNC and FUA make durable. See blocker_file/parts.h for the rules.
  */
 #include <assert.h>
 #include <errno.h>
@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "segment/barrier.h"
-#include "blocker_file.h"
+#include "blocker_file/parts.h"
 
 /* --- volumes and their dirty objects -------------------------------------------------- */
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * blocker_file_ring.c - what io_uring does for the loop. What a turn prepared is submitted at its
+ * blocker_file/ring.c - what io_uring does for the loop. What a turn prepared is submitted at its
  * end, in one system call; but not quite all of it, and not all that completed is taken at once.
  *
  * A disk that serves one request after another, as most virtual ones do, and a loop that takes all
@@ -17,7 +17,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 
-#include "blocker_file.h"
+#include "blocker_file/parts.h"
 
 #define SUBMIT_TRIES 1000           /* while the kernel says it is short of something */
 #define SHARE 4                     /* 1 / of what is under way is taken at once, and is held back */
@@ -161,7 +161,7 @@ int bf_ring_start(struct bf *bf)
                          "io_uring_register where a sandbox forbids them (SystemCallFilter=, a container's seccomp "
                          "profile), or set kernel.io_uring_disabled to 0", strerror(-rc));
     ring->made = true;
-    /* Keeps their flocks: see blocker_file.h. */
+    /* Keeps their flocks: see blocker_file/parts.h. */
     rc = io_uring_register_files(&ring->uring, (int[]){ bf->life, bf->guard }, 2);
     if (rc)
         return peer_fail(bf->peer, rc, "io_uring does not register a file: %s", strerror(-rc));

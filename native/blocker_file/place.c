@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * blocker_file_place.c - where objects lie: names and folders.
+ * blocker_file/place.c - where objects lie: names and folders.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -14,7 +14,7 @@
 #include <xxhash.h>
 
 #include "segment/barrier.h"
-#include "blocker_file.h"
+#include "blocker_file/parts.h"
 #include "objects/name.h"
 
 /* --- names --------------------------------------------------------------------- */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * blocker_file_copy.c - COPY and HASH: a worker goes through a whole object.
+ * blocker_file/copy.c - COPY and HASH: a worker goes through a whole object.
  */
 #include <assert.h>
 #include <errno.h>
@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "blocker_file.h"
+#include "blocker_file/parts.h"
 #include "objects/object.h"
 
 static int open_object(struct bf *bf, const struct xobj *object)

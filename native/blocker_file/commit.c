@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * blocker_file_commit.c - REPLACE, DELETE, ACQUIRE, RELEASE: many made durable at once.
+ * blocker_file/commit.c - REPLACE, DELETE, ACQUIRE, RELEASE: many made durable at once.
  *
  * Objects are removed by any worker, as freeing their space may take milliseconds each, unless the
  * request says what they must begin with: such a look is step 3. The rest
@@ -23,7 +23,7 @@
 #include <unistd.h>
 
 #include "segment/barrier.h"
-#include "blocker_file.h"
+#include "blocker_file/parts.h"
 
 struct commit {
     struct work *list;

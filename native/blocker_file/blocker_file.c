@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * blocker_file.c - the peer type "blocker-file": objects in ordinary files. The essay is in
- * blocker_file.h, the contract in objects/blocker.h, the manual in peers/blocker_file.py.
+ * blocker_file/blocker_file.c - the peer type "blocker-file": objects in ordinary files. The essay is in
+ * blocker_file/parts.h, the contract in objects/blocker.h, the manual in peers/blocker_file.py.
  */
 #include <assert.h>
 #include <errno.h>
@@ -13,7 +13,7 @@
 #include <sys/stat.h>
 
 #include "segment/barrier.h"
-#include "blocker_file.h"
+#include "blocker_file/parts.h"
 
 /* --- options -------------------------------------------------------------------------- */
 

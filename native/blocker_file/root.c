@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * blocker_file_root.c - the store's root: its mark, what lives leave behind, temporary files.
+ * blocker_file/root.c - the store's root: its mark, what lives leave behind, temporary files.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #include "segment/barrier.h"
-#include "blocker_file.h"
+#include "blocker_file/parts.h"
 #include "segment/ours.h"
 
 #define STORE_TEXT "archipelago store 1\n"
@@ -219,7 +219,7 @@ void bf_line(const struct bf *bf, const char *role, char line[BF_LINE])
     snprintf(line, BF_LINE, "%016" PRIx64, bf_name_hash(text));
 }
 
-/* Waits until nothing of a life of this port is in the kernel any more: see blocker_file.h. */
+/* Waits until nothing of a life of this port is in the kernel any more: see blocker_file/parts.h. */
 static int wait_for_end(int life)
 {
     for (int ms = 0; ms < FENCE_MS; ms += FENCE_STEP_MS) {

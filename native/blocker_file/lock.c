@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * blocker_file_lock.c - locks between processes, which die with their holder.
+ * blocker_file/lock.c - locks between processes, which die with their holder.
  *
  * A lock's file says
  *
@@ -16,7 +16,7 @@
  * then. Whoever gets a flock must therefore look whether the file still has the name, and begin again if not.
  *
  * That the flock is free says only that one process has died. If the lock was not given back, others of that
- * instance may go on writing: see "Two instances" in blocker_file.h.
+ * instance may go on writing: see "Two instances" in blocker_file/parts.h.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -29,7 +29,7 @@
 #include <unistd.h>
 
 #include "segment/barrier.h"
-#include "blocker_file.h"
+#include "blocker_file/parts.h"
 
 #define LOCK_FIRST "archipelago lock 2 %020" PRIu64 " %.4s\n"
 #define LOCK_HEAD 64                /* bytes of the first line at most */

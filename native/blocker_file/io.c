@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * blocker_file_io.c - READ, WRITE, WRITE_ZEROES and DISCARD of an open object.
+ * blocker_file/io.c - READ, WRITE, WRITE_ZEROES and DISCARD of an open object.
  *
  * Buffered: a read takes what is in the page cache at once and leaves a miss to io_uring; a
  * write is a plain pwrite(), which measured several times cheaper than io_uring's worker.
@@ -23,7 +23,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include "blocker_file.h"
+#include "blocker_file/parts.h"
 
 #define READ_TRIES 4                /* partial answers from the page cache before io_uring */
 #define WRITE_STEP 131072

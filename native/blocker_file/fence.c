@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * blocker_file_fence.c - the lives of an instance's blockers, and what is fenced from them: see "Two instances" in
- * blocker_file.h.
+ * blocker_file/fence.c - the lives of an instance's blockers, and what is fenced from them: see "Two instances" in
+ * blocker_file/parts.h.
  *
  *     ROOT/life/<line>       archipelago life 1 BOOT
  *                            fenced VOLUME               one a volume that was taken from this instance;
@@ -22,7 +22,7 @@
 #include <unistd.h>
 
 #include "segment/barrier.h"
-#include "blocker_file.h"
+#include "blocker_file/parts.h"
 
 #define HEAD "archipelago life 1 %.36s\n"
 #define ENTRY_SIZE 24               /* "fenced " or "lifted ", 16 digits, a newline */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * blocker_file_open.c - the table of open objects.
+ * blocker_file/open.c - the table of open objects.
  *
  * For direct I/O a new object gets at once the size that it may grow to: the kernel lets a direct write that
  * grows its file run with no other beside it and waits for its end, and has a file of small size allocate
@@ -20,7 +20,7 @@
 #include <xxhash.h>
 
 #include "segment/barrier.h"
-#include "blocker_file.h"
+#include "blocker_file/parts.h"
 
 #define VICTIM_STEPS 32             /* open objects looked at for one that is not dirty */
 #define CREATE_TRIES 8              /* against others that make and remove the same object */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * blocker_file_list.c - LIST and INFO.
+ * blocker_file/list.c - LIST and INFO.
  *
  * LIST walks a kind in the order of the hashes of the names; their top byte is the folder. The
  * cursor is the hash to go on from, so it needs no state here and stays good whatever is made or
@@ -15,7 +15,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "blocker_file.h"
+#include "blocker_file/parts.h"
 #include "objects/name.h"
 
 /* --- LIST -------------------------------------------------------------------------- */

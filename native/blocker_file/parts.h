@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * blocker_file.h - between the files of the peer type "blocker-file", and nobody else's.
+ * blocker_file/parts.h - between the files of the peer type "blocker-file", and nobody else's.
  *
  * The store
  * ---------
@@ -348,7 +348,7 @@ struct bf {
     struct volume *syncfs_waiting, *syncfs_serving;
 };
 
-/* --- blocker_file_place.c: names and folders. Any thread. ------------------------- */
+/* --- blocker_file/place.c: names and folders. Any thread. ------------------------- */
 
 /* EINVAL: not the name of an object. Fills in "kind/xx/name"; *name points into it. */
 int bf_place(const struct xobj *object, char path[BF_PATH], const char **name, uint32_t *folder);
@@ -361,7 +361,7 @@ int bf_locate(struct bf *bf, const struct xobj *object, bool make, char path[BF_
 /* Removes an empty kind's folders, with the kind's own. */
 void bf_remove_folders(int at, const char *name);
 
-/* --- blocker_file_root.c: the root, temporary files. Any thread. -------------------- */
+/* --- blocker_file/root.c: the root, temporary files. Any thread. -------------------- */
 
 /* Opens ROOT, checks or makes its `store`, takes a life's folder. Sets peer->error. */
 int bf_root_open(struct bf *bf);
@@ -381,7 +381,7 @@ int bf_ask_witness(struct bf *bf);
 /* What the names of all lives of a port begin with, as long as the segment lasts. */
 void bf_line(const struct bf *bf, const char *role, char line[BF_LINE]);
 
-/* --- blocker_file_fence.c: see "Two instances" ------------------------------------------- */
+/* --- blocker_file/fence.c: see "Two instances" ------------------------------------------- */
 
 void bf_boot_id(char boot[BF_BOOT]);
 bool bf_is_local(int fd);
@@ -395,20 +395,20 @@ int bf_fence(struct bf *bf, uint64_t volume, const struct bf_holder *holder, boo
 /* In a worker: this instance has taken the volume's lock anew. */
 int bf_lift(struct bf *bf, uint64_t volume);
 
-/* --- blocker_file_reserve.c: a full disk. Any thread. ----------------------------- */
+/* --- blocker_file/reserve.c: a full disk. Any thread. ----------------------------- */
 
 /* Gives up a part of the reserve if that is what `error` asks for. True: try again. */
 bool bf_reserve_give(struct bf *bf, int error);
 /* Makes what is missing of it, if there is plenty of space. */
 void bf_reserve_fill(struct bf *bf);
 
-/* --- blocker_file.c: work for the pool -------------------------------------------------- */
+/* --- blocker_file/blocker_file.c: work for the pool -------------------------------------------------- */
 
 void bf_pool_add(struct bf *bf, struct work *work, enum pool_class class);
 /* It is no longer `active`, and its done() has been called. */
 void bf_work_done(struct bf *bf, struct work *work);
 
-/* --- blocker_file_ring.c: io_uring -------------------------------------------------- */
+/* --- blocker_file/ring.c: io_uring -------------------------------------------------- */
 
 int bf_ring_start(struct bf *bf);
 void bf_ring_stop(struct bf *bf);
@@ -422,7 +422,7 @@ void bf_ring_flush(struct bf *bf);
 /* When it must be called again, CLOCK_MONOTONIC ns. */
 uint64_t bf_ring_deadline(struct bf *bf);
 
-/* --- blocker_file_open.c: open objects. The loop. ----------------------------------- */
+/* --- blocker_file/open.c: open objects. The loop. ----------------------------------- */
 
 int bf_objects_start(struct bf *bf, uint64_t limit);
 void bf_objects_stop(struct bf *bf);
@@ -443,7 +443,7 @@ struct object *bf_object_find(struct bf *bf, const struct xobj *name);
 /* Tries again what found every object in use. True if it did. */
 bool bf_objects_retry(struct bf *bf);
 
-/* --- blocker_file_io.c: READ, WRITE, WRITE_ZEROES, DISCARD -------------------------- */
+/* --- blocker_file/io.c: READ, WRITE, WRITE_ZEROES, DISCARD -------------------------- */
 
 void bf_io_request(struct bf *bf, struct xreq *req);
 void bf_io_start(struct bf *bf, struct xreq *req, struct object *object);
@@ -452,7 +452,7 @@ void bf_io_missing(struct bf *bf, struct xreq *req, int error);
 /* Any thread. Writes all of `size` bytes, in steps that keep the page cache's folios small. */
 int bf_write_all(int fd, const uint8_t *data, uint64_t size, uint64_t offset);
 
-/* --- blocker_file_sync.c: SYNC ------------------------------------------------------ */
+/* --- blocker_file/sync.c: SYNC ------------------------------------------------------ */
 
 void bf_sync_start(struct bf *bf);
 /* The end of a life in order: nothing is under way. */
@@ -468,7 +468,7 @@ void bf_dirty_gone(struct object *object);
 /* Answers the request after making its object durable. */
 void bf_sync_one(struct bf *bf, struct xreq *req, struct object *object);
 
-/* --- blocker_file_commit.c, blocker_file_lock.c: group commit -------------------------- */
+/* --- blocker_file/commit.c, blocker_file/lock.c: group commit -------------------------- */
 
 void bf_commit_request(struct bf *bf, struct xreq *req);
 /* Hands over the next group, if there is something for it and none is away. */
@@ -482,7 +482,7 @@ void bf_lock_drop(struct bf *bf, const struct xobj *name);
 int bf_lock_delete(struct bf *bf, struct xreq *req);
 void bf_locks_stop(struct bf *bf);
 
-/* --- blocker_file_copy.c, blocker_file_list.c: whole objects. Workers. --------------- */
+/* --- blocker_file/copy.c, blocker_file/list.c: whole objects. Workers. --------------- */
 
 void bf_copy_request(struct bf *bf, struct xreq *req);
 /* COPY is done, and its object open (NULL: could not be opened). Answers. */
