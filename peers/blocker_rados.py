@@ -4,7 +4,7 @@
 Both blockers of a pipeline can be of this type, with pools of their own or in one, in the same
 namespace or not: `blockerb` keeps the data of volumes, `blockerm` their maps. What a blocker answers
 to is told in native/objects/blocker.h, how it is done, what is stored where and how an old holder of a lock
-is fenced in native/blocker_rados.h. All of it is native. It needs librados2 of Ceph 16 or newer on
+is fenced in native/blocker_rados/parts.h. All of it is native. It needs librados2 of Ceph 16 or newer on
 this machine, found at run time, and nothing of Ceph to be built.
 
     [peers.blockerb]

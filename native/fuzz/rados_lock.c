@@ -5,7 +5,7 @@
  * What is taken for a lock, and fits into a text again, is read from there as the same lock. With bit 0 of the
  * input's first byte set, a right first line comes before the rest.
  */
-#include "blocker_rados_lock.c"
+#include "blocker_rados/lock.c"
 
 #include <assert.h>
 #include <stdlib.h>

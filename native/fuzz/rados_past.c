@@ -4,7 +4,7 @@
  *
  * Of what is taken over there is no more than fits, and it is taken over again as it is.
  */
-#include "blocker_rados_past.c"
+#include "blocker_rados/past.c"
 
 #include <assert.h>
 

@@ -11,7 +11,7 @@
 #include <string.h>
 #include <sys/resource.h>
 
-#include "rados_api.h"
+#include "blocker_rados/api.h"
 #include "load/load.h"
 
 #define RADOS_OBJECT_SHIFT 22           /* objects of 4 MiB */

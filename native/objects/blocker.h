@@ -61,7 +61,7 @@
  * not the one that took the lock, nor those that have been started. Files: every blocker's life has a flock that
  * the kernel lets go when nothing of it is under way; all are taken, and a note is left for lives to come ("Two
  * instances" in blocker_file/parts.h). RADOS: every client is put on the blocklist, and whoever writes next knows the
- * map that says so ("Nobody writes who may not" in blocker_rados.h). A process that stands still, or a host that
+ * map that says so ("Nobody writes who may not" in blocker_rados/parts.h). A process that stands still, or a host that
  * sleeps, holds its flocks, and is on the blocklist whenever it wakes. Where neither can be made certain, the
  * answer is EBUSY and says why.
  *

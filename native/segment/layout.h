@@ -89,7 +89,7 @@
  * request is served while a write of the dead one may yet take effect, on any path and whoever dies:
  *
  *   - Nobody answers before its children have come back, and a blocker's new life begins when the kernel or the
- *     cluster does no more for the old one (blocker_file/parts.h, blocker_rados.h). So a write is over for good once it was
+ *     cluster does no more for the old one (blocker_file/parts.h, blocker_rados/parts.h). So a write is over for good once it was
  *     answered, and until then its slot says so: it is QUEUED or HELD somewhere, and is taken in again if its holder
  *     dies. Which processes die, and whether at once, makes no difference to that.
  *   - The endpoint's successor begins no command before its port has recovered, which is when all that the dead life

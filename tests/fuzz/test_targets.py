@@ -26,10 +26,10 @@ DECODERS = {
     ("native/blocker_file/lock.c", "lock_parse"): ["fuzz_file_lock"],
     ("native/blocker_file/fence.c", "read_fenced"): ["fuzz_file_fence"],
     ("native/nbd/allow.c", "nbd_allow_read matches"): ["fuzz_nbd_allow"],
-    ("native/blocker_rados_text.c", "br_text_parse"): ["fuzz_rados_lock", "fuzz_rados_node"],
-    ("native/blocker_rados_lock.c", "lock_parse"): ["fuzz_rados_lock"],
-    ("native/blocker_rados_node.c", "node_parse br_registry_parse"): ["fuzz_rados_node"],
-    ("native/blocker_rados_past.c", "copy_past"): ["fuzz_rados_past"],
+    ("native/blocker_rados/text.c", "br_text_parse"): ["fuzz_rados_lock", "fuzz_rados_node"],
+    ("native/blocker_rados/lock.c", "lock_parse"): ["fuzz_rados_lock"],
+    ("native/blocker_rados/node.c", "node_parse br_registry_parse"): ["fuzz_rados_node"],
+    ("native/blocker_rados/past.c", "copy_past"): ["fuzz_rados_past"],
     ("peers/mapper_header.py", "unpack_header unpack_name"): ["header", "name"],
     ("peers/mapper_journal.py", "load_stretches"): ["journal"],
     ("peers/mapper_tree.py", "read_page items_of"): ["page", "journal"],
@@ -46,7 +46,7 @@ DECODERS = {
 # Other files in which something is decoded, and why that needs no target.
 NO_DECODERS = {
     "native/segment/bell.c": "the kernel's /proc/PID/stat", "native/loop/peer.c": "options, which tools/config.py has checked",
-    "native/blocker_rados_fence.c": "one number in an answer of the cluster's monitors",
+    "native/blocker_rados/fence.c": "one number in an answer of the cluster's monitors",
     "tools/archipelago/instance.py": "the kernel's", "xseg/ours.py": "the kernel's",
     "tools/xsegtool/look.py": "the kernel's /proc/PID/stat",
     "tools/archipelago/route.py": "one word of a command line", "tools/vlmc/_common.py": "as tools/config.py reads it",

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * blocker_rados_io.c - requests that are one RADOS operation each.
+ * blocker_rados/io.c - requests that are one RADOS operation each.
  */
 #include <assert.h>
 #include <errno.h>
 #include <string.h>
 
-#include "blocker_rados.h"
+#include "blocker_rados/parts.h"
 
 #define SAME 4096                   /* zeros that WRITE_ZEROES with NO_HOLE has the OSD repeat */
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * blocker_rados.h - between the files of the peer type "blocker-rados", and nobody else's.
+ * blocker_rados/parts.h - between the files of the peer type "blocker-rados", and nobody else's.
  *
  * The store
  * ---------
@@ -40,10 +40,10 @@
  * Trouble
  * -------
  * While the cluster is down, or a placement group has no OSD, operations wait in librados and go on
- * by themselves. After op_timeout_s they fail with ETIMEDOUT (blocker_rados_deadline.c). An
+ * by themselves. After op_timeout_s they fail with ETIMEDOUT (blocker_rados/deadline.c). An
  * operation that timed out may still be done later, but never after a later one on the same object
  * by this client: RADOS keeps their order. Until that is certain no lock is given back, as another node
- * would be another client (blocker_rados_doubt.c). A full pool is ENOSPC or EDQUOT at once (FULL_TRY), never
+ * would be another client (blocker_rados/doubt.c). A full pool is ENOSPC or EDQUOT at once (FULL_TRY), never
  * a wait. A pool that is gone makes every operation fail with ENOENT, which is not what ENOENT means
  * to our clients: then it is ENODEV. A client that was blocklisted gets ESTALE for everything, for
  * ever.
@@ -61,7 +61,7 @@
  *     client ROLE ADDRESS              ADDRESS is "-" between two lives
  *
  * and a file ROLE.rados in the segment's run folder says "POOL NODE NAMESPACE", and which segments this home
- * had before (blocker_rados_past.c).
+ * had before (blocker_rados/past.c).
  *
  * At its start a blocker fences the client of its role's earlier life, if one is left there, waits
  * until the osdmap says so, registers itself, and only then serves anything. So a write of a killed
@@ -96,9 +96,9 @@
  *
  * A lock may be taken from its holder by force, and without when
  *   - none of its registries has a client that is not fenced, as after a stop with volumes open;
- *   - its node's lease has run out (blocker_rados_lease.c). Only the lease is looked at, which no close of a
+ *   - its node's lease has run out (blocker_rados/lease.c). Only the lease is looked at, which no close of a
  *     volume ends, so a hand-over never looks like a death;
- *   - its instance is an earlier segment of our own, and nothing of that lives (blocker_rados_past.c).
+ *   - its instance is an earlier segment of our own, and nothing of that lives (blocker_rados/past.c).
  *
  * Nobody writes who may not
  * -------------------------
@@ -108,7 +108,7 @@
  *   2. every client registered there goes to the blocklist, for BR_FOREVER_S;
  *   3. the osdmap's epoch is asked for after that;
  *   4. BR_TRUST_NS after the last mark have passed, so the old node does not believe what it has in
- *      memory any more (blocker_rados_trust.c). The registries say "over EPOCH": others that take locks of the
+ *      memory any more (blocker_rados/trust.c). The registries say "over EPOCH": others that take locks of the
  *      same node find it done;
  *   5. this client waits until it has an osdmap of that epoch, and then writes it into the segment's header; no
  *      blocker of the segment sends anything before it has one as new;
@@ -139,7 +139,7 @@
 #include "objects/name.h"
 #include "loop/peer.h"
 #include "loop/pool.h"
-#include "rados_api.h"
+#include "blocker_rados/api.h"
 
 #define BR_OPS 4096                 /* operations under way */
 #define BR_WORKERS 4
@@ -194,7 +194,7 @@ struct br_op {
     bool late;                      /* it was cancelled */
     uint64_t size;                  /* INFO */
     time_t changed;
-    struct xobj doubted;            /* a look at an object, see blocker_rados_doubt.c */
+    struct xobj doubted;            /* a look at an object, see blocker_rados/doubt.c */
 };
 
 struct br {
@@ -251,7 +251,7 @@ struct br {
     uint64_t timeouts, timeouts_told_ns;
 };
 
-/* --- blocker_rados_connect.c ------------------------------------------------------------ */
+/* --- blocker_rados/connect.c ------------------------------------------------------------ */
 
 /* Connects with the options given and opens the pool. Sets peer->error. */
 int br_connect(struct br *br);
@@ -261,7 +261,7 @@ int br_set_number(struct br *br, const char *option, uint64_t value);
 /* The RADOS namespace of a kind (0: of the nodes). */
 void br_namespace(const struct br *br, uint32_t kind, char name[BR_NAMESPACE_MAX + 16]);
 
-/* --- blocker_rados_op.c: operations, away and back. The loop, but br_finish() --------------- */
+/* --- blocker_rados/op.c: operations, away and back. The loop, but br_finish() --------------- */
 
 int br_ops_start(struct br *br);
 void br_ops_stop(struct br *br);
@@ -293,7 +293,7 @@ int br_errno(struct br *br, int result);
 void br_log(struct br *br, const char *level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* --- blocker_rados_deadline.c. The loop, but br_call_begin(), br_call_end() ------------------ */
+/* --- blocker_rados/deadline.c. The loop, but br_call_begin(), br_call_end() ------------------ */
 
 void br_deadline_add(struct br *br, struct br_op *op);
 void br_deadline_remove(struct br *br, struct br_op *op);
@@ -306,17 +306,17 @@ void br_deadline_cancel_own(struct br *br);
 void br_call_begin(struct br *br);
 void br_call_end(struct br *br);
 
-/* --- blocker_rados_io.c: what is one operation -------------------------------------------- */
+/* --- blocker_rados/io.c: what is one operation -------------------------------------------- */
 
 void br_io_request(struct br *br, struct xreq *req, struct br_op *op);
 
-/* --- blocker_rados_list.c, blocker_rados_copy.c: whole objects. Workers. --------------------------- */
+/* --- blocker_rados/list.c, blocker_rados/copy.c: whole objects. Workers. --------------------------- */
 
 int br_list_run(struct br *br, struct br_op *op);
 int br_copy_run(struct br *br, struct br_op *op);
 int br_hash_run(struct br *br, struct br_op *op);
 
-/* --- blocker_rados_text.c: small objects of text, changed by compare-and-swap. Workers, start. ------ */
+/* --- blocker_rados/text.c: small objects of text, changed by compare-and-swap. Workers, start. ------ */
 
 /* Ends a text of `length` bytes (or a negative errno) by NUL and reads its first line; its length.
  * EBADMSG: too long, or not of that `kind`. */
@@ -334,7 +334,7 @@ rados_write_op_t br_text_swap(const char *kind, uint64_t generation);
 /* Does it and releases it. EAGAIN: the object was changed meanwhile. */
 int br_text_operate(rados_write_op_t op, rados_ioctx_t io, const char *name);
 
-/* --- blocker_rados_node.c: who the clients of an instance are. Workers, start, stop. --------------- */
+/* --- blocker_rados/node.c: who the clients of an instance are. Workers, start, stop. --------------- */
 
 struct br_registry { int64_t pool; uint64_t node; char namespace[BR_NAMESPACE_MAX + 1]; };
 struct br_client { char role[XSEG_ROLE_MAX], address[BR_ADDRESS_MAX]; };
@@ -372,7 +372,7 @@ int br_node_lease_is_over(struct br *br, const struct br_registry *registry);
 /* Looks for the mark in a registry's text. */
 bool br_node_is_fenced(const char *text, char why[BR_ADDRESS_MAX]);
 
-/* --- blocker_rados_past.c: is the holder of a lock an earlier segment of our own? -------------------------- */
+/* --- blocker_rados/past.c: is the holder of a lock an earlier segment of our own? -------------------------- */
 
 /* Name of our registry: the segment, and the boot it was made in. */
 uint64_t br_past_node(uint64_t created_ns);
@@ -389,7 +389,7 @@ void br_past_watch_on(struct br *br);
 /* 1: it is, and nothing of it lives. Worker. */
 int br_past_was_us(struct br *br, const char *instance, const struct br_registry *registries, uint32_t count);
 
-/* --- blocker_rados_fence.c ------------------------------------------------------------------------------ */
+/* --- blocker_rados/fence.c ------------------------------------------------------------------------------ */
 
 /* Puts one client on the blocklist. Workers, start. */
 int br_fence_address(struct br *br, const char *address, uint64_t seconds);
@@ -406,7 +406,7 @@ bool br_fence_known(struct br *br);
 /* Gets it, if need be. The loop. */
 void br_fence_learn(struct br *br);
 
-/* --- blocker_rados_doubt.c: changes that timed out, and may yet be done ------------------------------------ */
+/* --- blocker_rados/doubt.c: changes that timed out, and may yet be done ------------------------------------ */
 
 /* An operation that has come back was such a change. The loop. */
 bool br_doubt_is_due(const struct br_op *op);
@@ -417,7 +417,7 @@ void br_doubt_none(struct br *br);
 /* Waits a moment until there are none in the whole segment. ETIMEDOUT. Worker. */
 int br_doubt_wait(struct br *br);
 
-/* --- blocker_rados_trust.c. The loop, start. -------------------------------------------------------------- */
+/* --- blocker_rados/trust.c. The loop, start. -------------------------------------------------------------- */
 
 /* Nothing speaks against sending an operation now. */
 bool br_trusts(struct br *br);
@@ -431,7 +431,7 @@ void br_distrust(struct br *br, const char *why);
 /* A volume is open here for writing. */
 bool br_writers(const struct br *br);
 
-/* --- blocker_rados_lease.c ------------------------------------------------------------------------------- */
+/* --- blocker_rados/lease.c ------------------------------------------------------------------------------- */
 
 /* 1: nobody has the lease on that registry. ENOENT. Workers. */
 int br_lease_is_over(rados_ioctx_t io, const char *name);
@@ -441,7 +441,7 @@ int br_lease_take(struct br *br);
 void br_lease_renew(struct br *br);
 uint64_t br_lease_deadline(const struct br *br);
 
-/* --- blocker_rados_lock.c: ACQUIRE, RELEASE, DELETE of a lock. Workers. ------------------------------ */
+/* --- blocker_rados/lock.c: ACQUIRE, RELEASE, DELETE of a lock. Workers. ------------------------------ */
 
 int br_lock_acquire(struct br *br, struct br_op *op);
 int br_lock_release(struct br *br, struct br_op *op);

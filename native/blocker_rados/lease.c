@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * blocker_rados_lease.c - a node's lease: one for all its locks.
+ * blocker_rados/lease.c - a node's lease: one for all its locks.
  *
  * It is a lock of Ceph's object class "lock" on the registry of the blocker that takes the locks, which ends
  * by itself after lease_s, by the OSD's clock. It is shared, so that each life of the blocker takes one of its
@@ -14,7 +14,7 @@
 #include <string.h>
 
 #include "segment/barrier.h"
-#include "blocker_rados.h"
+#include "blocker_rados/parts.h"
 
 #define CLASS "lock"                /* Ceph's object class */
 #define CLASS_LOCK "archipelago"    /* name of its lock on the object */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * rados_api.h - the part of librados' C interface that blocker-rados uses, as a table filled at
+ * blocker_rados/api.h - the part of librados' C interface that blocker-rados uses, as a table filled at
  * run time by dlopen(): nothing needs librados to be built or, without this peer, to run.
  *
  * The names are librados' own without "rados_"; what they do is told in its librados.h. All of

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * blocker_rados.c - the peer type "blocker-rados": objects in a pool of a Ceph cluster. The essay
- * is in blocker_rados.h, the contract in objects/blocker.h, the manual in peers/blocker_rados.py.
+ * blocker_rados/blocker_rados.c - the peer type "blocker-rados": objects in a pool of a Ceph cluster. The essay
+ * is in blocker_rados/parts.h, the contract in objects/blocker.h, the manual in peers/blocker_rados.py.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "segment/barrier.h"
-#include "blocker_rados.h"
+#include "blocker_rados/parts.h"
 
 /* --- options -------------------------------------------------------------------------- */
 

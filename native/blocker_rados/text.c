@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * blocker_rados_text.c - small objects of text that change by compare-and-swap.
+ * blocker_rados/text.c - small objects of text that change by compare-and-swap.
  *
  * The first line, "archipelago KIND 1 GENERATION" with 16 hexadecimal digits, differs between any
  * two contents that such an object ever has, so it alone is compared.
@@ -11,7 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "blocker_rados.h"
+#include "blocker_rados/parts.h"
 
 #define FIRST_LINE "archipelago %s 1 %016" PRIx64 "\n"
 #define FIRST_LINE_MAX 64

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * blocker_rados_connect.c - from options to a connected client and an open pool; every failure is a
+ * blocker_rados/connect.c - from options to a connected client and an open pool; every failure is a
  * sentence.
  */
 #include <errno.h>
@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "blocker_rados.h"
+#include "blocker_rados/parts.h"
 
 #define NUMBER_MAX 24               /* digits of a number as text, with NUL */
 #define READ_AHEAD (64u << 10)      /* bytes taken from a socket at a time: Ceph's 4096 cut each answer in two */

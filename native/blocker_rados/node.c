@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * blocker_rados_node.c - which clients an instance has: its registries. The formats are in
- * blocker_rados.h.
+ * blocker_rados/node.c - which clients an instance has: its registries. The formats are in
+ * blocker_rados/parts.h.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "segment/barrier.h"
-#include "blocker_rados.h"
+#include "blocker_rados/parts.h"
 #include "segment/ours.h"
 
 #define KIND "node"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * blocker_rados_list.c - LIST.
+ * blocker_rados/list.c - LIST.
  *
  * RADOS lists a pool in the order of the objects' hashes with their bits reversed. The cursor is
  * that number of the object to go on from, so it needs no state here and stays good whatever is
@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "blocker_rados.h"
+#include "blocker_rados/parts.h"
 
 #define POSITIONS (1ull << 32)
 #define AT_ONCE 512                 /* names asked for in one call */

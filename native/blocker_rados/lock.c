@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * blocker_rados_lock.c - ACQUIRE, RELEASE, and DELETE of a lock. What a lock's object says and how
- * an old holder is fenced is told in blocker_rados.h.
+ * blocker_rados/lock.c - ACQUIRE, RELEASE, and DELETE of a lock. What a lock's object says and how
+ * an old holder is fenced is told in blocker_rados/parts.h.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include "segment/barrier.h"
-#include "blocker_rados.h"
+#include "blocker_rados/parts.h"
 
 #define KIND "lock"
 #define HOST_MAX 64

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * blocker_rados_fence.c - other nodes are kept from doing anything any more, and all blockers of this one
- * learn of it before they serve. The steps and the argument are in blocker_rados.h.
+ * blocker_rados/fence.c - other nodes are kept from doing anything any more, and all blockers of this one
+ * learn of it before they serve. The steps and the argument are in blocker_rados/parts.h.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -10,7 +10,7 @@
 #include <string.h>
 
 #include "segment/barrier.h"
-#include "blocker_rados.h"
+#include "blocker_rados/parts.h"
 
 #define SECOND 1000000000ull
 #define TELL_MS 300                 /* that a fenced node has to hear why */

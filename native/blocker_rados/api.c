@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * rados_api.c - loads librados.
+ * blocker_rados/api.c - loads librados.
  */
 #include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
 
-#include "rados_api.h"
+#include "blocker_rados/api.h"
 
 struct rados_api rados;
 static const char *lacking;

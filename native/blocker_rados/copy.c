@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * blocker_rados_copy.c - COPY and HASH: a worker goes through a whole object.
+ * blocker_rados/copy.c - COPY and HASH: a worker goes through a whole object.
  *
  * librados' C interface has no copy within the store, so a worker reads and writes.
  */
@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "blocker_rados.h"
+#include "blocker_rados/parts.h"
 
 static int operate(struct br *br, const struct xobj *object, rados_write_op_t write)
 {

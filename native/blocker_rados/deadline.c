@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * blocker_rados_deadline.c - op_timeout_s.
+ * blocker_rados/deadline.c - op_timeout_s.
  *
  * librados can end an operation by itself (rados_osd_op_timeout), but makes a timer for each and
  * cancels it again, in a tree and with a mutex that its threads share: at 32 operations under way
@@ -13,7 +13,7 @@
 #include <assert.h>
 #include <errno.h>
 
-#include "blocker_rados.h"
+#include "blocker_rados/parts.h"
 
 #define SECOND_NS 1000000000ull
 

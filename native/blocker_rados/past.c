@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * blocker_rados_past.c - is the holder of a lock an earlier segment of our own?
+ * blocker_rados/past.c - is the holder of a lock an earlier segment of our own?
  *
  * After a power cut an instance finds its own locks taken, and may take them again without force. That the
  * holder has our host name, machine-id and run folder does not say so: systems copied from one image share
@@ -20,7 +20,7 @@
 #include <unistd.h>
 
 #include "segment/barrier.h"
-#include "blocker_rados.h"
+#include "blocker_rados/parts.h"
 #include "segment/ours.h"
 
 #define PAST_MAX 64

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * blocker_rados_doubt.c - changes that timed out, and may yet be done.
+ * blocker_rados/doubt.c - changes that timed out, and may yet be done.
  *
  * Who asked for one was told ETIMEDOUT, but the operation may be on its way still, to an OSD that hangs or
  * cannot be reached for a while. On this node nothing can go wrong by that: a later operation of the same client
@@ -14,7 +14,7 @@
 #include <errno.h>
 
 #include "segment/barrier.h"
-#include "blocker_rados.h"
+#include "blocker_rados/parts.h"
 #include "segment/parts.h"
 
 #define WAIT_NS 3000000000ull       /* for doubts to end, in a RELEASE */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * blocker_rados_trust.c - how long may this node believe what it has in memory?
+ * blocker_rados/trust.c - how long may this node believe what it has in memory?
  *
  * Reads of blocks that hold nothing, and writes of zeros to them, are answered by vlmc out of its
  * map, without asking the store. A node that was stopped and robbed of a volume must not do that
@@ -26,7 +26,7 @@
 #include <string.h>
 
 #include "segment/barrier.h"
-#include "blocker_rados.h"
+#include "blocker_rados/parts.h"
 #include "segment/parts.h"
 
 static uint64_t *trusted(const struct br *br) { return &br->peer->seg->header->trusted_until_ns; }
