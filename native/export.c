@@ -2,9 +2,9 @@
  *
  * export.c - see export.h.
  */
-#include "segment/barrier.h"
 #include "export.h"
 #include "loop/peer.h"
+#include "segment/barrier.h"
 #include "segment/parts.h"
 
 #define EXPORT_BATCH 1024

@@ -6,8 +6,8 @@
 #include <errno.h>
 #include <string.h>
 
-#include "objects/blocker.h"
 #include "loop/peer.h"
+#include "objects/blocker.h"
 
 static int start(struct peer *peer)
 {

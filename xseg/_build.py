@@ -15,7 +15,8 @@ from cffi import FFI
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 NATIVE = os.path.join(ROOT, "native")
-HEADERS = ["segment/layout.h", "map/layout.h", "segment/xseg.h", "loop/peer.h", "map/map.h", "map/index.h", "export.h", "nbd/keeper.h"]
+HEADERS = ["segment/layout.h", "map/layout.h", "segment/xseg.h", "loop/peer.h", "map/map.h", "map/index.h",
+           "export.h", "nbd/keeper.h"]
 PROGRAMS = ("fuzz", "load")         # folders of native/ that are programs of their own
 
 

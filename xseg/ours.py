@@ -14,8 +14,8 @@ A *file* is opened without following a link in its last place, without waiting (
 without truncating it, is looked at through its descriptor, and is ours if it is a regular file, belongs to us, has
 no other name, and nobody else may write to it. Only then it is read, written or truncated.
 
-Whoever gets the answer no is told the path, what is wrong with it, and what to do: NotOurs. native/segment/ours.h is the same
-for C.
+Whoever gets the answer no is told the path, what is wrong with it, and what to do: NotOurs.
+native/segment/ours.h is the same for C.
 """
 from __future__ import annotations
 

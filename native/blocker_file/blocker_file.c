@@ -12,8 +12,8 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
-#include "segment/barrier.h"
 #include "blocker_file/parts.h"
+#include "segment/barrier.h"
 
 /* --- options -------------------------------------------------------------------------- */
 

@@ -22,8 +22,8 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-#include "segment/barrier.h"
 #include "blocker_file/parts.h"
+#include "segment/barrier.h"
 
 struct commit {
     struct work *list;

@@ -21,8 +21,8 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-#include "segment/barrier.h"
 #include "blocker_file/parts.h"
+#include "segment/barrier.h"
 
 #define HEAD "archipelago life 1 %.36s\n"
 #define ENTRY_SIZE 24               /* "fenced " or "lifted ", 16 digits, a newline */

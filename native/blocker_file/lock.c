@@ -28,8 +28,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "segment/barrier.h"
 #include "blocker_file/parts.h"
+#include "segment/barrier.h"
 
 #define LOCK_FIRST "archipelago lock 2 %020" PRIu64 " %.4s\n"
 #define LOCK_HEAD 64                /* bytes of the first line at most */

@@ -19,8 +19,8 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-#include "segment/barrier.h"
 #include "blocker_file/parts.h"
+#include "segment/barrier.h"
 
 #define VICTIM_STEPS 32             /* open objects looked at for one that is not dirty */
 #define CREATE_TRIES 8              /* against others that make and remove the same object */

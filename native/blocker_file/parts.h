@@ -142,10 +142,10 @@
 #include <liburing.h>
 #include <pthread.h>
 
-#include "objects/blocker.h"
-#include "objects/name.h"
 #include "loop/peer.h"
 #include "loop/pool.h"
+#include "objects/blocker.h"
+#include "objects/name.h"
 
 #define BF_FEW 16                   /* up to so many fsyncs; more become one syncfs */
 #define BF_FDS 4096                 /* open objects, unless the limit on descriptors is lower */

@@ -13,9 +13,9 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-#include "segment/barrier.h"
 #include "blocker_file/parts.h"
 #include "objects/name.h"
+#include "segment/barrier.h"
 
 /* --- names --------------------------------------------------------------------- */
 

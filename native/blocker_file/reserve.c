@@ -9,8 +9,8 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#include "segment/barrier.h"
 #include "blocker_file/parts.h"
+#include "segment/barrier.h"
 
 #define RESERVE_FILES 16            /* each a file's place, too, where these run out */
 #define RESERVE_BYTES (4u << 20)    /* of all together ... */

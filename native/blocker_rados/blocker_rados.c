@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "segment/barrier.h"
 #include "blocker_rados/parts.h"
+#include "segment/barrier.h"
 
 /* --- options -------------------------------------------------------------------------- */
 

@@ -13,8 +13,8 @@
  */
 #include <errno.h>
 
-#include "segment/barrier.h"
 #include "blocker_rados/parts.h"
+#include "segment/barrier.h"
 #include "segment/parts.h"
 
 #define WAIT_NS 3000000000ull       /* for doubts to end, in a RELEASE */

@@ -9,8 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "segment/barrier.h"
 #include "blocker_rados/parts.h"
+#include "segment/barrier.h"
 
 #define SECOND 1000000000ull
 #define TELL_MS 300                 /* that a fenced node has to hear why */

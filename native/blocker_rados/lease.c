@@ -13,8 +13,8 @@
 #include <errno.h>
 #include <string.h>
 
-#include "segment/barrier.h"
 #include "blocker_rados/parts.h"
+#include "segment/barrier.h"
 
 #define CLASS "lock"                /* Ceph's object class */
 #define CLASS_LOCK "archipelago"    /* name of its lock on the object */

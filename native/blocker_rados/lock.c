@@ -9,8 +9,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "segment/barrier.h"
 #include "blocker_rados/parts.h"
+#include "segment/barrier.h"
 
 #define KIND "lock"
 #define HOST_MAX 64
@@ -286,8 +286,8 @@ static int give_back(struct br *br, const struct xreq *req)
     int rc = br_doubt_wait(br);
 
     if (rc)
-        br_log(br, "ERROR", "the lock of volume %016" PRIx64 " is not given back: changes that timed out may yet be done",
-               req->object.volume);
+        br_log(br, "ERROR", "the lock of volume %016" PRIx64 " is not given back: changes that timed out may yet be "
+               "done", req->object.volume);
     return rc;
 }
 

@@ -10,8 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "segment/barrier.h"
 #include "blocker_rados/parts.h"
+#include "segment/barrier.h"
 #include "segment/ours.h"
 
 #define KIND "node"

@@ -8,8 +8,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "segment/barrier.h"
 #include "blocker_rados/parts.h"
+#include "segment/barrier.h"
 
 #define TOLD_AGAIN_NS 10000000000ull    /* between two words in the log about timeouts */
 #define LINE_MAX_BYTES 512

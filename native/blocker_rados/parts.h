@@ -135,11 +135,11 @@
 
 #include <pthread.h>
 
-#include "objects/blocker.h"
-#include "objects/name.h"
+#include "blocker_rados/api.h"
 #include "loop/peer.h"
 #include "loop/pool.h"
-#include "blocker_rados/api.h"
+#include "objects/blocker.h"
+#include "objects/name.h"
 
 #define BR_OPS 4096                 /* operations under way */
 #define BR_WORKERS 4

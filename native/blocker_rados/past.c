@@ -19,8 +19,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "segment/barrier.h"
 #include "blocker_rados/parts.h"
+#include "segment/barrier.h"
 #include "segment/ours.h"
 
 #define PAST_MAX 64

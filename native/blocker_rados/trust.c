@@ -25,8 +25,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "segment/barrier.h"
 #include "blocker_rados/parts.h"
+#include "segment/barrier.h"
 #include "segment/parts.h"
 
 static uint64_t *trusted(const struct br *br) { return &br->peer->seg->header->trusted_until_ns; }

@@ -17,8 +17,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "map/map.h"
 #include "map/index.h"
+#include "map/map.h"
 
 #define INPUT_MAX 65536
 #define LEAVES_MAX 4               /* merges tried for one journal */

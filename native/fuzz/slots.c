@@ -21,8 +21,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "map/map.h"
 #include "loop/peer.h"
+#include "map/map.h"
 
 #define STEP_SIZE 12
 #define STEPS_MAX 64
@@ -93,7 +93,8 @@ static void send_one(const struct run *run, uint32_t which, uint32_t at, uint64_
     req->size = value >> 16 & 0x1ffff;
     req->arg = value >> 40 & 0xff;
     if (req->volume == 0)
-        req->object = (struct xobj){ .kind = 1 + (uint32_t)(value >> 48) % 7, .volume = 1, .epoch = 1, .index = value >> 56 };
+        req->object = (struct xobj){ .kind = 1 + (uint32_t)(value >> 48) % 7, .volume = 1, .epoch = 1,
+                                     .index = value >> 56 };
     if (req->size <= XSEG_IO_MAX && xbuf_get(run->client, req, req->size ? req->size : 4096) != 0)
         req->size = 0;
     xreq_send(run->client, req, which % ROLES);

@@ -19,8 +19,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "loop/peer.h"
 #include "load/load.h"
+#include "loop/peer.h"
 
 #define HOPS_MAX 8
 #define DRAIN_MS 1000

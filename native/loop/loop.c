@@ -13,8 +13,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "segment/barrier.h"
 #include "loop/peer.h"
+#include "segment/barrier.h"
 
 #define EVENTS_MAX 64
 #define BATCH_MAX 256               /* requests one peer takes before the next has its turn */

@@ -9,8 +9,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "segment/barrier.h"
 #include "loop/pool.h"
+#include "segment/barrier.h"
 
 struct task *task_list_take(struct task_list *list, uint32_t most)
 {

@@ -7,10 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "objects/blocker.h"
-#include "memory/parts.h"
-#include "objects/object.h"
 #include "loop/peer.h"
+#include "memory/parts.h"
+#include "objects/blocker.h"
+#include "objects/object.h"
 
 struct memory {
     struct memory_table table;

@@ -247,7 +247,8 @@ static bool too_slow(const struct nbd_connection *conn, uint64_t now_ns)
         return false;
     if (nbd->draining)
         return age_ns > NBD_LINGER_NS;
-    return (nbd_holds_others(conn) || (nbd->hungry_count > 0 && !(conn->stop & NBD_STOP_HUNGRY))) && age_ns > NBD_STALL_NS;
+    return (nbd_holds_others(conn) || (nbd->hungry_count > 0 && !(conn->stop & NBD_STOP_HUNGRY)))
+        && age_ns > NBD_STALL_NS;
 }
 
 void nbd_tick(struct nbd *nbd, uint64_t now_ns)

@@ -11,8 +11,8 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-#include "segment/barrier.h"
 #include "nbd/talk.h"
+#include "segment/barrier.h"
 
 /* A page of names of one byte each gives the longest talk. */
 static_assert(NBD_NAMES_BUFFER / 2 * (NBD_OPTION_REPLY_SIZE + 5) + NBD_OPTION_REPLY_SIZE <= NBD_TALK,
@@ -42,7 +42,8 @@ static void refuse_open(struct nbd_connection *conn, int error)
     else if (error == -EINPROGRESS)
         nbd_refuse(conn, NBD_ERR_POLICY, "the volume is being made, or half-made: see `vlmc list`");
     else if (error == -ENOSPC || error == -EDQUOT)
-        nbd_refuse(conn, NBD_ERR_UNKNOWN, "no space is left on the store to open it: remove a volume, or make it larger");
+        nbd_refuse(conn, NBD_ERR_UNKNOWN,
+                   "no space is left on the store to open it: remove a volume, or make it larger");
     else if (error == -EBADMSG)
         nbd_refuse(conn, NBD_ERR_UNKNOWN, "the volume is damaged: see `vlmc check`");
     else

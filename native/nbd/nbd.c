@@ -6,8 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "segment/barrier.h"
 #include "nbd/parts.h"
+#include "segment/barrier.h"
 
 #define CONNECTIONS_DEFAULT 256
 #define HANDSHAKE_S_DEFAULT 10

@@ -7,8 +7,8 @@
 #include <poll.h>
 #include <sys/socket.h>
 
-#include "segment/barrier.h"
 #include "nbd/parts.h"
+#include "segment/barrier.h"
 
 static struct nbd_export *export_of(const struct nbd_connection *conn)
 {

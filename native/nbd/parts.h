@@ -63,8 +63,8 @@
 
 #include <sys/uio.h>
 
-#include "nbd/proto.h"
 #include "loop/peer.h"
+#include "nbd/proto.h"
 
 enum nbd_bound {
     NBD_STAGING = 65536,            /* bytes taken from a socket at once; longest option */

@@ -9,8 +9,8 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
-#include "segment/barrier.h"
 #include "nbd/parts.h"
+#include "segment/barrier.h"
 
 static_assert(NBD_DATA_SIZE <= sizeof(((struct xreq *)0)->object),
               "a chunk's head fits a returned piece's object name");

@@ -6,8 +6,8 @@
 #include <errno.h>
 #include <sys/uio.h>
 
-#include "segment/barrier.h"
 #include "nbd/parts.h"
+#include "segment/barrier.h"
 
 /* What a command may carry and what it becomes. */
 static const struct rule {

@@ -46,9 +46,9 @@
  *   - A slot that says another port sent it than its own is answered with EINVAL; an answer nobody
  *     waits for is not one. `bad` of a port counts what made no sense, and the log is told once a minute.
  *
- *   - vlmc knows privately what its frames and stacks are ("Scribbled maps" in vlmc/parts.h). What they, and the slots of
- *     volumes, hold is believed: a word of a volume's map or of its slot may damage that volume, or end what
- *     is done with it.
+ *   - vlmc knows privately what its frames and stacks are ("Scribbled maps" in vlmc/parts.h). What they, and the
+ *     slots of volumes, hold is believed: a word of a volume's map or of its slot may damage that volume, or end
+ *     what is done with it.
  *
  * So a slot that is overwritten costs a second, or the request in it: it fails, is served as what it now says, or,
  * if it says falsely that it is being served, is served when the process it was sent to is restarted. Two
@@ -89,17 +89,17 @@
  * request is served while a write of the dead one may yet take effect, on any path and whoever dies:
  *
  *   - Nobody answers before its children have come back, and a blocker's new life begins when the kernel or the
- *     cluster does no more for the old one (blocker_file/parts.h, blocker_rados/parts.h). So a write is over for good once it was
- *     answered, and until then its slot says so: it is QUEUED or HELD somewhere, and is taken in again if its holder
- *     dies. Which processes die, and whether at once, makes no difference to that.
+ *     cluster does no more for the old one (blocker_file/parts.h, blocker_rados/parts.h). So a write is over for
+ *     good once it was answered, and until then its slot says so: it is QUEUED or HELD somewhere, and is taken in
+ *     again if its holder dies. Which processes die, and whether at once, makes no difference to that.
  *   - The endpoint's successor begins no command before its port has recovered, which is when all that the dead life
  *     had sent was answered. Nothing of that needs the successor, so this ends; negotiation goes on meanwhile.
  *   - An endpoint that lives begins no command on a volume while what an earlier connection to it, which has ended,
  *     left there is away ("Order" in nbd/parts.h).
  *   - Other ports that have the volume open are held back by vlmc, where all meet: it begins nothing on a volume while
- *     writes of a dead life are with it ("The dead" in vlmc/parts.h). Its inbox keeps the order in which requests were sent,
- *     and its successor takes those of the dead in before all others. So whoever learned of a death, and then sent
- *     something, comes after what the dead one had sent.
+ *     writes of a dead life are with it ("The dead" in vlmc/parts.h). Its inbox keeps the order in which requests
+ *     were sent, and its successor takes those of the dead in before all others. So whoever learned of a death, and
+ *     then sent something, comes after what the dead one had sent.
  *   - A volume is closed, and its lock given back, when vlmc has nothing under way on it, of the living or the dead:
  *     VOL_CLOSE waits for that, and what comes later is refused (ESTALE). A vlmc that was restarted serves it, as
  *     all else, when its own children are home. So another node that opens the volume comes after all of it.

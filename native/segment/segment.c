@@ -64,8 +64,8 @@ static uint64_t layout_hash(void)
     const uint64_t parts[] = {
         XOP_COUNT, XOBJ_KINDS, XSEG_PORTS, XSEG_STATIC_PORTS, XSEG_VOLUMES, XSEG_ROUTES,
         sizeof(struct xheader), AT(xheader, slots), AT(xheader, buffers), AT(xheader, stacks),
-        AT(xheader, bells_offset), AT(xheader, owners_offset), AT(xheader, ending), AT(xheader, closing), AT(xheader, stores),
-        AT(xheader, run),
+        AT(xheader, bells_offset), AT(xheader, owners_offset), AT(xheader, ending), AT(xheader, closing),
+        AT(xheader, stores), AT(xheader, run),
         sizeof(struct xbell), AT(xbell, sleeping), AT(xbell, tag),
         sizeof(struct xport), AT(xport, head), AT(xport, tag), AT(xport, bell), AT(xport, first),
         AT(xport, ready), AT(xport, draining), AT(xport, role), AT(xport, bound_ns),

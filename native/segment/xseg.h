@@ -13,9 +13,9 @@
  * -------
  * A port's inbox is one list head. Senders link their slot and swing the head by one
  * compare-and-swap; the owner takes the whole list with one exchange and links it the other
- * way round in its private memory, which restores the order of each sender. There is no lock and no slot that is claimed
- * but not yet published, so a sender that is killed before the swap has sent nothing and
- * after it has sent everything.
+ * way round in its private memory, which restores the order of each sender. There is no lock
+ * and no slot that is claimed but not yet published, so a sender that is killed before the swap
+ * has sent nothing and after it has sent everything.
  *
  * Doorbells
  * ---------
@@ -89,8 +89,8 @@ uint64_t xstack_size(uint32_t class);
 uint64_t xseg_size(const struct xparams *params);
 /* Lays out a new segment in the object behind fd, which must be empty, and takes all its memory: ENOSPC. */
 int xseg_format(int fd, const struct xparams *params);
-/* Maps the segment behind fd. EPERM: it is not ours (segment/ours.h). EPROTO: not a segment of this version and build (why in
- * *found: the version found, 0 if it is no segment). The fd may be closed afterwards. */
+/* Maps the segment behind fd. EPERM: it is not ours (segment/ours.h). EPROTO: not a segment of this version
+ * and build (why in *found: the version found, 0 if it is no segment). The fd may be closed afterwards. */
 int xseg_attach(int fd, struct xseg **seg, uint32_t *found);
 void xseg_detach(struct xseg *seg);
 

@@ -73,9 +73,9 @@
 #ifndef ARCHIPELAGO_VLMC_H
 #define ARCHIPELAGO_VLMC_H
 
-#include "segment/barrier.h"
-#include "map/map.h"
 #include "loop/peer.h"
+#include "map/map.h"
+#include "segment/barrier.h"
 
 #define VLMC_BLOCKER 0              /* targets, in the order of peers/vlmc.py */
 #define VLMC_MAPPER 1

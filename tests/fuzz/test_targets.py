@@ -45,7 +45,8 @@ DECODERS = {
 
 # Other files in which something is decoded, and why that needs no target.
 NO_DECODERS = {
-    "native/segment/bell.c": "the kernel's /proc/PID/stat", "native/loop/peer.c": "options, which tools/config.py has checked",
+    "native/segment/bell.c": "the kernel's /proc/PID/stat",
+    "native/loop/peer.c": "options, which tools/config.py has checked",
     "native/blocker_rados/fence.c": "one number in an answer of the cluster's monitors",
     "tools/archipelago/instance.py": "the kernel's", "xseg/ours.py": "the kernel's",
     "tools/xsegtool/look.py": "the kernel's /proc/PID/stat",
