@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from peers.mapper_header import (
+from peers.mapper.header import (
     SIZE_MAX,
     Header,
     Ids,

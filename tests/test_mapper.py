@@ -355,7 +355,7 @@ def test_a_list_comes_in_portions_that_fit(node, ask, name):
 
 
 def test_a_name_pointer_left_over_by_a_death_is_taken_over(node, ask, name):
-    from peers.mapper_header import name_digest, pack_name
+    from peers.mapper.header import name_digest, pack_name
     node.call("blockerm", lib.XOP_REPLACE, object=(lib.XOBJ_NAME, 0, 0, 0, name_digest(name)),
               data=pack_name(name, 4711), flags=lib.XREQ_CREATE)
     with pytest.raises(NotFound):
@@ -365,7 +365,7 @@ def test_a_name_pointer_left_over_by_a_death_is_taken_over(node, ask, name):
 
 
 def test_a_name_pointer_left_over_by_a_rename_is_taken_over(node, ask, name):
-    from peers.mapper_header import name_digest, pack_name
+    from peers.mapper.header import name_digest, pack_name
     other = int(ask("create", name=name + "-2", size=GIB)["id"], 16)
     node.call("blockerm", lib.XOP_REPLACE, object=(lib.XOBJ_NAME, 0, 0, 0, name_digest(name)),
               data=pack_name(name, other), flags=lib.XREQ_CREATE)

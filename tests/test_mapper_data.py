@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from peers.mapper_journal import STRETCHES_LIMIT
+from peers.mapper.journal import STRETCHES_LIMIT
 from xseg._native import lib
 from xseg.errors import NotFound
 

@@ -212,7 +212,7 @@ def test_a_damaged_header_is_refused_by_name_and_the_rest_is_served(node, ask, v
 
 
 def test_a_damaged_name_pointer_is_refused_by_name(node, ask, volume):
-    from peers.mapper_header import name_digest
+    from peers.mapper.header import name_digest
     pointer = (lib.XOBJ_NAME, 0, 0, 0, name_digest(volume))
     node.call("blockerm", lib.XOP_WRITE, object=pointer, offset=40, data=b"garbage")
     with pytest.raises(Damaged, match=f"name pointer of '{volume}' is damaged"):

@@ -48,7 +48,7 @@ def load(node, volume):
 
 
 def blocks_of(reply):
-    from peers.mapper_tree import items_of
+    from peers.mapper.tree import items_of
     return [item.block for item in items_of(reply.data)]
 
 

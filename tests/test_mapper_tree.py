@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from peers.mapper_journal import Index, Stretch
-from peers.mapper_store import PAGE, MapStore
-from peers.mapper_tree import Rebuild, View, all_leaves, find_page, items_of, leaf_items, page_name, tree_pages
+from peers.mapper.journal import Index, Stretch
+from peers.mapper.store import PAGE, MapStore
+from peers.mapper.tree import Rebuild, View, all_leaves, find_page, items_of, leaf_items, page_name, tree_pages
 from xseg._native import ffi, lib
 from xseg.errors import Damaged
 

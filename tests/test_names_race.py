@@ -15,7 +15,7 @@ import time
 import pytest
 from support import Instance, wait_until
 
-from peers.mapper_names import pointer
+from peers.mapper.names import pointer
 from xseg._native import lib
 from xseg.client import Client
 from xseg.errors import Exists, XsegError

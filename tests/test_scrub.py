@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from peers.mapper_header import name_digest
+from peers.mapper.header import name_digest
 from xseg._native import lib
 from xseg.request import Object, objects
 

@@ -50,6 +50,7 @@ its own, and edges that were turned.
 from __future__ import annotations
 
 import functools
+import glob
 import importlib
 import json
 import os
@@ -99,12 +100,10 @@ PEERS_FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__fi
 def peer_modules() -> dict[str, str]:
     """Every peer type there is, and the module in peers/ that describes it. Imports none of them."""
     types = {}
-    for name in sorted(os.listdir(PEERS_FOLDER)):
-        if not name.endswith(".py"):
-            continue
-        with open(os.path.join(PEERS_FOLDER, name), encoding="utf-8") as source:
+    for path in sorted([*glob.glob("*.py", root_dir=PEERS_FOLDER), *glob.glob("*/__init__.py", root_dir=PEERS_FOLDER)]):
+        with open(os.path.join(PEERS_FOLDER, path), encoding="utf-8") as source:
             for peer_type in re.findall(r'^    type = "([^"]+)"', source.read(), flags=re.M):
-                types[peer_type] = "peers." + name.removesuffix(".py")
+                types[peer_type] = "peers." + path.removesuffix(".py").removesuffix("/__init__")
     return types
 
 

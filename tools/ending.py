@@ -6,7 +6,7 @@ stop`, the supervisor on SIGTERM, a start that fails.
 1. What is missing is started, if a volume is open: stopped by an operator, killed, given up.
 2. The header's `closing` is set (segment/layout.h): endpoints finish what their clients sent and end their
    connections, and nobody opens anything any more.
-3. The mapper closes all volumes (mapper_end.py): vlmc commits each. Should a process die meanwhile, all of this
+3. The mapper closes all volumes (mapper/verbs/end.py): vlmc commits each. Should a process die meanwhile, all of this
    begins again; `stop_s` of archipelago.toml bounds it.
 4. If a volume still holds changes then, the end is refused: Unsaved names the volumes and why. The instance goes on,
    and so do its clients. With `force` they are lost, and named all the same.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the supervisor does for clients that died. They have ports, too, and nobody starts them again: the sweep binds
 the port in the dead one's place, lets what it had under way come home, gives its buffers back, and frees the port.
-What volumes it had open is the mapper's to close (peers/mapper.py).
+What volumes it had open is the mapper's to close (peers/mapper/).
 """
 from __future__ import annotations
 

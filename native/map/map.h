@@ -5,7 +5,7 @@
  * The map of a volume says for every block where its bytes lie: nowhere (zeros), in one
  * object, or in a stack of up to XMAP_LAYERS objects with validity bitmaps. On the store it
  * is a persistent tree of immutable pages plus a journal of changes since the tree's root
- * was written; the header (written by the mapper, see peers/mapper.py) names the root and
+ * was written; the header (written by the mapper, see peers/mapper/) names the root and
  * the stretches of journal. A snapshot or clone is a header with the same root and the same
  * stretches: nothing else is copied, whatever the size.
  *

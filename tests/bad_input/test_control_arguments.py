@@ -6,8 +6,8 @@ import errno
 import msgpack
 import pytest
 
-from peers.mapper_arguments import ARGUMENTS, REQUIRED
-from peers.mapper_verbs import VERBS
+from peers.mapper.verbs import VERBS
+from peers.mapper.verbs.arguments import ARGUMENTS, REQUIRED
 from xseg._native import lib
 from xseg.errors import XsegError
 from xseg.peer import tell_failure

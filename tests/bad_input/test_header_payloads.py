@@ -5,7 +5,7 @@ import msgpack
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from peers.mapper_header import HEADER_MAGIC, NAME_MAGIC, STORED, Header, pack_frame, unpack_header, unpack_name
+from peers.mapper.header import HEADER_MAGIC, NAME_MAGIC, STORED, Header, pack_frame, unpack_header, unpack_name
 
 GOOD = Header(id=5, name="volume", kind="volume", size=1 << 30, block_shift=16, root=[5, 1, 3], level=1,
               journals=[[5, 1, 1, 512], [5, 2, 2, None]])

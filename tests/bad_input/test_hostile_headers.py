@@ -7,7 +7,7 @@ import glob
 import msgpack
 import pytest
 
-from peers.mapper_header import Header, pack_frame, unpack_frame, unpack_header
+from peers.mapper.header import Header, pack_frame, unpack_frame, unpack_header
 from xseg._native import lib
 from xseg.errors import XsegError
 

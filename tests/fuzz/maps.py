@@ -10,11 +10,11 @@ from typing import Any
 
 import xxhash
 
-from peers import mapper_walk
-from peers.mapper_header import Header
-from peers.mapper_journal import Index, load_stretches
-from peers.mapper_store import JOURNAL, PAGE, MapStore
-from peers.mapper_tree import Rebuild, index_of, items_of, load_range, view_of
+from peers.mapper import walk
+from peers.mapper.header import Header
+from peers.mapper.journal import Index, load_stretches
+from peers.mapper.store import JOURNAL, PAGE, MapStore
+from peers.mapper.tree import Rebuild, index_of, items_of, load_range, view_of
 from xseg._native import ffi, lib
 from xseg.errors import error
 from xseg.request import Object, Reply
@@ -112,16 +112,16 @@ async def read_all(store: MapStore, header: Header) -> None:
             items_of(found)
     view = view_of(header, stretches)
     assert Index(view.stretches).count >= 0
-    answer = await mapper_walk.Check(store, view).run(0)
+    answer = await walk.Check(store, view).run(0)
     assert all(isinstance(problem, str) for problem in answer["problems"])
     out = ffi.new("uint8_t[]", ROOM)
     await load_range(store, view, 0, lib.XMAP_LEAF, out, ROOM)
-    await mapper_walk.mapinfo(store, view, 0, 1000)
-    await mapper_walk.du(store, view, mapper_walk.Usage(VOLUME, 1), 0)
+    await walk.mapinfo(store, view, 0, 1000)
+    await walk.du(store, view, walk.Usage(VOLUME, 1), 0)
     told: list[object] = []
-    async for _names in mapper_walk.own_objects(store, view, header, 1, damage=told.append):
+    async for _names in walk.own_objects(store, view, header, 1, damage=told.append):
         pass
-    async for _name in mapper_walk.own_map(store, view, header, 1, told.append):
+    async for _name in walk.own_map(store, view, header, 1, told.append):
         pass
     await Rebuild(store, replace(view, blocks=header.blocks), VOLUME, 9, 1000).run()
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgpack
 
-from peers.mapper_header import HEADER_MAGIC, NAME_MAGIC, STORED, Header, pack_frame, unpack_header, unpack_name
+from peers.mapper.header import HEADER_MAGIC, NAME_MAGIC, STORED, Header, pack_frame, unpack_header, unpack_name
 from tools import config, image_source, mapping, messages
 from xseg.client import control_answer
 from xseg.errors import XsegError

@@ -18,8 +18,8 @@ import msgpack
 from cut_disk import Disk, DiskPeer
 
 from peers.mapper import Mapper
-from peers.mapper_scrub import Scrub
-from peers.mapper_store import MapStore
+from peers.mapper.scrub import Scrub
+from peers.mapper.store import MapStore
 from xseg._native import ffi, lib
 from xseg.aio import AsyncPort, Hub
 from xseg.errors import check, error

@@ -14,7 +14,7 @@ import pytest
 from cut_disk import Disk
 from cut_node import Node, TurnLoop
 
-from peers import mapper_store, mapper_volume
+from peers.mapper import store, volume
 from xseg._native import lib
 from xseg.errors import XsegError, error
 
@@ -68,9 +68,9 @@ class Faults:
     @contextmanager
     def injected(self):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(mapper_volume, "fresh", self.around_call(mapper_volume.fresh))
+            patch.setattr(volume, "fresh", self.around_call(volume.fresh))
             for name in ("write", "replace", "create", "sync", "delete"):
-                patch.setattr(mapper_store.MapStore, name, self.around_request(getattr(mapper_store.MapStore, name)))
+                patch.setattr(store.MapStore, name, self.around_request(getattr(store.MapStore, name)))
             yield
 
 

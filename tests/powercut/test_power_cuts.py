@@ -12,7 +12,7 @@ import pytest
 from cut_disk import DiskPeer, Stored
 from cut_work import CUTS, KILLS, History
 
-from peers import mapper_store, mapper_volume
+from peers.mapper import store, volume
 
 FIRST_SEED = int(os.environ.get("ARCHIPELAGO_CUT_SEED", "1"))
 HISTORIES = 20                      # of 13 cuts each, in one part
@@ -75,12 +75,12 @@ def no_sync(monkeypatch):
 
 def no_fua(monkeypatch):
     """Journal records are acknowledged before they are durable."""
-    write = mapper_store.MapStore.write
+    write = store.MapStore.write
 
     async def weak(self, name, offset, data, durable=False):
         await write(self, name, offset, data)
 
-    monkeypatch.setattr(mapper_store.MapStore, "write", weak)
+    monkeypatch.setattr(store.MapStore, "write", weak)
 
 
 def no_page_sync(monkeypatch):
@@ -88,21 +88,21 @@ def no_page_sync(monkeypatch):
     async def nothing(self, volume):
         pass
 
-    monkeypatch.setattr(mapper_store.MapStore, "sync", nothing)
+    monkeypatch.setattr(store.MapStore, "sync", nothing)
 
 
 def same_epoch(monkeypatch):
     """A new life uses the epoch of the last: it meets objects that were lost."""
-    start = mapper_volume.Volume.start_life
+    start = volume.Volume.start_life
 
     def again(self):
         epoch = self.epoch
         start(self)
         self.epoch = epoch
-        self.current = mapper_volume.fresh(self.id, epoch, self.header.next_journal)
+        self.current = volume.fresh(self.id, epoch, self.header.next_journal)
         self.current.first_seq = 1
 
-    monkeypatch.setattr(mapper_volume.Volume, "start_life", again)
+    monkeypatch.setattr(volume.Volume, "start_life", again)
 
 
 @pytest.mark.parametrize("fault", [no_sync, no_fua, no_page_sync, same_epoch])

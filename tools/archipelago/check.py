@@ -30,9 +30,9 @@ def scrub(home: str, volume: str | None) -> dict[str, Any]:
 
     from tqdm import tqdm
 
-    from peers.mapper_making import state_of
-    from peers.mapper_scrub import Scrub, scrub_one
-    from peers.mapper_store import MapStore
+    from peers.mapper.making import state_of
+    from peers.mapper.scrub import Scrub, scrub_one
+    from peers.mapper.store import MapStore
     from xseg._native import lib
     from xseg.aio import AsyncPort, Hub
     from xseg.segment import Segment

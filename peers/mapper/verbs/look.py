@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verbs of the mapper that look at volumes: list, info, mapinfo, du, check. See mapper_verbs.py."""
+"""Verbs of the mapper that look at volumes: list, info, mapinfo, du, check. See mapper/verbs/."""
 import errno
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from peers import mapper_walk
-from peers.mapper_header import id_text
-from peers.mapper_making import making_state
-from peers.mapper_store import HEADER, MapStore, gather_bounded, named
-from peers.mapper_tree import View
-from peers.mapper_volume import Volume, read_header
+from peers.mapper import walk
+from peers.mapper.header import id_text
+from peers.mapper.making import making_state
+from peers.mapper.store import HEADER, MapStore, gather_bounded, named
+from peers.mapper.tree import View
+from peers.mapper.volume import Volume, read_header
 from xseg._native import lib
 from xseg.errors import Damaged, NotFound
 from xseg.errors import error as fail
@@ -18,7 +18,7 @@ from xseg.segment import text
 
 if TYPE_CHECKING:
     from peers.mapper import Mapper
-    from peers.mapper_verbs import Arguments
+    from peers.mapper.verbs import Arguments
 
 ROW_MAX = 512                       # bytes a listed volume takes at most, about
 LIST_ROOM, LIST_ROOM_MIN = 65536, 4096  # bytes of object names asked for: whole buffers
@@ -112,7 +112,7 @@ async def at_rest(m: "Mapper", name: str, store: MapStore | None = None) -> tupl
     return volume, volume.view()
 
 
-async def walk(m: "Mapper", name: str, work: Callable[[Volume, View], Awaitable[dict]]) -> dict:
+async def walked(m: "Mapper", name: str, work: Callable[[Volume, View], Awaitable[dict]]) -> dict:
     """One portion of a walk, begun again when a checkpoint replaces pages under it."""
     for _ in range(WALK_TRIES):
         volume, view = await at_rest(m, name)
@@ -127,16 +127,16 @@ async def walk(m: "Mapper", name: str, work: Callable[[Volume, View], Awaitable[
 async def mapinfo(m: "Mapper", a: "Arguments", room: int) -> dict:
     """Blocks that are not zeros, and the objects they lie in."""
     most = room // ENTRY_ROOM
-    return await walk(m, a["name"], lambda _v, view: mapper_walk.mapinfo(m.store, view, a["cursor"], most))
+    return await walked(m, a["name"], lambda _v, view: walk.mapinfo(m.store, view, a["cursor"], most))
 
 
 async def du(m: "Mapper", a: "Arguments", room: int) -> dict:
     """Space: logical size, and what its objects take, by whether only it can have them."""
     async def work(volume: Volume, view: View) -> dict:
-        used = mapper_walk.Usage(volume.id, volume.writable_since)
-        return {"logical": volume.header.size} | await mapper_walk.du(m.store, view, used, a["cursor"])
+        used = walk.Usage(volume.id, volume.writable_since)
+        return {"logical": volume.header.size} | await walk.du(m.store, view, used, a["cursor"])
 
-    return await walk(m, a["name"], work)
+    return await walked(m, a["name"], work)
 
 
 async def check(m: "Mapper", a: "Arguments", room: int) -> dict:
@@ -147,4 +147,4 @@ async def check(m: "Mapper", a: "Arguments", room: int) -> dict:
         _volume, view = await at_rest(m, a["name"], store)
     except Damaged as damage:
         return {"blocks": 0, "objects": 0, "problems": [str(damage)], "left_out": 0, "cursor": 0}
-    return await mapper_walk.Check(store, view).run(a["cursor"])
+    return await walk.Check(store, view).run(a["cursor"])

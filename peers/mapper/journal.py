@@ -25,8 +25,8 @@ import mmap
 from dataclasses import dataclass
 from typing import Any
 
-from peers.mapper_header import Header, id_text
-from peers.mapper_store import JOURNAL, JOURNAL_LIMIT, MapStore, named
+from peers.mapper.header import Header, id_text
+from peers.mapper.store import JOURNAL, JOURNAL_LIMIT, MapStore, named
 from xseg._native import ffi, lib
 from xseg.errors import NotFound
 from xseg.errors import error as fail

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verbs of the mapper that make something: create, clone, snapshot. See mapper_verbs.py."""
+"""Verbs of the mapper that make something: create, clone, snapshot. See mapper/verbs/."""
 import errno
 import time
 from typing import TYPE_CHECKING
 
-from peers.mapper_change import clear_away, remove_space
-from peers.mapper_header import Header, check_block_size, check_name, id_text
-from peers.mapper_journal import STRETCHES_LIMIT
-from peers.mapper_making import (
+from peers.mapper.header import Header, check_block_size, check_name, id_text
+from peers.mapper.journal import STRETCHES_LIMIT
+from peers.mapper.making import (
     Making,
     is_marked,
     making,
@@ -16,15 +15,16 @@ from peers.mapper_making import (
     refuse_unfinished,
     take_mark,
 )
-from peers.mapper_store import HEADER, gather_bounded, named
-from peers.mapper_tree import View
-from peers.mapper_volume import Volume
+from peers.mapper.store import HEADER, gather_bounded, named
+from peers.mapper.tree import View
+from peers.mapper.verbs.change import clear_away, remove_space
+from peers.mapper.volume import Volume
 from xseg._native import lib
 from xseg.errors import error as fail
 
 if TYPE_CHECKING:
     from peers.mapper import Mapper
-    from peers.mapper_verbs import Arguments
+    from peers.mapper.verbs import Arguments
 
 BULK_AT_ONCE = 1024                 # requests under way while clones are made
 EPOCHS_OF_SNAPSHOT = 2              # of a volume that is not open: its next, and writable_since of the snapshot

@@ -13,8 +13,8 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from peers.mapper_store import gather_bounded
-from peers.mapper_volume import Volume, read_header
+from peers.mapper.store import gather_bounded
+from peers.mapper.volume import Volume, read_header
 from xseg._native import lib
 from xseg.errors import error as fail
 

@@ -28,11 +28,11 @@ from typing import Any
 
 import xxhash
 
-from peers.mapper_header import Header, id_text, name_digest, unpack_frame, unpack_header
-from peers.mapper_journal import load_stretches
-from peers.mapper_making import ALIVE, ELSEWHERE, REMEDY, object_of
-from peers.mapper_names import pointer
-from peers.mapper_store import (
+from peers.mapper.header import Header, id_text, name_digest, unpack_frame, unpack_header
+from peers.mapper.journal import load_stretches
+from peers.mapper.making import ALIVE, ELSEWHERE, REMEDY, object_of
+from peers.mapper.names import pointer
+from peers.mapper.store import (
     CONTENT,
     DATA,
     HEADER,
@@ -44,9 +44,9 @@ from peers.mapper_store import (
     MapStore,
     gather_bounded,
 )
-from peers.mapper_tree import Ref, View, all_leaves, index_of, page_name, view_of
-from peers.mapper_volume import read_header
-from peers.mapper_walk import Check
+from peers.mapper.tree import Ref, View, all_leaves, index_of, page_name, view_of
+from peers.mapper.volume import read_header
+from peers.mapper.walk import Check
 from xseg._native import lib
 from xseg.errors import NotFound
 from xseg.request import Object, objects
@@ -144,7 +144,7 @@ class Walk(Check):
 class Scrub:
     """One look over a store. `committed(id)` says which record of an open volume is durable, 0: not known;
     `progress()` is called now and then, `stage(what, count)` when another part begins (count: of things in it);
-    `maker(mark)` says whether a volume is still being made (mapper_making.py)."""
+    `maker(mark)` says whether a volume is still being made (mapper/making.py)."""
 
     def __init__(self, store: MapStore, committed: Callable[[int], int] = lambda volume: 0,
                  progress: Callable[[], None] = lambda: None,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Verbs of the mapper that give a volume another name: rename, and repair of one that no name leads to.
 
-A rename in steps, each of which is conditional and may be done again (mapper_names.py says why no other node comes
+A rename in steps, each of which is conditional and may be done again (mapper/names.py says why no other node comes
 between):
 
     1. the header says which name it is about to get (`renaming`)
@@ -17,16 +17,16 @@ by who opens the volume for writing, or wants the name: the volume's lock says w
 import errno
 from typing import TYPE_CHECKING
 
-from peers.mapper_header import Header, id_text
-from peers.mapper_names import exists, missing
-from peers.mapper_volume import Volume, read_header
+from peers.mapper.header import Header, id_text
+from peers.mapper.names import exists, missing
+from peers.mapper.volume import Volume, read_header
 from xseg._native import lib
 from xseg.errors import Busy, Damaged, NotFound, Stale
 from xseg.errors import error as fail
 
 if TYPE_CHECKING:
     from peers.mapper import Mapper
-    from peers.mapper_verbs import Arguments
+    from peers.mapper.verbs import Arguments
 
 
 async def rename(m: "Mapper", a: "Arguments", room: int) -> dict:

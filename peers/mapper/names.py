@@ -6,7 +6,7 @@ point. A pointer that the header of its id does not bear out was left over by a 
 over by compare-and-swap; where there is no header at all, a `removed` one is put there first, so that
 whoever was so slow cannot complete its create any more.
 
-Renaming (mapper_rename.py) is: note the new name in the header, claim it, replace the header (commit point),
+Renaming (mapper/verbs/rename.py) is: note the new name in the header, claim it, replace the header (commit point),
 remove the old pointer. So the header bears the new name out before its pointer leads there, and as long as the
 rename may still be completed. Why of two nodes that want one name only one gets it:
 
@@ -27,9 +27,9 @@ import errno
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 
-from peers.mapper_header import BLOCK_MIN_SHIFT, Header, name_digest, pack_name, unpack_name
-from peers.mapper_store import HEADER, NAME, MapStore, named
-from peers.mapper_volume import create_frame, read_header, replace_frame
+from peers.mapper.header import BLOCK_MIN_SHIFT, Header, name_digest, pack_name, unpack_name
+from peers.mapper.store import HEADER, NAME, MapStore, named
+from peers.mapper.volume import create_frame, read_header, replace_frame
 from xseg.errors import Damaged, NotFound, Stale
 from xseg.errors import error as fail
 from xseg.request import Object

@@ -15,9 +15,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from peers.mapper_header import ENTRIES_PER_PAGE_SHIFT, Header, depth_for, id_text
-from peers.mapper_journal import Index, Stretch, spans
-from peers.mapper_store import PAGE, MapStore, named
+from peers.mapper.header import ENTRIES_PER_PAGE_SHIFT, Header, depth_for, id_text
+from peers.mapper.journal import Index, Stretch, spans
+from peers.mapper.store import PAGE, MapStore, named
 from xseg._native import ffi, lib
 from xseg.errors import error as fail
 from xseg.request import Object

@@ -23,8 +23,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from peers.mapper_header import JOURNALS_MAX, Header, id_text, unpack_header
-from peers.mapper_journal import (
+from peers.mapper.header import JOURNALS_MAX, Header, id_text, unpack_header
+from peers.mapper.journal import (
     CHAIN_MAX,
     CHECKSUM,
     JOURNAL_CAPACITY,
@@ -34,8 +34,8 @@ from peers.mapper_journal import (
     fresh,
     load_stretches,
 )
-from peers.mapper_store import HEADER, MapStore, named
-from peers.mapper_tree import Rebuild, View, own, page_name, view_of
+from peers.mapper.store import HEADER, MapStore, named
+from peers.mapper.tree import Rebuild, View, own, page_name, view_of
 from xseg._native import ffi, lib
 from xseg.errors import Exists, NotFound, Stale
 from xseg.errors import error as fail

@@ -39,9 +39,9 @@ Payload of a header. Numbers lie in RANGES, so that what follows from them fits 
     token           of the request that made, renamed or removed it: repeated, it finds its own work
     auto            true: a snapshot made only so that a live volume could be cloned
     renaming        the name it is about to get: as long as this stands here, nobody else takes that name over (see
-                    mapper_names.py). Only there when it is not empty
+                    mapper/names.py). Only there when it is not empty
     making          the mark of what it was made with: while there is such a mark, it is nobody's to use (see
-                    mapper_making.py). Only there when it is not empty
+                    mapper/making.py). Only there when it is not empty
 """
 import errno
 import os
@@ -209,7 +209,7 @@ def good_name(name: object) -> bool:
 
 
 def good_mark(mark: object) -> bool:
-    """True for what mapper_making.py writes there."""
+    """True for what mapper/making.py writes there."""
     return isinstance(mark, str) and len(mark) <= MAKING_MAX and (not mark or MAKING.fullmatch(mark) is not None)
 
 

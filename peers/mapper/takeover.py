@@ -12,9 +12,9 @@ import asyncio
 import errno
 from typing import TYPE_CHECKING, Any
 
-from peers.mapper_header import Header, id_text
-from peers.mapper_keep import keep_lock
-from peers.mapper_volume import Volume
+from peers.mapper.header import Header, id_text
+from peers.mapper.keep import keep_lock
+from peers.mapper.volume import Volume
 from xseg._native import lib
 from xseg.errors import XsegError
 from xseg.errors import error as fail

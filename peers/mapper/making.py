@@ -17,9 +17,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from peers.mapper_header import MAKING_MAX, Header, id_text, pack_name
-from peers.mapper_names import missing, pointer
-from peers.mapper_volume import create_frame
+from peers.mapper.header import MAKING_MAX, Header, id_text, pack_name
+from peers.mapper.names import missing, pointer
+from peers.mapper.volume import create_frame
 from xseg._native import lib
 from xseg.errors import NotFound
 from xseg.errors import error as fail
@@ -28,7 +28,7 @@ from xseg.volume_name import token_in
 
 if TYPE_CHECKING:
     from peers.mapper import Mapper
-    from peers.mapper_verbs import Arguments
+    from peers.mapper.verbs import Arguments
 
 MARK = "/making/"                   # begins a mark's name, as no volume's can
 WHOLE_MAX = 65536                   # marks that are known to be gone; then they are looked for again

@@ -3,14 +3,14 @@
 
 parse() holds a request against this table before the verb begins, so that a verb can believe what it gets: each
 argument is there, or has its default. One that is not in the table is refused, too. The verbs are told in
-mapper_verbs.py.
+mapper/verbs/.
 """
 import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from peers.mapper_header import BLOCK_DEFAULT_SHIFT, check_block_size, check_name, check_size
+from peers.mapper.header import BLOCK_DEFAULT_SHIFT, check_block_size, check_name, check_size
 from xseg.errors import error as fail
 
 CLONES_MAX = 100_000                # of one request

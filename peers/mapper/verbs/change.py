@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verbs of the mapper that change volumes: resize, remove. See mapper_verbs.py."""
+"""Verbs of the mapper that change volumes: resize, remove. See mapper/verbs/."""
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from peers import mapper_walk
-from peers.mapper_header import ENTRIES_PER_PAGE_SHIFT, Header
-from peers.mapper_journal import Stretch
-from peers.mapper_making import may_be_removed, removed
-from peers.mapper_names import missing
-from peers.mapper_store import HEADER, LOCK, named
-from peers.mapper_tree import View, own, page_name, tree_pages
-from peers.mapper_volume import Volume, read_header
+from peers.mapper import walk
+from peers.mapper.header import ENTRIES_PER_PAGE_SHIFT, Header
+from peers.mapper.journal import Stretch
+from peers.mapper.making import may_be_removed, removed
+from peers.mapper.names import missing
+from peers.mapper.store import HEADER, LOCK, named
+from peers.mapper.tree import View, own, page_name, tree_pages
+from peers.mapper.volume import Volume, read_header
 from xseg._native import lib
 from xseg.errors import Busy, Damaged, NotFound
 from xseg.errors import error as fail
@@ -20,7 +20,7 @@ from xseg.volume_name import id_in
 
 if TYPE_CHECKING:
     from peers.mapper import Mapper
-    from peers.mapper_verbs import Arguments
+    from peers.mapper.verbs import Arguments
 
 REMOVED = 1 << 63                   # in a remove's slot, with a count: a mapper that is killed now has but to answer
 NO_EPOCH = 1 << 32                  # later than any: a volume that is writable since then has nothing of its own
@@ -78,7 +78,7 @@ async def shrink(m: "Mapper", volume: Volume, size: int) -> None:
 async def drop_beyond(m: "Mapper", volume: Volume, before: View, first_block: int) -> None:
     """Removes data objects and pages beyond a new end that only this volume had."""
     since = volume.writable_since
-    async for names in mapper_walk.own_objects(m.store, before, volume.header, since, first_block):
+    async for names in walk.own_objects(m.store, before, volume.header, since, first_block):
         await m.store.delete_all(names)
     if before.root:
         last_leaf = (first_block - 1) >> ENTRIES_PER_PAGE_SHIFT
@@ -190,9 +190,9 @@ async def remove_space(m: "Mapper", volume: Volume, name: str, token: int) -> in
     if volume.header.kind != "removed":
         await volume.write_header(kind="removed", token=token)
     view, since, count = volume.view(), volume.writable_since, 0
-    async for names in mapper_walk.own_objects(m.store, view, volume.header, since, damage=damage):
+    async for names in walk.own_objects(m.store, view, volume.header, since, damage=damage):
         count += await m.store.delete_all(names)
-    names = [found async for found in mapper_walk.own_map(m.store, view, volume.header, since, damage)]
+    names = [found async for found in walk.own_map(m.store, view, volume.header, since, damage)]
     return count + await m.store.delete_all(names)
 
 

@@ -8,9 +8,9 @@ import errno
 from collections.abc import AsyncIterator
 from typing import Any
 
-from peers.mapper_header import Header, id_text
-from peers.mapper_store import JOURNAL, PAGE, MapStore, gather_bounded, named
-from peers.mapper_tree import Item, View, all_leaves, index_of, items_of, leaf_items, own, read_page, tree_pages
+from peers.mapper.header import Header, id_text
+from peers.mapper.store import JOURNAL, PAGE, MapStore, gather_bounded, named
+from peers.mapper.tree import Item, View, all_leaves, index_of, items_of, leaf_items, own, read_page, tree_pages
 from xseg._native import lib
 from xseg.errors import NotFound
 from xseg.request import Object

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mapper's verbs: what tools may ask of it with CONTROL. They are in mapper_make.py, mapper_look.py,
-mapper_change.py, mapper_rename.py and mapper_hold.py.
+"""The mapper's verbs: what tools may ask of it with CONTROL. They are in make.py, look.py, change.py, rename.py,
+hold.py and end.py.
 
 A verb is a coroutine (mapper, arguments, room) -> msgpack-able map; room is the bytes its answer may
 have. Failures are raised as errors with a sentence. `name` is the volume meant; sizes are in bytes. A
@@ -10,7 +10,7 @@ notes in its request's `arg` that it is about to give back the name: what has th
 
     verb      arguments                                     answer
     create    name, size, [block_size], [token], [making]   id, name
-    finish    name (with id and token)                      -: see mapper_making.py
+    finish    name (with id and token)                      -: see mapper/making.py
     cancel    token (of a create or clone under way)        running
     clone     name (snapshot or volume), names or pattern   count, snapshot (the one made for a live volume)
               with count and [first], [size], [token]
@@ -24,14 +24,14 @@ notes in its request's `arg` that it is about to give back the name: what has th
     close     name, [force]                                 still_open_by
     lock      name                                          number
     unlock    name, [force]                                 -
-    mapinfo   name, [cursor]                                entries, cursor: see mapper_walk.py
-    close_all -                                             closed, failed: name and sentence of each (mapper_end.py)
+    mapinfo   name, [cursor]                                entries, cursor: see mapper/walk.py
+    close_all -                                             closed, failed: name and sentence of each (end.py)
     check     name, [cursor]                                blocks, objects, problems, left_out, cursor
-    repair    name (that holds the id)                      name: see mapper_rename.py
+    repair    name (that holds the id)                      name: see rename.py
     du        name, [cursor]                                logical, blocks, objects, exclusive, shared, cursor
 
 Answers with a cursor are asked for again with it until it is 0. Types and bounds of the arguments are in
-mapper_arguments.py; what breaks them is refused before anything is done.
+arguments.py; what breaks them is refused before anything is done.
 """
 import errno
 import os
@@ -40,14 +40,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
-from peers.mapper_arguments import parse, shown
-from peers.mapper_change import remove, resize
-from peers.mapper_end import close_all
-from peers.mapper_hold import close_volume, lock, open_volume, unlock
-from peers.mapper_look import check, du, info, list_volumes, mapinfo
-from peers.mapper_make import clone, create, snapshot
-from peers.mapper_making import cancel, finish
-from peers.mapper_rename import rename, repair
+from peers.mapper.making import cancel, finish
+from peers.mapper.verbs.arguments import parse, shown
+from peers.mapper.verbs.change import remove, resize
+from peers.mapper.verbs.end import close_all
+from peers.mapper.verbs.hold import close_volume, lock, open_volume, unlock
+from peers.mapper.verbs.look import check, du, info, list_volumes, mapinfo
+from peers.mapper.verbs.make import clone, create, snapshot
+from peers.mapper.verbs.rename import rename, repair
 from xseg.errors import error as fail
 from xseg.peer import tell_failure
 from xseg.request import Request

@@ -2,12 +2,12 @@
 """The mapper's part in the end of an instance (tools/ending.py): the verb close_all."""
 from typing import TYPE_CHECKING
 
-from peers.mapper_store import gather_bounded
-from peers.mapper_volume import Volume
+from peers.mapper.store import gather_bounded
+from peers.mapper.volume import Volume
 
 if TYPE_CHECKING:
     from peers.mapper import Mapper
-    from peers.mapper_verbs import Arguments
+    from peers.mapper.verbs import Arguments
 
 FAILURES_TOLD = 64                  # volumes that one answer names; the others are counted
 

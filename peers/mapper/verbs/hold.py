@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verbs of the mapper that hold a volume by hand: open, close, lock, unlock. See mapper_verbs.py."""
+"""Verbs of the mapper that hold a volume by hand: open, close, lock, unlock. See mapper/verbs/."""
 import errno
 from typing import TYPE_CHECKING
 
-from peers.mapper_volume import Volume
+from peers.mapper.volume import Volume
 from xseg._native import lib
 from xseg.errors import Busy, NotFound, XsegError
 from xseg.errors import error as fail
@@ -12,7 +12,7 @@ RELEASING = 1                   # noted in an `unlock`: its RELEASE may have bee
 
 if TYPE_CHECKING:
     from peers.mapper import Mapper
-    from peers.mapper_verbs import Arguments
+    from peers.mapper.verbs import Arguments
 
 
 async def open_volume(m: "Mapper", a: "Arguments", room: int) -> dict:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """mapper: owns what volumes are made of: names, headers, maps, journals, locks.
 
-Targets: `blockerm` stores its objects (see mapper_header.py for headers and names, native/map/map.h for
+Targets: `blockerm` stores its objects (see header.py for headers and names, native/map/map.h for
 pages and journal records); `blockerb` is asked for sizes of data objects and removes those that only a
 removed volume had; `vlmc` is told of snapshots, closing and resizing of volumes it has open.
 
@@ -11,16 +11,16 @@ how many bytes of journal a volume may have before they are folded into pages.
 Endpoints send OPEN, CLOSE and NAMES; vlmc sends MAP_LOAD and MAP_COMMIT; tools send CONTROL, whose data
 is a msgpack map {"verb": ..., arguments}. The answer is a msgpack map; a failure is {"error": sentence}. It
 lies behind the arguments, so that a mapper that comes after one that died answering reads them again.
-The verbs are in mapper_verbs.py.
+The verbs are in verbs/.
 
 A volume that is open has a place in the segment (struct xvolume), the lock of its id on the map store
 (not so a snapshot), an epoch that nobody used before, and an open journal. It stays open until the last
 port that opened it has closed it or died, unless `vlmc open` keeps it. Its state is rebuilt from the
 segment and the store when the mapper is restarted; nothing is asked of its users.
 
-Its parts: mapper_header.py (formats), mapper_store.py (object I/O), mapper_journal.py, mapper_tree.py
-(pages), mapper_volume.py (an open volume), mapper_names.py, mapper_walk.py (check, du), mapper_keep.py (locks,
-closing what nobody uses), mapper_takeover.py (after a restart), mapper_verbs.py and what it names.
+Its parts: header.py (formats), store.py (object I/O), journal.py, tree.py (pages), volume.py (an open volume),
+names.py, making.py (what is being made), walk.py (check, du), scrub.py (`archipelago check`), keep.py (locks,
+closing what nobody uses), takeover.py (after a restart), verbs/ (a file a kind of verb).
 """
 import asyncio
 import errno
@@ -32,12 +32,13 @@ from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from peers import mapper_keep, mapper_making, mapper_rename, mapper_takeover, mapper_verbs
-from peers.mapper_header import Ids, id_text
-from peers.mapper_names import Names, means, missing
-from peers.mapper_store import CACHE_BYTES, HEADER, JOURNAL_LIMIT, MapStore, gather_bounded
-from peers.mapper_tree import load_range
-from peers.mapper_volume import Volume, read_header
+from peers.mapper import keep, making, takeover, verbs
+from peers.mapper.header import Ids, id_text
+from peers.mapper.names import Names, means, missing
+from peers.mapper.store import CACHE_BYTES, HEADER, JOURNAL_LIMIT, MapStore, gather_bounded
+from peers.mapper.tree import load_range
+from peers.mapper.verbs.rename import settle
+from peers.mapper.volume import Volume, read_header
 from xseg._native import lib
 from xseg.errors import Damaged, NotFound, Stale, XsegError
 from xseg.errors import error as fail
@@ -69,26 +70,26 @@ class Mapper(Peer):
             return self.port.call(self.target("blockerb"), op, **fields)
 
         self.store = MapStore(blockerm, blockerb, self.options["cache"], self.options["journal_limit"],
-                              lambda: mapper_keep.blocker_lives(self))
-        self.names = Names(self.store, functools.partial(mapper_rename.settle, self))
+                              lambda: keep.blocker_lives(self))
+        self.names = Names(self.store, functools.partial(settle, self))
         self.routes = {role: self.segment.route(self.role, role) for role in self.targets}
         self.ids = Ids()
-        self.making: dict[int, mapper_making.Making] = {}   # what requests make, by their tokens
-        self.whole: set[str] = set()                # marks that are gone (mapper_making.py)
+        self.making: dict[int, making.Making] = {}   # what requests make, by their tokens
+        self.whole: set[str] = set()                # marks that are gone (mapper/making.py)
         self.volumes: dict[int, Volume] = {}        # by id
         self.handles: dict[int, Volume] = {}        # open ones, by handle
         self.token = self.segment.c.created_ns | 1
         self.missed: dict[tuple[int, int], float] = {}  # (port, incarnation) -> when it was found dead
-        self.incarnations = mapper_keep.blocker_lives(self)
+        self.incarnations = keep.blocker_lives(self)
         self.keeping = asyncio.Lock()               # by who takes the locks again
         self.closed_early: set[tuple[int, int]] = set()     # (handle, port) whose CLOSE may be repeated
         self.asides = asyncio.Semaphore(max(1, self.segment.c.static_slots // 2))
         self.recovered = asyncio.Event()
         self.port.serve(self.handle)                # what waits in the inbox waits for `recovered`
         await self.port.recovered()                 # a header or record may still be on its way to the store
-        await mapper_takeover.take_over(self)
+        await takeover.take_over(self)
         self.recovered.set()
-        self.sweeper = asyncio.create_task(mapper_keep.sweep_forever(self))
+        self.sweeper = asyncio.create_task(keep.sweep_forever(self))
 
     def target(self, role: str) -> int:
         """As Peer.target(), which looks the edge up by its name each time."""
@@ -117,7 +118,7 @@ class Mapper(Peer):
         volume.users += 1
         try:
             async with volume.control:
-                mapper_keep.forget_gone(self, volume)
+                keep.forget_gone(self, volume)
                 yield volume
         finally:
             volume.users -= 1
@@ -139,7 +140,7 @@ class Mapper(Peer):
                     except NotFound:
                         raise missing(name) from None
                 if means(name, volume.header):
-                    await mapper_making.refuse_unfinished(self, volume.header, name)
+                    await making.refuse_unfinished(self, volume.header, name)
                     yield volume
                     return
         raise missing(name)
@@ -206,7 +207,7 @@ class Mapper(Peer):
             if not volume.header.readonly:
                 await volume.keep_up()
                 volume.start_life()
-                whole = await mapper_making.is_whole(self, volume.header)
+                whole = await making.is_whole(self, volume.header)
                 await volume.write_header(making="" if whole else volume.header.making,
                                           renaming="")      # one that was cut short is given up
             handle = self.free_place()
@@ -259,8 +260,8 @@ class Mapper(Peer):
         counts: dict[str, int] = {}
         for (port, incarnation), times in volume.holders.items():
             role = text(self.segment.c.ports[port].role) or f"port {port}"
-            if not mapper_keep.lives(self, (port, incarnation)):
-                role += f" (which died: it is closed when that runs again, or within {mapper_keep.GRACE_S:g} s)"
+            if not keep.lives(self, (port, incarnation)):
+                role += f" (which died: it is closed when that runs again, or within {keep.GRACE_S:g} s)"
             counts[role] = counts.get(role, 0) + times
         who = [f"{role} ({times} times)" if times > 1 else role for role, times in counts.items()]
         if volume.handle:
@@ -293,7 +294,7 @@ class Mapper(Peer):
             await self.open_here(volume)
             holder = request.c.src, request.c.incarnation
             times = volume.holders.get(holder, 0) + 1
-            mapper_takeover.note_count(request, volume.handle, times)
+            takeover.note_count(request, volume.handle, times)
             volume.holders[holder] = times
             volume.share_opens(request.c.src)
             request.reply(done=volume.handle)       # with no await since the note
@@ -313,7 +314,7 @@ class Mapper(Peer):
             if volume.handle != request.c.volume or not volume.holders.get(holder) \
                     or request.c.generation not in (0, volume.shared.generation):
                 raise fail(errno.ESTALE, "this port does not have it open")
-            mapper_takeover.note_count(request, volume.handle, volume.holders[holder] - 1)
+            takeover.note_count(request, volume.handle, volume.holders[holder] - 1)
             try:
                 if volume.opens() == 1 and not volume.shared.administrative:
                     await self.close_here(volume)
@@ -367,7 +368,7 @@ class Mapper(Peer):
     async def map_commit(self, request: Request) -> None:
         """MAP_COMMIT, see native/map/map.h."""
         volume = self.handle_of(request)
-        await mapper_keep.keep_locks(self)
+        await keep.keep_locks(self)
         record = request.payload        # a copy: what is checked is what is written
         if len(record) < lib.RECORD_HEADER:
             raise fail(errno.EINVAL, "the record is cut short")
@@ -390,7 +391,7 @@ class Mapper(Peer):
     async def name_or_none(self, volume_id: int) -> str | None:
         """The name of a volume that everybody may use."""
         header = await self.header_or_none(volume_id)
-        if header and header.kind != "removed" and await mapper_making.is_whole(self, header):
+        if header and header.kind != "removed" and await making.is_whole(self, header):
             return header.name
         return None
 
@@ -405,8 +406,8 @@ class Mapper(Peer):
             return None
 
     async def control(self, request: Request) -> None:
-        """CONTROL: a verb of mapper_verbs.py."""
-        await mapper_verbs.control(self, request)
+        """CONTROL: a verb of mapper/verbs/."""
+        await verbs.control(self, request)
 
     ops = {lib.XOP_OPEN: open, lib.XOP_CLOSE: close, lib.XOP_NAMES: list_names, lib.XOP_CONTROL: control,
            lib.XOP_MAP_LOAD: map_load, lib.XOP_MAP_COMMIT: map_commit}
