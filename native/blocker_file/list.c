@@ -59,30 +59,37 @@ static void collect(struct listing *list, uint32_t kind, const char *name)
     list->entries[list->count++] = entry;
 }
 
-static int read_folder(struct bf *bf, struct listing *list, uint32_t folder)
+int bf_folder_read(struct bf *bf, uint32_t folder, DIR **dir)
 {
     int at = bf_folder(bf, folder, false);
-    int fd = at < 0 ? at : openat(at, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+    int fd = at < 0 ? at : openat(at, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), rc = 0;
+
+    *dir = fd < 0 ? NULL : fdopendir(fd);
+    if (at < 0)
+        return at == -ENOENT ? 0 : at;
+    if (!*dir)
+        rc = -errno;
+    if (!*dir && fd >= 0)
+        close(fd);
+    return rc;
+}
+
+static int read_folder(struct bf *bf, struct listing *list, uint32_t folder)
+{
     struct dirent *entry;
+    DIR *dir;
+    int rc = bf_folder_read(bf, folder, &dir);
 
     list->count = 0;
-    if (at == -ENOENT)
-        return 0;
-    if (at < 0)
-        return at;
-    if (!dir) {
-        if (fd >= 0)
-            close(fd);
-        return -errno;
-    }
+    if (!dir)
+        return rc;
     errno = 0;
     while ((entry = readdir(dir)))
         collect(list, folder / 256, entry->d_name);
-    at = -errno;
+    rc = -errno;
     closedir(dir);
     cut(list);
-    return at;
+    return rc;
 }
 
 /* Adds what a folder has to the answer. True if the answer is full. */

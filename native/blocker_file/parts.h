@@ -135,10 +135,18 @@
  * next one to hear it from the witness, which `root` and the objects' descriptors do not use up. A life
  * that ends in order and has met errors settles which volumes they concern, and uses up what its
  * witness would say of them to the next.
+ *
+ * The pages that were taken for clean still hold what the disk has not, and would be read until the
+ * kernel needs their memory. So before a volume that has lost something is closed, a SYNC with FORCE
+ * drops the pages of all its data: what is read after that is what the disk has, now and after a boot.
+ * The file system may go on to treat such a place as unwritten, whatever is written there later: so the
+ * next life of the volume writes into no object of this one or an earlier one (`in_place_since` in
+ * peers/mapper/header.py).
  */
 #ifndef ARCHIPELAGO_BLOCKER_FILE_H
 #define ARCHIPELAGO_BLOCKER_FILE_H
 
+#include <dirent.h>
 #include <liburing.h>
 #include <pthread.h>
 
@@ -355,6 +363,8 @@ int bf_place(const struct xobj *object, char path[BF_PATH], const char **name, u
 uint64_t bf_name_hash(const char *name);
 /* Descriptor of a folder, kept open. ENOENT unless make. */
 int bf_folder(struct bf *bf, uint32_t folder, bool make);
+/* The same to be read from its beginning, until closedir(). NULL and 0: there is no such folder. */
+int bf_folder_read(struct bf *bf, uint32_t folder, DIR **dir);
 /* The same for the folder of an object, and its file's name. */
 int bf_locate(struct bf *bf, const struct xobj *object, bool make, char path[BF_PATH],
               const char **name, uint32_t *folder);
@@ -489,6 +499,8 @@ void bf_copy_request(struct bf *bf, struct xreq *req);
 void bf_copied(struct bf *bf, struct xreq *req, struct object *object);
 void bf_hash_request(struct bf *bf, struct xreq *req);
 void bf_info_request(struct bf *bf, struct xreq *req);
+/* Has the page cache forget the data of a volume, and answers with the error. */
+void bf_forget(struct bf *bf, struct xreq *req, int error);
 void bf_list_request(struct bf *bf, struct xreq *req);
 
 #endif

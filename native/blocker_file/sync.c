@@ -104,7 +104,10 @@ static void reply_all(struct bf *bf, struct queue *queue, int error)
     while ((req = queue_pop(bf->peer, queue))) {
         if (error && req->object.kind == XOBJ_DATA && req->object.volume)
             xseg_volume_lost(bf->peer->seg, req->object.volume, error);
-        peer_reply(bf->peer, req, error);
+        if (req->object.kind == XOBJ_DATA && req->flags & XREQ_FORCE)
+            bf_forget(bf, req, error);
+        else
+            peer_reply(bf->peer, req, error);
     }
 }
 

@@ -26,7 +26,9 @@
  *                 size                                 size bytes (zeros past its end; without the
  *                                                      all-zero parts). ENOENT: no source
  *   SYNC          object.volume = id; object.kind:     all that was acknowledged before, on objects
- *                 DATA, or NONE for every kind         of that volume (0: of all), is durable
+ *                 DATA, or NONE for every kind         of that volume (0: of all), is durable.
+ *                 FORCE, with DATA: of a volume        ... or lost: what is read from now on is what
+ *                 that nobody writes to                the store has, and not what only memory has
  *   INFO          -                                    done = size in bytes (zeroes without NO_HOLE
  *                                                      need not grow it; a hint may), arg = bytes of
  *                                                      space it takes; the size, where the store

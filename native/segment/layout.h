@@ -157,7 +157,7 @@ enum xop {
 enum xflag {
     XREQ_FUA = 1,                   /* durable when the reply comes */
     XREQ_NO_HOLE = 2,               /* WRITE_ZEROES: allocate, do not punch */
-    XREQ_FORCE = 4,                 /* RELEASE, CLOSE: though others object */
+    XREQ_FORCE = 4,                 /* RELEASE, CLOSE, SYNC: see objects/blocker.h, map/map.h */
     XREQ_READONLY = 8,              /* OPEN: no writes will come */
     XREQ_SNAPSHOT_MARK = 16,        /* MAP_COMMIT: this record ends a snapshot */
     XREQ_MORE = 32,                 /* in a reply: ask again for the rest */

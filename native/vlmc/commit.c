@@ -363,13 +363,14 @@ static void append_next(struct vlmc *v, uint32_t slot)
     peer_send(v->peer, &v->peer->port->reqs[volume->record[volume->record_sent++] - 1], VLMC_MAPPER);
 }
 
-static int send_sync(struct vlmc *v, uint32_t slot)
+static int send_sync(struct vlmc *v, uint32_t slot, uint32_t flags)
 {
     struct xreq *child = xreq_get(v->peer->port);
 
     if (!child)
         return -ENOBUFS;
     child->op = XOP_SYNC;
+    child->flags = flags;
     child->object = (struct xobj){ .kind = XOBJ_DATA, .volume = v->volumes[slot].id };
     child->sender[0] = CHILD_SYNC;
     child->client = slot;
@@ -388,7 +389,7 @@ static int commit_begin(struct vlmc *v, uint32_t slot, bool mark)
     if (rc)
         return rc;
     if (data_dirty) {
-        rc = send_sync(v, slot);
+        rc = send_sync(v, slot, 0);
         if (rc) {
             settle(v, slot, true);
             free_records(v, volume, 0);
@@ -502,15 +503,15 @@ static void commit_if_dirty(struct vlmc *v, uint32_t slot)
     }
 }
 
-/* Has the blocker say, to nobody, what else it knows of the data that are given up: the volume's next life must not
- * hear of it. False: nothing is left to be said. */
+/* Has the blocker say, to nobody, what else it knows of the data that are given up, and forget what of them is only in
+ * memory: the volume's next life must neither hear of it nor read it. False: that is done. */
 static bool drain(struct vlmc *v, uint32_t slot)
 {
     struct xvolume *vol = &v->seg->volumes[slot];
 
     if (!vol->dirty)
         return false;
-    if (send_sync(v, slot)) {
+    if (send_sync(v, slot, XREQ_FORCE)) {
         commit_want(v, slot);
         return true;
     }

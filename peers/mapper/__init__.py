@@ -238,8 +238,14 @@ class Mapper(Peer):
             if volume.lost:
                 raise volume.lost from None
             raise
-        if volume.lost:
-            self.log.error("%s: it is closed without that", volume.lost)
+        try:
+            if volume.lost:
+                self.log.error("%s: it is closed without that", volume.lost)
+                if not volume.broken:
+                    await volume.leave_objects()
+        except OSError as failure:
+            self.log.warning("volume '%s': what the disk has lost may be written in place: %s", volume.header.name,
+                             failure)
         lib.export_volume_state(volume.shared, lib.XVOL_CLOSING)
         try:
             if not volume.abandoned:

@@ -27,6 +27,8 @@ Payload of a header. Numbers lie in RANGES, so that what follows from them fits 
     block_shift     block size is 1 << block_shift bytes
     epoch           largest epoch known to be in use when the header was written
     writable_since  own objects of this epoch or later may be written in place (see native/map/map.h)
+    in_place_since  the same, if that is later: own objects before it may have lost writes to a failing disk, and are
+                    the volume's own, but never written again. Only there when it is not 0
     parent          id of the snapshot it was cloned from (a snapshot: of its volume), or 0
     root            [volume, epoch, number] of the root page, or nil: all zeros
     level           level of the root page
@@ -136,6 +138,7 @@ class Header:
     auto: bool = False
     renaming: str = ""
     making: str = ""
+    in_place_since: int = 0
     generation: int = 1
 
     @property
@@ -161,7 +164,7 @@ class Header:
 
 
 STORED = tuple(f.name for f in fields(Header) if f.name != "generation")
-OPTIONAL = ("renaming", "making")   # are left out while they say nothing
+OPTIONAL = ("renaming", "making", "in_place_since")     # are left out while they say nothing
 KINDS = ("volume", "snapshot", "removed")
 RANGES = {                          # of the numbers of a header: from, below
     "id": (1, 1 << 64), "size": (0, SIZE_MAX + 1), "block_shift": (BLOCK_MIN_SHIFT, BLOCK_MAX_SHIFT + 1),
@@ -186,6 +189,8 @@ def unpack_header(data: bytes, wanted: int) -> Header:
         raise ValueError("the name it is to get is damaged")
     if not good_mark(payload.get("making", "")):
         raise ValueError("its mark of being made is damaged")
+    if not is_number(payload.get("in_place_since", 0), 0, EPOCH_LIMIT):
+        raise ValueError("its in_place_since is no epoch")
     if not isinstance(payload["auto"], bool) or not 0 < generation < COUNT_LIMIT:
         raise ValueError("its mark or generation is damaged")
     if payload["size"] % SECTOR or (payload["size"] == 0 and payload["kind"] != "removed"):

@@ -121,6 +121,10 @@ class Volume:
             if current is not self.current and current is not None:
                 self.current, self.epoch, self.leaving = current, current.epoch, False
 
+    async def leave_objects(self) -> None:
+        """When one whose data may be gone is closed: the next life writes into no object that there is now."""
+        await self.write_header(in_place_since=min(EPOCH_MAX, max(self.epoch, self.shared.epoch) + 1))
+
     async def rename(self, name: str, token: int, renaming: str = "") -> None:
         """Replaces the header by one that differs in its names, and the token, only. Stale."""
         async with self.writing_header:
@@ -149,7 +153,8 @@ class Volume:
         mine = [stretch for stretch in stretches if stretch.volume == self.id]
         marks = [stretch.marked for stretch in mine]
         self.header, self.stretches, self.current = header, stretches, None
-        self.epoch = max([header.epoch, *(max(stretch.epoch, stretch.epoch_max) for stretch in mine), *marks])
+        self.epoch = max([header.epoch, header.in_place_since, *marks,
+                          *(max(stretch.epoch, stretch.epoch_max) for stretch in mine)])
         self.writable_since = max([header.writable_since, *marks])
         header.next_journal = max([header.next_journal, *(stretch.number + 1 for stretch in mine)])
         self.seq = header.seq
@@ -464,8 +469,8 @@ class Volume:
             "generation": generation, "id": header.id, "size": header.size, "block_shift": header.block_shift,
             "readonly": int(header.readonly), "opened_ns": time.time_ns(), "lock_number": self.lock_number,
             "parent": header.parent, "name": header.name.encode(), "epoch": self.epoch,
-            "writable_since": self.writable_since, "epoch_durable": self.epoch, "commit_seq": self.seq,
-            "journal_offset": self.current.end if self.current else 0})
+            "writable_since": max(self.writable_since, header.in_place_since), "epoch_durable": self.epoch,
+            "commit_seq": self.seq, "journal_offset": self.current.end if self.current else 0})
 
     def unpublish(self) -> None:
         """Gives the place in the segment back."""

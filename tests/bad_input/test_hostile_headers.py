@@ -40,8 +40,9 @@ def places(client):
 
 
 @pytest.mark.parametrize("values", [
-    {"epoch": 1 << 32}, {"epoch": (1 << 64) - 1}, {"writable_since": 1 << 33}, {"name": "n" * 300}, {"name": "a/b"},
-    {"next_journal": (1 << 64) - 1}, {"next_page": 1 << 63}, {"journals": [[1, 1 << 32, 1, 0]]},
+    {"epoch": 1 << 32}, {"epoch": (1 << 64) - 1}, {"writable_since": 1 << 33}, {"in_place_since": 1 << 32},
+    {"name": "n" * 300}, {"name": "a/b"}, {"next_journal": (1 << 64) - 1}, {"next_page": 1 << 63},
+    {"journals": [[1, 1 << 32, 1, 0]]},
     {"root": [1, 1, 1 << 63]}, {"size": 513}, {"auto": 7}, {"seq": True}],
     ids=lambda values: next(iter(values)))
 def test_a_header_out_of_range_is_refused_and_nothing_is_left(shared_instance, volume, values):

@@ -53,6 +53,11 @@ class Node:
             self.flushed |= self.written
         return abs(code)
 
+    def tops(self):
+        """The uppermost object of each block, as far as they are committed."""
+        found = self.instance.client.control("mapinfo", name="v", cursor=0)["entries"]
+        return {block: tuple(layers[0][1:3]) for block, layers in found}
+
     def replace(self, role="blockerb"):
         """kill -9, and wait for the successor."""
         pid = self.instance.pid(role)
@@ -105,6 +110,33 @@ def test_after_a_flush_that_failed_none_succeeds_until_the_volume_is_opened_anew
     assert node.flush() == 0
     node.volume.close()
     node.look()
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["overwritten", "first written"])
+def test_what_is_read_after_a_loss_is_what_the_disk_has(node, before):
+    if before:
+        node.write(MANY, 1)
+        assert node.flush() == 0
+    node.disk.fail(MARK)
+    node.write(MANY, 2)
+    assert node.flush() == errno.EIO
+    node.disk.heal()
+    node.volume.close()
+    node.written, node.flushed = {}, {}     # in doubt now
+    node.open()
+    found = [node.volume.read(block * BLOCK, BLOCK) for block in range(SIZE // BLOCK)]
+    lost = node.tops()
+    node.write(range(2, 64, 3), 3)
+    assert node.flush() == 0
+    now = node.tops()
+    assert all(now[block] != lost.get(block) for block in range(2, 64, 3)), "an object of then was written again"
+    node.volume.close()
+    node.look()
+    node.open()
+    for block in set(range(SIZE // BLOCK)) - set(node.flushed):
+        assert node.volume.read(block * BLOCK, BLOCK) == found[block], f"block {block}"
+    for block in range(2, 64, 3):
+        assert node.volume.read(block * BLOCK + 4096, BLOCK - 4096) == found[block][4096:], f"block {block}"
 
 
 def test_an_error_that_a_snapshot_was_told_is_told_to_flushes(node):
