@@ -7,6 +7,7 @@ run on; "colocated,separate" if it is not set.
 import faulthandler
 import os
 import shutil
+import signal
 import tempfile
 
 import pytest
@@ -20,6 +21,9 @@ STUCK = 2                           # of its timeout, until a test is stuck
 
 def pytest_configure(config):
     config.stderr = os.dup(2)
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) == signal.SIG_IGN:      # a run in the background: what it starts would ignore it
+            signal.signal(number, usual)
     config.addinivalue_line("markers", "config(text): archipelago.toml of the test's instance, less its layout")
     config.addinivalue_line("markers", "layout(name): run only on this layout of the pipeline")
 

@@ -30,8 +30,8 @@ def image(tmp_path):
 def instance(shared_instance):
     """Without volumes, before and after."""
     yield shared_instance
-    for row in shared_instance.vlmc_json("list"):
-        shared_instance.vlmc("remove", row["name"], check=False)
+    if left := names(shared_instance):
+        shared_instance.vlmc("remove", *left, check=False)
 
 
 @contextlib.contextmanager
