@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 ARGS ?=
-TESTS ?= tests
+TESTS ?=
 FUZZ_SECONDS ?= 20
 
 BUILD_PACKAGES := gcc libc6-dev pkg-config liburing-dev libxxhash-dev libssl-dev
@@ -86,7 +86,7 @@ $(VENV)/.test: requirements-test.txt
 
 test: packages-test build ## all tests (TESTS=path for some of them), with reasons and number of skips
 	@flock .build.lock $(MAKE) -s --no-print-directory $(VENV)/.test
-	$(PY) -m pytest -rs $(TESTS) $(ARGS)
+	$(PY) -m $(if $(TESTS),pytest -rs $(TESTS),tests) $(ARGS)
 
 lint: build ## ruff on Python, gcc with warnings as errors on C
 	@flock .build.lock $(MAKE) -s --no-print-directory $(VENV)/.test
