@@ -205,7 +205,7 @@ class Mapper(Peer):
         try:
             await volume.load()
             if not volume.header.readonly:
-                await volume.keep_up()
+                await volume.close_journal()
                 volume.start_life()
                 whole = await making.is_whole(self, volume.header)
                 await volume.write_header(making="" if whole else volume.header.making,

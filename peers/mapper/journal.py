@@ -13,7 +13,8 @@ was one), until there is none. So a new object is begun without touching the hea
 After an append that failed nobody knows what lies behind the last good record: a part of it, all of it but
 only in the page cache, or an extent that the file system has left unwritten although a second attempt seems to
 succeed. So nothing is ever written there again: the header is made to say where the object ends, and the
-records go on in the next object.
+records go on in the next object. The last record that is found behind an open end when a volume is opened may be
+such a one, as whoever knew of the failure is gone: it is written again, into an object of its own.
 
 Only the last record of a life can be torn by a power cut: each is durable before the next is sent. So
 what is not intact but has an intact later record behind it is damage, and is refused (EBADMSG). So is a
@@ -78,6 +79,14 @@ class Stretch:
         """That of its last record; nothing if it has none."""
         records = self.records()
         return bytes(records[-1][CHECKSUM]) if records else b""
+
+    def last_record(self, epoch: int, number: int) -> "Stretch":
+        """Another journal that holds its last record alone."""
+        record = bytes(self.records()[-1])
+        end = -(-len(record) // lib.RECORD_ALIGN) * lib.RECORD_ALIGN
+        made = Stretch(self.volume, epoch, number, record.ljust(end, b"\0"), end)
+        scan(made, end)
+        return made
 
     def records(self) -> list[memoryview]:
         """Its records, whole, in order."""

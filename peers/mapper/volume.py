@@ -34,7 +34,7 @@ from peers.mapper.journal import (
     fresh,
     load_stretches,
 )
-from peers.mapper.store import HEADER, MapStore, named
+from peers.mapper.store import HEADER, JOURNAL, MapStore, named
 from peers.mapper.tree import Rebuild, View, own, page_name, view_of
 from xseg._native import ffi, lib
 from xseg.errors import Exists, NotFound, Stale
@@ -197,6 +197,40 @@ class Volume:
         await self.write_header(current=self.next_stretch())
         self.left_over = []
         await self.delete_quietly(names)
+
+    async def close_journal(self) -> None:
+        """Has the header say where a journal ends that the last life left open, for one that is not open here.
+
+        Of its last record nobody knows whether it is durable: it may never have been acknowledged, and the error have
+        been told to a process that is gone. So it is written again, into another object, before a header counts on it.
+        """
+        await self.keep_up()
+        listed = self.header.journals[-1] if self.header.journals else [0, 0, 0, 0]
+        if listed[3] is not None or not self.stretches or not self.of_this_life(self.stretches[-1], listed):
+            return
+        self.need_epochs(1)
+        last, number = self.stretches[-1], await self.free_journal(self.epoch + 1)
+        moved = last.last_record(self.epoch + 1, number)
+        try:
+            await self.store.write(moved.name, 0, moved.data, durable=True)
+        except BaseException:
+            await self.delete_quietly([moved.name])
+            raise
+        emptied = [last.name] if last.first_seq == last.last_seq and not last.marked else []
+        last.cut(last.last_seq - 1)
+        self.stretches[-1:] = [last, moved] if last.end else [moved]
+        self.epoch += 1
+        await self.write_header(seq=0, next_journal=number + 1)
+        await self.delete_quietly(emptied)
+
+    async def free_journal(self, epoch: int) -> int:
+        """The number of a journal that no attempt has begun."""
+        number = self.header.next_journal
+        with suppress(NotFound):
+            while True:
+                await self.store.info(named(JOURNAL, self.id, epoch, number))
+                number += 1
+        return number
 
     async def delete_quietly(self, names: list[Object]) -> None:
         """Removes objects that nothing refers to, as far as the store can."""

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 from failing_disk import failing_disk  # noqa: F401
-from support import Instance, wait_until
+from support import Instance, processes_of, segments_of, wait_until
 
 from xseg._native import lib
 from xseg.errors import XsegError
@@ -31,8 +31,9 @@ class Node:
         paths = {role: os.path.join(disk.point, role) for role in ("blockerb", "blockerm")}
         for path in paths.values():
             os.makedirs(path, exist_ok=True)
-        self.instance = Instance(home, 'layout = "separate"\n' + "".join(
-            f'[peers.{role}]\npath = "{path}"\n' for role, path in paths.items()) + more, supervised=True)
+        self.config = 'layout = "separate"\n' + "".join(
+            f'[peers.{role}]\npath = "{path}"\n' for role, path in paths.items()) + more
+        self.instance = Instance(home, self.config, supervised=True)
         self.instance.start()
         self.written, self.flushed = {}, {}
         self.instance.client.control("create", name="v", size=SIZE, block_size=BLOCK)
@@ -256,3 +257,40 @@ def test_a_map_that_could_not_be_written_for_a_while_can_be_read_after_a_mount(n
     node.volume.close()
     node.look()
     assert all(node.instance.client.control("check", name=f"s{turn}")["problems"] == [] for turn in range(3))
+
+
+def move_to_another_instance(node):
+    """kill -9 of all there is of the instance; its segment goes, too, and another takes its place."""
+    node.instance.disconnect()
+    for pid in processes_of(node.instance.home, b"tools.supervisor") + processes_of(node.instance.home):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not processes_of(node.instance.home), "all are gone")
+    for path in segments_of(node.instance.home):
+        os.unlink(path)
+    home = node.instance.home + "2"
+    os.mkdir(home)
+    node.instance = Instance(home, node.config, supervised=True)
+    node.instance.start()
+
+
+@pytest.mark.parametrize("verb", ["open", "snapshot"])
+def test_a_record_that_only_memory_has_is_not_counted_upon(node, verb):
+    node.write(FEW, 1)
+    assert node.flush() == 0
+    node.disk.fail(RECORD)
+    node.write(range(4, 8), 2)
+    assert node.flush() == errno.EIO
+    node.disk.heal()
+    node.disk.write_back()
+    move_to_another_instance(node)
+    if verb == "snapshot":
+        node.instance.client.control("snapshot", name="v", snapshot="s")
+        node.instance.stop()
+        node.disk.remount()
+        node.instance.start()
+    node.open()
+    node.write(range(8, 12), 3)
+    assert node.flush() == 0
+    node.volume.close()
+    node.flushed = {block: number for block, number in node.flushed.items() if number != 2}
+    node.look()

@@ -44,6 +44,7 @@ async def grow(m: "Mapper", volume: Volume, size: int) -> None:
     if not volume.handle:
         async with m.locked(volume):
             await volume.load()
+            await volume.close_journal()
             await volume.write_header(size=size)
         return
     await m.vlmc(lib.XOP_VOL_FREEZE, volume)

@@ -227,7 +227,7 @@ async def fix_closed(m: "Mapper", volume: Volume) -> View:
     """What a volume is that is not open; from now on its objects are shared."""
     async with m.locked(volume):
         await volume.load()
-        await volume.keep_up()
+        await volume.close_journal()
         volume.need_epochs(EPOCHS_OF_SNAPSHOT)
         volume.epoch += 1
         volume.writable_since = volume.epoch
