@@ -58,6 +58,18 @@ def test_all_goes_on_when_the_segments_file_was_removed(supervised, layout):
     assert read(instance, 6) == b"after "
 
 
+def test_a_home_whose_segment_went_with_all_processes_has_its_own_volumes(supervised, layout):
+    instance = supervised(f'layout = "{layout}"')
+    instance.vlmc("create", "v", "--size", "1M")
+    instance.vlmc("open", "v")
+    write(instance, b"before", flush=True)
+    segment = name_for(instance.home)
+    kill_all(instance)
+    os.unlink("/dev/shm" + segment)
+    instance.start()
+    assert read(instance, 6) == b"before"
+
+
 def empty(home):
     for name in os.listdir(home):
         path = os.path.join(home, name)
