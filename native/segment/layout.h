@@ -117,6 +117,7 @@ enum xlimit {
     XSEG_STATIC_PORTS = 32,         /* ports of roles; the rest is for clients */
     XSEG_ROUTES = 64,
     XSEG_VOLUMES = 1024,            /* open at one time on a node */
+    XSEG_LOCKS = 2048,              /* locks that its mapper has, for open volumes and for verbs under way */
     XSEG_CLASSES = 3,               /* buffer sizes: 4 KiB, 64 KiB, 1 MiB */
     XSEG_IO_MAX = 1048576,          /* bytes of one request's data at most */
     XSEG_ROLE_MAX = 32,             /* bytes, with the final NUL */
@@ -402,6 +403,8 @@ struct xheader {
     uint32_t ending;                /* atomic */
     uint32_t closing;               /* atomic */
     uint64_t stores[32];            /* by port: which folder and mount a file store is (tools/stores.py); 0: none */
+    uint64_t locks[2048];           /* the mapper's: ids of volumes whose lock it has, or is about to take; 0: none.
+                                     * A successor gives back those of volumes that are not open */
     char fenced_why[256];           /* by whom and for what, written once by who sets XSEG_FENCED; or empty */
     char run[192];                  /* folder of the doorbells */
 };

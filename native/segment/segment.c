@@ -33,7 +33,7 @@ static_assert(sizeof(struct xbell) == 64, "a doorbell has a line of its own");
 static_assert(sizeof(struct xentry) == 16, "an entry is published by one store");
 static_assert(sizeof(struct xframe) % 16 == 0, "entries stay aligned");
 static_assert(offsetof(struct xframe, entry) % 16 == 0, "entries are aligned");
-static_assert(XMAP_LEAF == 1024 && XSEG_PORTS == 128, "array bounds in segment/layout.h");
+static_assert(XMAP_LEAF == 1024 && XSEG_PORTS == 128 && XSEG_LOCKS == 2048, "array bounds in segment/layout.h");
 
 static const uint64_t buffer_sizes[XSEG_CLASSES] = { 4096, 65536, 1048576 };
 static const uint64_t stack_sizes[XMAP_STACK_CLASSES] = { 192, 576, 1728 };
@@ -65,7 +65,7 @@ static uint64_t layout_hash(void)
         XOP_COUNT, XOBJ_KINDS, XSEG_PORTS, XSEG_STATIC_PORTS, XSEG_VOLUMES, XSEG_ROUTES,
         sizeof(struct xheader), AT(xheader, slots), AT(xheader, buffers), AT(xheader, stacks),
         AT(xheader, bells_offset), AT(xheader, owners_offset), AT(xheader, ending), AT(xheader, closing),
-        AT(xheader, stores), AT(xheader, run),
+        AT(xheader, stores), AT(xheader, locks), AT(xheader, run),
         sizeof(struct xbell), AT(xbell, sleeping), AT(xbell, tag),
         sizeof(struct xport), AT(xport, head), AT(xport, tag), AT(xport, bell), AT(xport, first),
         AT(xport, ready), AT(xport, draining), AT(xport, role), AT(xport, bound_ns),

@@ -82,6 +82,7 @@ class Mapper(Peer):
         self.missed: dict[tuple[int, int], float] = {}  # (port, incarnation) -> when it was found dead
         self.incarnations = keep.blocker_lives(self)
         self.keeping = asyncio.Lock()               # by who takes the locks again
+        self.noted = keep.Noted(self.segment.c.header.locks)
         self.closed_early: set[tuple[int, int]] = set()     # (handle, port) whose CLOSE may be repeated
         self.asides = asyncio.Semaphore(max(1, self.segment.c.static_slots // 2))
         self.recovered = asyncio.Event()
@@ -162,8 +163,10 @@ class Mapper(Peer):
         owner = f"host {socket.gethostname()}, pid {os.getpid()}, home {self.home}, " \
                 f"since {time.strftime('%Y-%m-%d %H:%M:%S')}"
         async with volume.locking:
+            self.noted.add(volume.id)
             number, other = await self.store.acquire(volume.id, self.token, owner)
             if not number:
+                self.noted.remove(volume.id)
                 raise fail(errno.EBUSY, f"volume '{volume.header.name}' is locked by another: {other}")
             volume.lock_number = number
         return True
@@ -174,10 +177,18 @@ class Mapper(Peer):
             if not volume.lock_number:
                 return
             volume.lock_number = 0
-            try:
-                await self.store.release(volume.id, self.token)
-            except XsegError as failure:
-                self.log.warning("the lock of volume %s was not given back: %s", id_text(volume.id), failure)
+            await self.give_back(volume.id)
+
+    async def give_back(self, volume_id: int) -> None:
+        """Gives a lock back. One that could not be stays noted for the next life."""
+        try:
+            await self.store.release(volume_id, self.token)
+        except (NotFound, PermissionError):     # nobody has it, or another does
+            self.log.info("the lock of volume %s was given back already", id_text(volume_id))
+        except XsegError as failure:
+            self.log.warning("the lock of volume %s was not given back: %s", id_text(volume_id), failure)
+            return
+        self.noted.remove(volume_id)
 
     async def vlmc(self, op: int, volume: Volume, **fields: Any) -> Any:
         """An operation of vlmc on an open volume. It may need this mapper to finish it, and the mapper a request for

@@ -11,7 +11,7 @@ import errno
 import os
 import socket
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from peers.mapper.store import gather_bounded
 from peers.mapper.volume import Volume, read_header
@@ -20,6 +20,30 @@ from xseg.errors import error as fail
 
 if TYPE_CHECKING:
     from peers.mapper import Mapper
+
+
+class Noted:
+    """The locks that a mapper has, or is about to take, as its successor will find them noted in the segment."""
+
+    def __init__(self, places: Any) -> None:
+        self.places = places
+        self.of = {places[place]: place for place in range(lib.XSEG_LOCKS) if places[place]}
+        self.free = [place for place in reversed(range(lib.XSEG_LOCKS)) if not places[place]]
+
+    def add(self, volume_id: int) -> None:
+        """Before the lock is taken. ENOLCK: there is no place left."""
+        if volume_id in self.of:
+            return
+        if not self.free:
+            raise fail(errno.ENOLCK, f"{lib.XSEG_LOCKS} volumes are locked by this instance already")
+        self.of[volume_id] = place = self.free.pop()
+        self.places[place] = volume_id
+
+    def remove(self, volume_id: int) -> None:
+        """After the lock was given back, or was not to be had."""
+        if (place := self.of.pop(volume_id, None)) is not None:
+            self.places[place] = 0
+            self.free.append(place)
 
 SWEEP_S = 1.0                       # between two looks at who still lives
 GRACE_S = 30.0                      # that a dead endpoint has to come back before its volumes are closed

@@ -68,6 +68,7 @@ async def take_over(m: "Mapper") -> None:
             if shared.frozen or volume.handle in freezing:
                 to_thaw.append(volume)
     m.thawing = [asyncio.create_task(thaw(m, volume)) for volume in to_thaw]
+    m.thawing += [asyncio.create_task(let_go(m, volume_id)) for volume_id in m.noted.of if volume_id not in m.volumes]
 
 
 async def undo_place(m: "Mapper", shared: Any) -> None:
@@ -94,6 +95,14 @@ async def thaw(m: "Mapper", volume: Volume) -> None:
         if volume.handle:
             await m.vlmc(lib.XOP_VOL_FREEZE, volume)
             await m.vlmc(lib.XOP_VOL_THAW, volume)
+
+
+async def let_go(m: "Mapper", volume_id: int) -> None:
+    """Gives back the lock of a volume that is not open: it was taken for a verb, or an opening, that ended with its
+    mapper. One that is served again takes it anew."""
+    async with m.using(volume_id) as volume:
+        if not volume.handle and not volume.lock_number:
+            await m.give_back(volume_id)
 
 
 async def take_over_one(m: "Mapper", shared: Any, handle: int) -> Volume:

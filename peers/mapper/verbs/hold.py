@@ -69,6 +69,7 @@ async def unlock(m: "Mapper", a: "Arguments", room: int) -> dict:
         lib.xreq_note(a["request"].port, slot)
         try:
             await m.store.release(volume.id, m.token, a["force"])
+            m.noted.remove(volume.id)
         except NotFound:
             if again:
                 return {}
