@@ -22,6 +22,14 @@ static void refuse(struct br *br, struct br_op *op, int error)
     peer_reply(br->peer, req, error);
 }
 
+/* What leads out of a full pool is done though it is full: removing, opening and closing replace headers, a commit
+ * appends a record of what was written before. */
+static bool leads_out(const struct xreq *req)
+{
+    return req->op == XOP_DELETE || (req->op == XOP_REPLACE && !(req->flags & XREQ_CREATE))
+        || (req->op == XOP_WRITE && req->object.kind == XOBJ_JOURNAL);
+}
+
 /* Submits and releases a write operation. */
 static void operate(struct br *br, struct br_op *op, rados_write_op_t write)
 {
@@ -29,7 +37,8 @@ static void operate(struct br *br, struct br_op *op, rados_write_op_t write)
 
     object_name_print(&op->req->object, name);
     br_prepare(br, op, op->req->object.kind);
-    br_submitted(br, op, rados.aio_write_op_operate(write, op->io, op->completion, name, NULL, RADOS_FULL_TRY));
+    br_submitted(br, op, rados.aio_write_op_operate(write, op->io, op->completion, name, NULL,
+                                                leads_out(op->req) ? RADOS_FULL_FORCE : RADOS_FULL_TRY));
     rados.release_write_op(write);
 }
 
@@ -87,7 +96,7 @@ static void write_done(struct br *br, struct br_op *op)
     br_reply(br, op, op->result);
 }
 
-/* With a hint, or of nothing: then it only makes the object. */
+/* With a hint, into a full pool, or of nothing: then it only makes the object. */
 static void write_specially(struct br *br, struct br_op *op)
 {
     struct xreq *req = op->req;
@@ -108,7 +117,7 @@ static void write_object(struct br *br, struct br_op *op)
     char name[OBJECT_NAME_MAX];
 
     op->done = write_done;
-    if (req->size == 0 || br->object_size) {
+    if (req->size == 0 || br->object_size || leads_out(req)) {
         write_specially(br, op);
         return;
     }

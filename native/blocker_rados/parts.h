@@ -44,7 +44,7 @@
  * operation that timed out may still be done later, but never after a later one on the same object
  * by this client: RADOS keeps their order. Until that is certain no lock is given back, as another node
  * would be another client (blocker_rados/doubt.c). A full pool is ENOSPC or EDQUOT at once (FULL_TRY), never
- * a wait. A pool that is gone makes every operation fail with ENOENT, which is not what ENOENT means
+ * a wait, and no error for what leads out of it: locks, and what removing, opening and closing need. A pool that is gone makes every operation fail with ENOENT, which is not what ENOENT means
  * to our clients: then it is ENODEV. A client that was blocklisted gets ESTALE for everything, for
  * ever.
  *

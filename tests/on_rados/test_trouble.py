@@ -168,9 +168,15 @@ def fill(b):
 
 
 def check_full(b, expected):
+    """Data are refused, and what leads out of a full store is not."""
+    header, other, journal = Object(lib.XOBJ_HEADER, 1), Object(lib.XOBJ_HEADER, 2), Object(lib.XOBJ_JOURNAL, 1, 1)
+    b.call(lib.XOP_REPLACE, header, data=b"expected", flags=lib.XREQ_CREATE)
     count, error = fill(b)
     assert error == expected
     assert count == 0 or b.read(data(0)) == b"x" * 4096
+    b.fails(expected, lib.XOP_REPLACE, other, data=b"new", flags=lib.XREQ_CREATE)
+    b.call(lib.XOP_REPLACE, header, data=b"replaced", arg=int.from_bytes(b"expected", "little"))
+    b.call(lib.XOP_WRITE, journal, data=b"record", flags=lib.XREQ_FUA)
     b.call(lib.XOP_ACQUIRE, Object(lib.XOBJ_LOCK, 1), arg=1, data=b"still works", room=64)
     b.batch([Call(lib.XOP_DELETE, object=data(n)) for n in range(count)])
     assert list(b.names(lib.XOBJ_DATA)) == []
