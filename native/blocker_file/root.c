@@ -92,7 +92,8 @@ static int publish_new(struct bf *bf, int fd, uint64_t number, int folder, const
     return linkat(bf->life, temporary, folder, name, 0) < 0 ? -errno : 0;
 }
 
-static int publish_over(struct bf *bf, int fd, uint64_t number, int folder, const char *name)
+/* Tries again by itself, as a file that has lost its name cannot be given one again. No reserve is for data. */
+static int publish_over(struct bf *bf, int fd, uint64_t number, int folder, const char *name, bool is_data)
 {
     char temporary[32];
     int rc = 0;
@@ -100,10 +101,13 @@ static int publish_over(struct bf *bf, int fd, uint64_t number, int folder, cons
     temporary_name(number ? number : fetch_add(&bf->temporaries, 1) + 1, temporary);
     if (number == 0)
         rc = link_unnamed(fd, bf->life, temporary);
-    if (rc == 0 && renameat(bf->life, temporary, folder, name) < 0) {
-        rc = -errno;
+    if (rc)
+        return rc;
+    do {
+        rc = renameat(bf->life, temporary, folder, name) < 0 ? -errno : 0;
+    } while (!is_data && bf_reserve_give(bf, rc));
+    if (rc)
         unlinkat(bf->life, temporary, 0);
-    }
     return rc;
 }
 
@@ -117,7 +121,7 @@ int bf_publish(struct bf *bf, int fd, uint64_t number, const struct xobj *object
     if (folder < 0)
         return folder;
     return must_be_new ? publish_new(bf, fd, number, folder, name)
-                       : publish_over(bf, fd, number, folder, name);
+                       : publish_over(bf, fd, number, folder, name, object->kind == XOBJ_DATA);
 }
 
 int bf_syncfs(struct bf *bf)
