@@ -14,7 +14,7 @@ ifeq ($(filter-out /usr/bin/% /bin/%,$(shell command -v $(PYTHON))),)
 BUILD_PACKAGES += python3 python3-venv python3-dev
 endif
 CLUSTER_PACKAGES := ceph-mon ceph-osd ceph-common
-TEST_PACKAGES := qemu-utils libnbd-bin python3-libnbd nbdkit nbd-client fio fuse3 e2fsprogs xfsprogs kmod \
+TEST_PACKAGES := qemu-utils libnbd-bin python3-libnbd nbdkit nbd-client fio fuse3 e2fsprogs xfsprogs btrfs-progs kmod \
 	$(CLUSTER_PACKAGES) ceph-mgr python3-rados
 DEMO_PACKAGES := qemu-utils libnbd-bin mmdebstrap nbd-client fuse3 e2fsprogs fdisk
 BENCH_PACKAGES := qemu-utils qemu-system-common nbdkit fio

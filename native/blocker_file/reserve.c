@@ -4,9 +4,12 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/vfs.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "blocker_file/parts.h"
@@ -16,6 +19,8 @@
 #define RESERVE_BYTES (4u << 20)    /* of all together ... */
 #define RESERVE_SHARE 128           /* ... or this share of a small disk */
 #define RESERVE_ALIGN 4096
+#define ATTRIBUTES 192              /* of each file on btrfs ... */
+#define ATTRIBUTE_BYTES 3800        /* ... each as large as its smallest nodes can hold */
 #define PLENTY 8                    /* so many times what is missing must be free before it is taken */
 
 static void reserve_name(uint32_t number, char name[32])
@@ -37,10 +42,39 @@ static bool is_plenty(const struct statvfs *disk, uint64_t bytes)
         && (disk->f_files == 0 || disk->f_favail > PLENTY * RESERVE_FILES);
 }
 
+static const uint8_t zeros[RESERVE_ALIGN];
+
+static int take_space(int fd, uint64_t bytes)
+{
+    if (fallocate(fd, 0, 0, (off_t)bytes) == 0)
+        return 0;
+    if (errno != EOPNOTSUPP)
+        return -errno;
+    for (uint64_t at = 0; at < bytes; at += sizeof(zeros))
+        if (pwrite(fd, zeros, sizeof(zeros), (off_t)at) != (ssize_t)sizeof(zeros))
+            return -ENOSPC;
+    return 0;
+}
+
+/* What names and inodes need on btrfs: see parts.h. */
+static int take_nodes(int fd)
+{
+    struct statfs disk;
+    char name[32];
+
+    if (fstatfs(fd, &disk) < 0 || disk.f_type != BTRFS_SUPER_MAGIC)
+        return 0;
+    for (int i = 0; i < ATTRIBUTES; i++) {
+        snprintf(name, sizeof(name), "user.reserve.%02d", i);
+        if (fsetxattr(fd, name, zeros, ATTRIBUTE_BYTES, 0) < 0)
+            return -errno;
+    }
+    return 0;
+}
+
 /* 0: it is there, with its space. */
 static int make_one(struct bf *bf, uint32_t number, uint64_t bytes)
 {
-    static const uint8_t zeros[RESERVE_ALIGN];
     char name[32];
     int fd, rc;
 
@@ -48,14 +82,11 @@ static int make_one(struct bf *bf, uint32_t number, uint64_t bytes)
     fd = openat(bf->root, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, BF_FILE_MODE);
     if (fd < 0)
         return errno == EEXIST ? 0 : -errno;
-    rc = fallocate(fd, 0, 0, (off_t)bytes) < 0 ? -errno : 0;
-    for (uint64_t at = 0; rc == -EOPNOTSUPP && at < bytes; at += sizeof(zeros))
-        if (pwrite(fd, zeros, sizeof(zeros), (off_t)at) != (ssize_t)sizeof(zeros))
-            rc = -ENOSPC;
-    if (rc && rc != -EOPNOTSUPP)
+    rc = take_space(fd, bytes);
+    if (rc == 0)
+        rc = take_nodes(fd);
+    if (rc)
         unlinkat(bf->root, name, 0);
-    else
-        rc = 0;
     close(fd);
     return rc;
 }
