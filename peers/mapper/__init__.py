@@ -164,7 +164,12 @@ class Mapper(Peer):
                 f"since {time.strftime('%Y-%m-%d %H:%M:%S')}"
         async with volume.locking:
             self.noted.add(volume.id)
-            number, other = await self.store.acquire(volume.id, self.token, owner)
+            try:
+                number, other = await self.store.acquire(volume.id, self.token, owner)
+            except XsegError as failure:
+                if failure.errno in (errno.ESTALE, errno.ENOTCONN):     # refused before anything was tried
+                    self.noted.remove(volume.id)
+                raise
             if not number:
                 self.noted.remove(volume.id)
                 raise fail(errno.EBUSY, f"volume '{volume.header.name}' is locked by another: {other}")
