@@ -178,10 +178,11 @@ def test_a_stop_waits_for_no_client_that_stands_still(begin, stuck):
 
 
 def test_a_write_of_a_client_that_vanished_is_finished_before_its_volume_closes(begin):
-    server = begin(SLOW)
+    server = begin(SLOW.replace("700", "5000"))
     name = server.make()
     wire = server.wire().go(name)
     wire.send(request(CMD_WRITE, 1, 0, 4096), b"v" * 4096)
+    wait_until(lambda: server.instance.status()["slow"]["in_flight"], "the write has begun")
     wire.close()
     with pytest.raises(Busy):
         server.instance.client.control("remove", name=name)
