@@ -102,9 +102,12 @@ class Client:
         return error(code, "; ".join(filter(None, (sentence, fenced))))
 
     def open(self, name: str, readonly: bool = False) -> Volume:
-        """Opens a volume or snapshot. NotFound; Busy: locked elsewhere; Damaged."""
+        """Opens a volume or snapshot. NotFound; Busy: locked elsewhere; Damaged.
+
+        It takes as long as a verb may: a holder that died may have to be fenced first.
+        """
         reply = self.call("mapper", lib.XOP_OPEN, data=name.encode(), check=False, room=IO_MAX,
-                          flags=lib.XREQ_READONLY if readonly else 0)
+                          timeout=CONTROL_TIMEOUT_S, flags=lib.XREQ_READONLY if readonly else 0)
         if reply.error:
             raise self._failure(reply.error, f"{name}: {os.strerror(reply.error)}")
         return Volume(self, reply.done)
