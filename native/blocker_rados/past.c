@@ -64,20 +64,23 @@ static void read_file(const struct br *br, char text[BR_TEXT_MAX])
     text[n > 0 ? n : 0] = 0;
 }
 
-/* Copies the newest of what a file says of segments before `node`, newest first. */
+/* Copies the newest PAST_MAX of what a file says of segments before `node`, newest first. */
 static void copy_past(const char *old, uint64_t node, char text[BR_TEXT_MAX])
 {
     struct br_registry last;
-    const char *line = strchr(old, '\n');
     uint64_t earlier;
+    int left = PAST_MAX;
 
-    if (br_registry_parse(old, &last) && last.node != node)
+    if (br_registry_parse(old, &last) && last.node != node) {
         br_text_add(text, EARLIER, last.node);
-    for (int i = 1; i < PAST_MAX && line && sscanf(line, "\nearlier %" SCNx64, &earlier) == 1; i++) {
-        if (earlier != node)
-            br_text_add(text, EARLIER, earlier);
-        line = strchr(line + 1, '\n');
+        left--;
     }
+    for (const char *line = strchr(old, '\n'); left && line && sscanf(line + 1, "earlier %" SCNx64, &earlier) == 1;
+         line = strchr(line + 1, '\n'))
+        if (earlier != node) {
+            br_text_add(text, EARLIER, earlier);
+            left--;
+        }
 }
 
 static int write_file(const struct br *br, const char *text)
