@@ -193,7 +193,7 @@ class Volume:
             if not runs or not all(run for run, _flags in runs):
                 raise XsegError(f"{self.name}: an empty answer to block status at {offset}")
             for run, flags in runs:
-                yield Extent(offset, run, bool(flags & 1), bool(flags & 2))
+                yield Extent(offset, run, bool(flags & lib.XEXTENT_HOLE), bool(flags & lib.XEXTENT_ZERO))
                 offset += run
 
 

@@ -72,12 +72,13 @@ static void serve_names(struct xreq *req)
 
 static void serve_status(struct xreq *req)
 {
-    uint32_t *extents = xreq_data(seg, req), room = req->data_size / 8;
+    struct xextent *extents = xreq_data(seg, req);
+    uint32_t room = req->data_size / sizeof(*extents);
 
     req->done = req->offset % 7 < room ? req->offset % 7 : room;
     for (uint32_t i = 0; i < req->done; i++) {
-        extents[2 * i] = (uint32_t)(req->offset >> i) % 70000;
-        extents[2 * i + 1] = (uint32_t)(req->offset >> (i + 3));
+        extents[i].length = (uint32_t)(req->offset >> i) % 70000;
+        extents[i].flags = (uint32_t)(req->offset >> (i + 3));
     }
 }
 

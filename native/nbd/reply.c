@@ -214,13 +214,14 @@ void nbd_read_stream(struct nbd_connection *conn, struct nbd_command *command)
 /* --- block status ---------------------------------------------------------------------- */
 
 /* Turns the extents of a reply into descriptors, in place: neighbours alike become one, and
- * none reaches beyond what was asked for. How many. */
-static uint32_t describe(uint32_t *extents, uint64_t count, uint64_t left)
+ * none reaches beyond what was asked for. How many. The protocol's states have the bits of enum xextent_flag. */
+static uint32_t describe(struct xextent *extents, uint64_t count, uint64_t left)
 {
     uint32_t n = 0, length = 0, state = 0;
 
     for (uint64_t i = 0; i <= count; i++) {
-        uint32_t more = i < count ? extents[2 * i] : 0, next = i < count ? extents[2 * i + 1] & 3 : 0;
+        uint32_t more = i < count ? extents[i].length : 0;
+        uint32_t next = i < count ? extents[i].flags & (XEXTENT_HOLE | XEXTENT_ZERO) : 0;
 
         if (i < count && (more == 0 || (length && next == state && more <= UINT32_MAX - length))) {
             length += more;
@@ -229,8 +230,8 @@ static uint32_t describe(uint32_t *extents, uint64_t count, uint64_t left)
         if (length && left) {
             length = length < left ? length : (uint32_t)left;
             left -= length;
-            nbd_put32((uint8_t *)&extents[2 * n], length);
-            nbd_put32((uint8_t *)&extents[2 * n++ + 1], state);
+            nbd_put32((uint8_t *)&extents[n].length, length);
+            nbd_put32((uint8_t *)&extents[n++].flags, state);
         }
         length = more;
         state = next;
@@ -240,14 +241,14 @@ static uint32_t describe(uint32_t *extents, uint64_t count, uint64_t left)
 
 static void status_chunk(struct nbd_connection *conn, struct nbd_command *command, struct xreq *req)
 {
-    uint32_t *extents = xreq_data(conn->nbd->peer->seg, req);
+    struct xextent *extents = xreq_data(conn->nbd->peer->seg, req);
     uint8_t *head = (uint8_t *)&req->object;
-    uint64_t count = req->done, room = req->data_size / (2 * sizeof(*extents));
+    uint64_t count = req->done, room = req->data_size / sizeof(*extents);
     uint32_t n = describe(extents, count < room ? count : room, command->length);
 
     if (n == 0) {                   /* nothing is known of it: allocated, not zeros */
-        nbd_put32((uint8_t *)&extents[0], command->length);
-        nbd_put32((uint8_t *)&extents[1], 0);
+        nbd_put32((uint8_t *)&extents[0].length, command->length);
+        nbd_put32((uint8_t *)&extents[0].flags, 0);
         n = 1;
     }
     put_chunk(head, command, NBD_DONE, NBD_CHUNK_STATUS, NBD_STATUS_SIZE - NBD_CHUNK_SIZE + 8 * n);

@@ -359,8 +359,13 @@ struct xstack {
     struct xobj layer[4];           /* index is the block number for XOBJ_DATA */
 };
 
-/* What BLOCK_STATUS answers: a run of bytes that are alike. */
-struct xextent { uint32_t length; uint32_t flags; };    /* flags: 1 hole, 2 reads as zeros */
+enum xextent_flag {
+    XEXTENT_HOLE = 1,               /* takes no place on the store */
+    XEXTENT_ZERO = 2                /* reads as zeros */
+};
+
+/* What BLOCK_STATUS answers: a run of bytes that are alike; flags of enum xextent_flag. */
+struct xextent { uint32_t length; uint32_t flags; };
 
 /* trusted_until_ns: until when (CLOCK_BOOTTIME, which goes on while the machine sleeps) requests on writable
  * volumes may be answered out of memory, because no other node can have changed anything before. 0: for

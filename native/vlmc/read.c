@@ -6,8 +6,6 @@
 
 #include "vlmc/parts.h"
 
-#define EXTENT_HOLE 1
-#define EXTENT_ZERO 2
 #define STATUS_MAX (1ull << 30)     /* bytes looked at for one BLOCK_STATUS, about */
 #define EXTENT_MAX (1u << 31)       /* bytes: what fits a u32 and stays aligned */
 
@@ -84,7 +82,7 @@ uint64_t status_step(struct vlmc *v, struct xreq *req, struct xframe *frame, uin
     bool zero = entry_read(frame, block).volume == 0;
 
     (void)in;
-    if (!add_extent(v, req, length, zero ? EXTENT_HOLE | EXTENT_ZERO : 0)
+    if (!add_extent(v, req, length, zero ? XEXTENT_HOLE | XEXTENT_ZERO : 0)
         || io_of(req)->cursor + length >= STATUS_MAX)
         return req->size - io_of(req)->cursor;      /* a prefix is an answer */
     return length;
