@@ -200,7 +200,7 @@ _Static_assert(offsetof(struct work, task) == 0, "work_of() casts");
 static inline struct work *work_of(struct task *task) { return (struct work *)task; }
 static inline struct work *work_next(const struct work *work) { return work_of(work->task.next); }
 
-/* What a request keeps in its holder[0..6]; holder[7] is queue_push()'s. */
+/* What a request keeps while it is served. */
 struct held {
     struct work work;
     struct object *object;          /* in use by it */
@@ -209,9 +209,7 @@ struct held {
         uint64_t temporary;         /* in a group: number of its temporary file */
     };
 };
-_Static_assert(sizeof(struct held) <= 7 * sizeof(uint64_t), "held must leave holder[7] alone");
-
-static inline struct held *held(struct xreq *req) { return (struct held *)req->holder; }
+XREQ_HOLDER(held, struct held)
 static inline struct xreq *work_request(struct work *work)
 {
     return (struct xreq *)((char *)work - offsetof(struct xreq, holder));

@@ -63,11 +63,11 @@ void peer_reply(struct peer *peer, struct xreq *req, int error)
 
 void queue_push(struct peer *peer, struct queue *queue, struct xreq *req)
 {
-    req->holder[7] = 0;
+    req->link = 0;
     if (queue->head == 0)
         queue->head = req->index + 1;
     else
-        peer->port->reqs[queue->tail - 1].holder[7] = req->index + 1;
+        peer->port->reqs[queue->tail - 1].link = req->index + 1;
     queue->tail = req->index + 1;
 }
 
@@ -78,9 +78,9 @@ struct xreq *queue_pop(struct peer *peer, struct queue *queue)
     if (queue->head == 0)
         return NULL;
     req = &peer->port->reqs[queue->head - 1];
-    queue->head = (uint32_t)req->holder[7];
+    queue->head = req->link;
     if (queue->head == 0)
         queue->tail = 0;
-    req->holder[7] = 0;
+    req->link = 0;
     return req;
 }

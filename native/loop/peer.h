@@ -11,11 +11,12 @@
  * costs no system call.
  *
  * No callback may block, and all are called on the loop's thread only. Everything a
- * peer needs per request lives in its port's copy of it: `holder` of a request it serves,
- * `sender` of a child it made. Nothing is allocated per I/O.
+ * peer needs per request lives in its port's copy of it: in the holder's scratch of a request it
+ * serves, in the sender's scratch of a child it made (XREQ_HOLDER, XREQ_SENDER in segment/xseg.h).
+ * Nothing is allocated per I/O.
  *
  * A request that cannot be served for want of a slot or buffer is parked by the peer
- * (a `struct queue` links requests it holds through holder[7]) and tried again from
+ * (a `struct queue` links requests it holds) and tried again from
  * flush(), which is called after replies came in.
  */
 #ifndef ARCHIPELAGO_PEER_H
@@ -119,7 +120,7 @@ static inline void peer_send(struct peer *peer, struct xreq *req, uint32_t targe
 /* Answers a request taken from request(). */
 void peer_reply(struct peer *peer, struct xreq *req, int error);
 
-/* A FIFO of requests the peer holds, linked through holder[7]. */
+/* A FIFO of requests the peer holds. One is in at most one queue. */
 struct queue { uint32_t head, tail; };     /* slot number + 1 */
 void queue_push(struct peer *peer, struct queue *queue, struct xreq *req);
 struct xreq *queue_pop(struct peer *peer, struct queue *queue);

@@ -156,7 +156,7 @@ struct xreq {
     uint64_t sent_ns;               /* CLOCK_MONOTONIC */
     uint32_t parent;                /* request it serves, slot number + 1; of another's, for who looks */
     uint32_t client;                /* for the src's use: connection, task... */
-    uint32_t link;                  /* came after it: slot number + 1 */
+    uint32_t link;                  /* the next of the list or queue it is in: slot number + 1 */
     uint32_t orphan;                /* an earlier incarnation sent it: freed on its return */
     uint64_t reserved[2];
     /* what is asked, and the answer: see struct xslot */
@@ -173,9 +173,25 @@ struct xreq {
     uint64_t done;
     uint64_t arg;
     struct xobj object;
-    uint64_t sender[3];             /* src's scratch */
-    uint64_t holder[8];             /* scratch of the port that serves it; zero on arrival */
+    uint64_t sender[3];             /* src's scratch, zero when it is taken: XREQ_SENDER */
+    uint64_t holder[8];             /* scratch of the port that serves it, zero on arrival: XREQ_HOLDER */
 };
+
+/* A peer says in two structures what it keeps with a request, and reads it by name:
+ *
+ *     struct merge { uint64_t block; uint32_t next_chunk; };
+ *     XREQ_SENDER(merge_of, struct merge)          merge_of(child)->next_chunk = 0;
+ *
+ * defines the inline function merge_of(), from a request to its own scratch as sender, or as holder. */
+#define XREQ_SCRATCH(part, name, type)                                                  \
+    static inline type *name(struct xreq *req)                                           \
+    {                                                                                    \
+        _Static_assert(sizeof(type) <= sizeof(req->part), #type " fits the scratch");    \
+        _Static_assert(_Alignof(type) <= _Alignof(uint64_t), #type " is aligned");       \
+        return (type *)(void *)req->part;                                                \
+    }
+#define XREQ_SENDER(name, type) XREQ_SCRATCH(sender, name, type)
+#define XREQ_HOLDER(name, type) XREQ_SCRATCH(holder, name, type)
 
 /* --- ports ---------------------------------------------------------------- */
 
