@@ -15,8 +15,11 @@ struct delay {
     struct filter filter;
     uint64_t ns;
     bool in_order;                  /* others do not overtake those held */
-    struct queue held;              /* holder[0]: when it goes on */
+    struct queue held;
 };
+
+struct due { uint64_t ns; };        /* when a request goes on */
+XREQ_HOLDER(due_of, struct due)
 
 static int read_options(struct peer *peer, struct delay *state)
 {
@@ -56,7 +59,7 @@ static uint64_t deadline(struct peer *peer)
 {
     struct delay *state = peer->state;
 
-    return queue_empty(&state->held) ? UINT64_MAX : peer->port->reqs[state->held.head - 1].holder[0];
+    return queue_empty(&state->held) ? UINT64_MAX : due_of(&peer->port->reqs[state->held.head - 1])->ns;
 }
 
 static void request(struct peer *peer, struct xreq *req)
@@ -68,14 +71,14 @@ static void request(struct peer *peer, struct xreq *req)
         filter_pass(peer, req);
         return;
     }
-    req->holder[0] = loop_now(peer->loop) + (matches ? state->ns : 0);
+    due_of(req)->ns = loop_now(peer->loop) + (matches ? state->ns : 0);
     queue_push(peer, &state->held, req);
 }
 
 static bool flush(struct peer *peer)
 {
     struct delay *state = peer->state;
-    bool moved = filter_retry(peer);
+    bool moved = false;
 
     while (deadline(peer) <= loop_now(peer->loop)) {
         filter_pass(peer, queue_pop(peer, &state->held));
@@ -91,6 +94,8 @@ const struct peer_ops delay_ops = {
     .start = start,
     .request = request,
     .reply = filter_reply,
+    .again = filter_again,
+    .can_serve = peer_has_slot,
     .flush = flush,
     .deadline = deadline,
     .stop = stop,

@@ -89,6 +89,7 @@ const struct peer_ops error_ops = {
     .start = start,
     .request = request,
     .reply = filter_reply,
-    .flush = filter_retry,
+    .again = filter_again,
+    .can_serve = peer_has_slot,
     .stop = stop,
 };

@@ -91,10 +91,14 @@ static bool pass(struct peer *peer, struct xreq *req)
 
 void filter_pass(struct peer *peer, struct xreq *req)
 {
-    struct filter *filter = peer->state;
+    if (peer_has_parked(peer) || !pass(peer, req))
+        peer_park(peer, req);
+}
 
-    if (!queue_empty(&filter->parked) || !pass(peer, req))
-        queue_push(peer, &filter->parked, req);
+void filter_again(struct peer *peer, struct xreq *req)
+{
+    if (!pass(peer, req))
+        peer_park(peer, req);
 }
 
 void filter_reply(struct peer *peer, struct xreq *child)
@@ -107,16 +111,4 @@ void filter_reply(struct peer *peer, struct xreq *child)
     req->arg = child->arg;
     xreq_put(peer->port, child);
     peer_reply(peer, req, error);
-}
-
-bool filter_retry(struct peer *peer)
-{
-    struct filter *filter = peer->state;
-    bool moved = false;
-
-    while (!queue_empty(&filter->parked) && peer->port->free_count) {
-        pass(peer, queue_pop(peer, &filter->parked));
-        moved = true;
-    }
-    return moved;
 }

@@ -2,8 +2,8 @@
  *
  * filters/filter.h - for peers that pass requests on to one target and its answers back.
  *
- * A filter's request() decides, and calls filter_pass() for what goes on; its reply() is
- * filter_reply, and its flush() calls filter_retry(). The child borrows the data of the
+ * A filter's request() decides, and calls filter_pass() for what goes on; its reply() is filter_reply,
+ * its again() filter_again and its can_serve() peer_has_slot. The child borrows the data of the
  * request it stands for, so nothing is copied.
  */
 #ifndef ARCHIPELAGO_FILTER_H
@@ -12,7 +12,6 @@
 #include "loop/peer.h"
 
 struct filter {                     /* first member of a filter's state */
-    struct queue parked;            /* found no free slot for their child */
     uint32_t ops;                   /* bit per operation the filter is about */
     uint32_t kinds;                 /* bit per kind of object; a request on a volume has kind 0 */
 };
@@ -24,7 +23,7 @@ int filter_options(struct peer *peer, struct filter *filter);
 bool filter_matches(const struct filter *filter, const struct xreq *req);
 void filter_pass(struct peer *peer, struct xreq *req);
 void filter_reply(struct peer *peer, struct xreq *child);
-/* True if something was passed on. */
-bool filter_retry(struct peer *peer);
+/* Passes on a request that found no free slot for its child. */
+void filter_again(struct peer *peer, struct xreq *req);
 
 #endif

@@ -255,9 +255,14 @@ static bool turn(struct loop *loop)
             moved = true;
         }
     }
-    for (uint32_t i = 0; i < loop->peer_count; i++)
-        if (loop->peers[i]->ops->flush && loop->peers[i]->ops->flush(loop->peers[i]))
+    for (uint32_t i = 0; i < loop->peer_count; i++) {
+        struct peer *peer = loop->peers[i];
+
+        if (peer_has_parked(peer) && peer_retry(peer))
             moved = true;
+        if (peer->ops->flush && peer->ops->flush(peer))
+            moved = true;
+    }
     for (uint32_t i = 0; i < loop->peer_count; i++)
         port_ring(loop->peers[i]->port);
     return moved;

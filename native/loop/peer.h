@@ -15,9 +15,12 @@
  * serves, in the sender's scratch of a child it made (XREQ_HOLDER, XREQ_SENDER in segment/xseg.h).
  * Nothing is allocated per I/O.
  *
- * A request that cannot be served for want of a slot or buffer is parked by the peer
- * (a `struct queue` links requests it holds) and tried again from
- * flush(), which is called after replies came in.
+ * The waiting room
+ * ----------------
+ * A request that cannot be served for want of a slot, a buffer or other memory is parked: peer_park(). The loop
+ * hands it to the peer's again() once a turn, while the peer's can_serve() says that trying is of use. Those that
+ * are parked have their tries in the order in which they came, and nobody has a second one before all have had
+ * theirs. Who comes later may overtake them, unless its peer looks at peer_has_parked() and parks it behind them.
  */
 #ifndef ARCHIPELAGO_PEER_H
 #define ARCHIPELAGO_PEER_H
@@ -26,9 +29,13 @@
 
 #define PEER_OPTIONS_MAX 32
 #define PEER_TARGETS_MAX 4
+#define PEER_TRIES_MAX 1024         /* parked requests that have a try in one turn */
 #define LOOP_PEERS_MAX 16
 
 struct option { const char *name, *value; };
+
+/* A FIFO of requests the peer holds. One is in at most one queue. */
+struct queue { uint32_t head, tail; };     /* slot number + 1 */
 
 struct peer {
     const struct peer_ops *ops;
@@ -41,6 +48,8 @@ struct peer {
     uint32_t route[PEER_TARGETS_MAX];   /* edge for each target named at loop_add() */
     uint32_t target_count;
     uint64_t in_flight;             /* requests received and not yet replied to */
+    struct queue parked;
+    uint32_t parked_count;
     char error[256];                /* start(): why it failed, for the log */
     void *state;                    /* the peer's own */
 };
@@ -53,7 +62,11 @@ struct peer_ops {
     void (*request)(struct peer *peer, struct xreq *req);
     /* A child came back. The peer must xreq_put() it. */
     void (*reply)(struct peer *peer, struct xreq *child);
-    /* Optional: end of a turn. Submit, send, retry what was parked. True: did something. */
+    /* Of a peer that parks requests: one of them has another try, which may end in its being parked again. */
+    void (*again)(struct peer *peer, struct xreq *req);
+    /* Optional: false while no parked request could be served. */
+    bool (*can_serve)(struct peer *peer);
+    /* Optional: end of a turn. Submit, send. True: did something. */
     bool (*flush)(struct peer *peer);
     /* Optional: when this peer must run again, CLOCK_MONOTONIC ns; UINT64_MAX: never. */
     uint64_t (*deadline)(struct peer *peer);
@@ -120,10 +133,18 @@ static inline void peer_send(struct peer *peer, struct xreq *req, uint32_t targe
 /* Answers a request taken from request(). */
 void peer_reply(struct peer *peer, struct xreq *req, int error);
 
-/* A FIFO of requests the peer holds. One is in at most one queue. */
-struct queue { uint32_t head, tail; };     /* slot number + 1 */
 void queue_push(struct peer *peer, struct queue *queue, struct xreq *req);
 struct xreq *queue_pop(struct peer *peer, struct queue *queue);
 static inline bool queue_empty(const struct queue *queue) { return queue->head == 0; }
+
+/* Puts a request that lacks something into the waiting room, behind all others. */
+void peer_park(struct peer *peer, struct xreq *req);
+/* Takes the one that has waited longest out of it, to fail it; NULL: there is none. */
+struct xreq *peer_unpark(struct peer *peer);
+static inline bool peer_has_parked(const struct peer *peer) { return peer->parked_count != 0; }
+/* A can_serve() for peers that lack slots only. */
+bool peer_has_slot(struct peer *peer);
+/* The loop's, once a turn: tries for those that are parked. True: some wait no more. */
+bool peer_retry(struct peer *peer);
 
 #endif
