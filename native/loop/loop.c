@@ -345,7 +345,7 @@ static void wait_for_work(struct loop *loop)
     woken = poll_events(loop, pending(loop) ? 0 : sleep_ns(loop));
     bell_disarm(loop->bell);
     if (woken && loop->peer_count)
-        count(&loop->peers[0]->port->shared->wakes, 1);
+        counter_add(&loop->peers[0]->port->shared->wakes, 1);
 }
 
 static bool all_idle(struct loop *loop)

@@ -88,13 +88,13 @@ static void count_served(struct nbd_connection *conn, const struct nbd_command *
 {
     struct xport *shared = conn->nbd->peer->port->shared;
 
-    count(&shared->served, 1);
+    counter_add(&shared->served, 1);
     if (failed)
-        count(&shared->errors, 1);
+        counter_add(&shared->errors, 1);
     else if (command->type == NBD_CMD_READ)
-        count(&shared->bytes_read, command->length);
+        counter_add(&shared->bytes_read, command->length);
     else if (command->type == NBD_CMD_WRITE)
-        count(&shared->bytes_written, command->length);
+        counter_add(&shared->bytes_written, command->length);
 }
 
 void nbd_succeed(struct nbd_connection *conn, struct nbd_command *command)

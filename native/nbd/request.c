@@ -229,7 +229,7 @@ static struct nbd_command *take_command(struct nbd_connection *conn, const uint8
         .cookie = nbd_get64(head + 8), .offset = nbd_get64(head + 16),
         .length = nbd_get32(head + 24), .used = true,
     };
-    count(&conn->nbd->peer->port->shared->received, 1);
+    counter_add(&conn->nbd->peer->port->shared->received, 1);
     return command;
 }
 

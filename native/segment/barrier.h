@@ -27,7 +27,7 @@
                                    __ATOMIC_RELAXED); })
 
 /* A counter that one thread writes and anyone reads. */
-#define count(p, n)          store_relaxed((p), load_relaxed(p) + (n))
+#define counter_add(p, n)    store_relaxed((p), load_relaxed(p) + (n))
 
 /* Copies what another process may be writing. What is checked afterwards is the copy: the compiler must not
  * look at the source again. */

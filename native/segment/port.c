@@ -260,7 +260,7 @@ void port_bad(struct port *port, uint32_t link, const char *why)
     struct tm local;
     char when[32];
 
-    count(&port->shared->bad, 1);
+    counter_add(&port->shared->bad, 1);
     if (port->told_ns && now - port->told_ns < TOLD_AGAIN_NS)
         return;
     port->told_ns = now;
@@ -489,7 +489,7 @@ static void record_latency(struct port *port, const struct xreq *req)
 
     if (bucket >= XSEG_LATENCY_BUCKETS)
         bucket = XSEG_LATENCY_BUCKETS - 1;
-    count(&port->shared->latency_us[kind][bucket], 1);
+    counter_add(&port->shared->latency_us[kind][bucket], 1);
 }
 
 /* False: it says that another port sent it than the one whose slot it is, and was answered. */
@@ -501,7 +501,7 @@ static bool accept_request(struct port *port, struct xreq *req)
     slot->received_ns = port->now_ns;
     zero_words(req->holder, sizeof(req->holder) / sizeof(uint64_t));
     slot_read(port, req);
-    count(&port->shared->received, 1);
+    counter_add(&port->shared->received, 1);
     if (src < XSEG_PORTS && req->index - xseg_first_slot(port->seg, src) < xseg_slots_of(port->seg, src)) {
         req->src = (uint16_t)src;
         return true;
@@ -516,7 +516,7 @@ static bool accept_request(struct port *port, struct xreq *req)
 static bool accept_reply(struct port *port, struct xreq *req)
 {
     if (req->orphan) {
-        count(&port->shared->dropped, 1);
+        counter_add(&port->shared->dropped, 1);
         xreq_put(port, req);
         return false;
     }
@@ -594,7 +594,7 @@ static void collect_orphans(struct port *port)
             req->place = XREQ_NOT_HERE;
         } else if (req->orphan) {
             port->orphans -= req->orphan == ORPHAN_WAITED;
-            count(&port->shared->dropped, 1);
+            counter_add(&port->shared->dropped, 1);
             xreq_put(port, req);
         } else {
             req->link = 0;
@@ -621,7 +621,7 @@ static uint32_t *take_held_of(struct port *port, uint32_t sender, bool present, 
             continue;
         if (op == XOP_LIST || op == XOP_NAMES)
             slot->arg = slot->asked;
-        count(&port->shared->recovered, 1);
+        counter_add(&port->shared->recovered, 1);
         req->place = XREQ_SERVED;
         req->index = i;
         req->link = 0;
@@ -668,7 +668,7 @@ void port_ring(struct port *port)
 
         port->ring &= port->ring - 1;
         if (bell_ring(port->seg, bell))
-            count(&port->shared->rings, 1);
+            counter_add(&port->shared->rings, 1);
     }
 }
 
@@ -689,7 +689,7 @@ int port_wait(struct port *port, uint32_t timeout_ms, uint32_t spin_us)
         bell_arm(port->bell);
         if (!port_pending(port) && poll(&fd, 1, left_ms < WAIT_SLICE_MS ? (int)left_ms
                                                                         : WAIT_SLICE_MS) > 0)
-            count(&port->shared->wakes, 1);
+            counter_add(&port->shared->wakes, 1);
         bell_disarm(port->bell);
         now = clock_ns();
     }

@@ -114,7 +114,7 @@ struct xreq *xreq_get(struct port *port)
     uint32_t index;
 
     if (port->free_count == 0) {
-        count(&port->shared->no_request, 1);
+        counter_add(&port->shared->no_request, 1);
         return NULL;
     }
     index = port->free[--port->free_count];
@@ -192,7 +192,7 @@ void xreq_send(struct port *port, struct xreq *req, uint32_t dst)
         return;
     }
     slot_write(port, req);
-    count(&port->shared->sent, 1);
+    counter_add(&port->shared->sent, 1);
     port_deliver(port, req->index, dst, XREQ_QUEUED);
 }
 
@@ -208,13 +208,13 @@ void xreq_reply(struct port *port, struct xreq *req, int error)
     MOVE(slot, req, offset);
     MOVE(slot, req, done);
     MOVE(slot, req, arg);
-    count(&shared->served, 1);
+    counter_add(&shared->served, 1);
     if (error)
-        count(&shared->errors, 1);
+        counter_add(&shared->errors, 1);
     else if (req->op == XOP_READ)
-        count(&shared->bytes_read, req->size);
+        counter_add(&shared->bytes_read, req->size);
     else if (req->op == XOP_WRITE)
-        count(&shared->bytes_written, req->size);
+        counter_add(&shared->bytes_written, req->size);
     port_deliver(port, req->index, req->src, XREQ_REPLIED);
 }
 
@@ -290,7 +290,7 @@ int xbuf_get(struct port *port, struct xreq *req, uint64_t size)
         req->data_size = (uint32_t)xbuffer_size(class);
         return 0;
     }
-    count(&port->shared->no_buffer, 1);
+    counter_add(&port->shared->no_buffer, 1);
     return -ENOBUFS;
 }
 

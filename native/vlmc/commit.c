@@ -342,7 +342,7 @@ static void commit_end(struct vlmc *v, uint32_t slot, int error, const struct xr
         fail_starved(v, slot, error);
         fail_freezes(v, slot, error);
     } else {
-        count(&v->seg->volumes[slot].commits, 1);
+        counter_add(&v->seg->volumes[slot].commits, 1);
     }
     note_told(v, slot, &volume->flushing);
     answer_all(v, &volume->flushing, error);
@@ -463,8 +463,8 @@ static void begin_snapshot(struct vlmc *v, uint32_t slot)
     volume->snapshot = req->index + 1;
     store_release(&vol->epoch, vol->epoch + 1);
     store_release(&vol->writable_since, vol->epoch);
-    count(&vol->snapshots, 1);
-    count(&vol->snapshots_held_ns, clock_ns() - volume->hold_writes_ns);
+    counter_add(&vol->snapshots, 1);
+    counter_add(&vol->snapshots_held_ns, clock_ns() - volume->hold_writes_ns);
     volume->hold_writes_ns = 0;
     commit_go_on(v, slot);
     if (!volume->hold_all)
@@ -575,7 +575,7 @@ void commit_kick(struct vlmc *v, uint32_t slot)
 
 void flush_request(struct vlmc *v, struct xreq *req)
 {
-    count(&xvolume_of(v, req)->flushes, 1);
+    counter_add(&xvolume_of(v, req)->flushes, 1);
     queue_push(v->peer, &volume_of(v, req)->flushes, req);
     commit_kick(v, req->volume - 1);
 }

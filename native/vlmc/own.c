@@ -184,7 +184,7 @@ static void put_layer_on(struct vlmc *v, struct xreq *req, struct xframe *frame,
     entry_dirty(v, req->volume - 1, frame, block);
     entry_publish(entry_of(frame, block), volume->id, stack->layer[0].epoch, number);
     stack_give(v, frame, entry.stack);
-    count(&vol->first_writes, 1);
+    counter_add(&vol->first_writes, 1);
 }
 
 /* --- merging a stack ---------------------------------------------------------------- */
@@ -231,8 +231,8 @@ static void put_merged(struct vlmc *v, uint32_t slot, uint64_t block, uint32_t n
     stack_give(v, frame, old);
     if (full)
         stack_give(v, frame, number);
-    count(&vol->merges, 1);
-    count(&vol->first_writes, 1);
+    counter_add(&vol->merges, 1);
+    counter_add(&vol->first_writes, 1);
 }
 
 static void merge_end(struct vlmc *v, struct xreq *child, int error)

@@ -55,11 +55,11 @@ void send_child(struct vlmc *v, struct xreq *child)
 static void count_done(struct xvolume *vol, const struct xreq *req)
 {
     if (req->op == XOP_READ) {
-        count(&vol->reads, 1);
-        count(&vol->bytes_read, req->size);
+        counter_add(&vol->reads, 1);
+        counter_add(&vol->bytes_read, req->size);
     } else if (io_of((struct xreq *)req)->is_write) {
-        count(&vol->writes, 1);
-        count(&vol->bytes_written, req->size);
+        counter_add(&vol->writes, 1);
+        counter_add(&vol->bytes_written, req->size);
     }
 }
 
@@ -150,7 +150,7 @@ void io_fail(struct vlmc *v, struct xreq *req, int error)
 
 uint64_t io_damaged(struct vlmc *v, struct xreq *req)
 {
-    count(&v->peer->port->shared->bad, 1);
+    counter_add(&v->peer->port->shared->bad, 1);
     io_of(req)->error = -EIO;
     return req->size - io_of(req)->cursor;
 }

@@ -210,7 +210,7 @@ static bool publish_new(struct vlmc *v, struct xreq *req, struct xreq *child)
     if (child->error == 0 && entry.volume == 0) {
         entry_dirty(v, req->volume - 1, frame, block);
         entry_publish(entry_of(frame, block), volume_of(v, req)->id, child->object.epoch, 0);
-        count(&xvolume_of(v, req)->first_writes, 1);
+        counter_add(&xvolume_of(v, req)->first_writes, 1);
     }
     if (child->error)
         epoch_leave(v, req->volume - 1);
