@@ -15,6 +15,7 @@
 
 #include "nbd/keeper.h"
 #include "nbd/proto.h"
+#include "segment/barrier.h"
 #include "segment/ours.h"
 
 struct kept {                       /* a request without a whole reply */
@@ -260,7 +261,7 @@ static void put_server(struct keeper *k, int server)
 static int connect_again(struct keeper *k)
 {
     time_t began = now_s(), seen = began;       /* when its socket was last there */
-    while (!__atomic_load_n(&k->closing, __ATOMIC_ACQUIRE)) {
+    while (!load_acquire(&k->closing)) {
         int fd = connect_to(k->path);
         if (fd >= 0) {
             seen = now_s();
@@ -352,7 +353,7 @@ static void *carry_requests(void *keeper)
     struct keeper *k = keeper;
     while (carry_request(k) == 0)
         continue;
-    __atomic_store_n(&k->closing, true, __ATOMIC_RELEASE);
+    store_release(&k->closing, true);
     pthread_mutex_lock(&k->wire);
     if (k->server >= 0)
         shutdown(k->server, SHUT_RDWR);
@@ -438,7 +439,7 @@ static int carry_replies(struct keeper *k)
         put_server(k, -1);
         int rc = connect_again(k);
         pthread_t thread;
-        if (rc < 0 || __atomic_load_n(&k->closing, __ATOMIC_ACQUIRE))
+        if (rc < 0 || load_acquire(&k->closing))
             return rc;
         rc = -pthread_create(&thread, NULL, send_again, k);
         if (rc < 0)

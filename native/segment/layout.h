@@ -14,7 +14,7 @@
  * for whoever touches it, and for his successor. In order:
  *
  *     xheader            magic, version, bounds, offsets of everything below
- *     xbell[]            doorbells, one per sleeping thread (see bell.h)
+ *     xbell[]            doorbells, one per sleeping thread ("Doorbells" in segment/xseg.h)
  *     xport[]            ports: inbox, identity, counters
  *     xroute[]           edges of the pipeline: "who sends what to whom"
  *     xslot[]            request slots

@@ -40,6 +40,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "segment/barrier.h"
 #include "segment/layout.h"
 
 #define XBELL_SLEEP_MS 100
@@ -322,7 +323,7 @@ int route_find(struct xseg *seg, const char *from, const char *to, uint32_t *rou
 /* Where the edge leads now. */
 static inline uint32_t route_port(const struct xseg *seg, uint32_t route)
 {
-    return __atomic_load_n(&seg->routes[route].port, __ATOMIC_ACQUIRE);
+    return load_acquire(&seg->routes[route].port);
 }
 /* Turns an edge to another port; takes effect with the next request sent over it. */
 int route_set(struct xseg *seg, const char *edge, uint32_t port);
