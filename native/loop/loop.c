@@ -35,6 +35,7 @@ struct loop {
     struct peer *peers[LOOP_PEERS_MAX];
     uint32_t peer_count;
     struct queue foreign[LOOP_PEERS_MAX];   /* kept back for the successor while draining */
+    uint32_t parked_count;          /* of all its peers */
     bool helps[XSEG_PORTS];         /* draining: a port outside has a request of this loop's */
     struct watch bell_watch, stop_watch;
 };
@@ -173,6 +174,53 @@ int loop_add(struct loop *loop, const char *type, const char *role,
     return 0;
 }
 
+/* --- the waiting room ------------------------------------------------------------- */
+
+void peer_park(struct peer *peer, struct xreq *req)
+{
+    assert(peer->ops->again && peer->parked_count < peer->in_flight);
+    queue_push(peer, &peer->parked, req);
+    peer->parked_count++;
+    peer->loop->parked_count++;
+}
+
+struct xreq *peer_unpark(struct peer *peer)
+{
+    struct xreq *req = queue_pop(peer, &peer->parked);
+
+    assert((req != NULL) == (peer->parked_count != 0));
+    if (req) {
+        peer->parked_count--;
+        peer->loop->parked_count--;
+    }
+    return req;
+}
+
+bool peer_has_slot(struct peer *peer) { return peer->port->free_count != 0; }
+
+/* Tries for those that are parked. True: some wait no more. */
+static bool retry(struct peer *peer)
+{
+    uint32_t before = peer->parked_count, tries = before < PEER_TRIES_MAX ? before : PEER_TRIES_MAX;
+
+    for (uint32_t n = 0; n < tries && (!peer->ops->can_serve || peer->ops->can_serve(peer)); n++) {
+        struct xreq *req = peer_unpark(peer);
+        if (!req)
+            break;                  /* a try before it failed all that were left */
+        peer->ops->again(peer, req);
+    }
+    return peer->parked_count < before;
+}
+
+static bool retry_all(struct loop *loop)
+{
+    bool moved = false;
+
+    for (uint32_t i = 0; i < loop->peer_count; i++)
+        moved |= retry(loop->peers[i]);
+    return moved;
+}
+
 /* --- the loop --------------------------------------------------------------------- */
 
 static bool is_own_port(const struct loop *loop, uint32_t number)
@@ -255,14 +303,11 @@ static bool turn(struct loop *loop)
             moved = true;
         }
     }
-    for (uint32_t i = 0; i < loop->peer_count; i++) {
-        struct peer *peer = loop->peers[i];
-
-        if (peer_has_parked(peer) && peer_retry(peer))
+    if (loop->parked_count && retry_all(loop))
+        moved = true;
+    for (uint32_t i = 0; i < loop->peer_count; i++)
+        if (loop->peers[i]->ops->flush && loop->peers[i]->ops->flush(loop->peers[i]))
             moved = true;
-        if (peer->ops->flush && peer->ops->flush(peer))
-            moved = true;
-    }
     for (uint32_t i = 0; i < loop->peer_count; i++)
         port_ring(loop->peers[i]->port);
     return moved;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * loop/peer.c - helpers for native peers: options, answers, queues, the waiting room. See loop/peer.h.
+ * loop/peer.c - helpers for native peers: options, answers, queues. See loop/peer.h.
  */
 #include <assert.h>
 #include <errno.h>
@@ -83,37 +83,4 @@ struct xreq *queue_pop(struct peer *peer, struct queue *queue)
         queue->tail = 0;
     req->link = 0;
     return req;
-}
-
-/* --- the waiting room ----------------------------------------------------------- */
-
-void peer_park(struct peer *peer, struct xreq *req)
-{
-    assert(peer->ops->again && peer->parked_count < peer->in_flight);
-    queue_push(peer, &peer->parked, req);
-    peer->parked_count++;
-}
-
-struct xreq *peer_unpark(struct peer *peer)
-{
-    struct xreq *req = queue_pop(peer, &peer->parked);
-
-    assert((req != NULL) == (peer->parked_count != 0));
-    peer->parked_count -= req != NULL;
-    return req;
-}
-
-bool peer_has_slot(struct peer *peer) { return peer->port->free_count != 0; }
-
-bool peer_retry(struct peer *peer)
-{
-    uint32_t before = peer->parked_count, tries = before < PEER_TRIES_MAX ? before : PEER_TRIES_MAX;
-
-    for (uint32_t n = 0; n < tries && (!peer->ops->can_serve || peer->ops->can_serve(peer)); n++) {
-        struct xreq *req = peer_unpark(peer);
-        if (!req)
-            break;                  /* a try before it failed all that were left */
-        peer->ops->again(peer, req);
-    }
-    return peer->parked_count < before;
 }

@@ -144,7 +144,5 @@ struct xreq *peer_unpark(struct peer *peer);
 static inline bool peer_has_parked(const struct peer *peer) { return peer->parked_count != 0; }
 /* A can_serve() for peers that lack slots only. */
 bool peer_has_slot(struct peer *peer);
-/* The loop's, once a turn: tries for those that are parked. True: some wait no more. */
-bool peer_retry(struct peer *peer);
 
 #endif
