@@ -8,10 +8,14 @@ walks over volumes of the instance that runs in HOME.
 from __future__ import annotations
 
 import argparse
+import os
 import random
+import sys
 import time
 
-from world import BLOCK, LEAF_BYTES, Change, World
+sys.path.append(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "lib"))
+
+from world import BLOCK, LEAF_BYTES, Change, World  # noqa: E402
 
 VOLUMES_MAX = 14
 CHECK_EACH = 200                    # steps after which one volume is compared as a whole
@@ -168,7 +172,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    import os
-    import sys
-    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     main()

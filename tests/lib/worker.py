@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process that joins a segment, to be killed: python worker.py ACTION SEGMENT ROLE COUNT.
+"""A process that joins a segment, to be killed: python tests/lib/worker.py ACTION SEGMENT ROLE COUNT.
 
 send: gets COUNT requests and buffers and sends them to ROLE from the static port "sender".
 serve: takes in COUNT requests of ROLE and answers them.

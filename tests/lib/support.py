@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import importlib
 import json
 import os
 import signal
@@ -210,4 +211,5 @@ def libnbd() -> Any:
     import pytest
     if DIST_PACKAGES not in sys.path:
         sys.path.append(DIST_PACKAGES)
-    return pytest.importorskip("nbd", reason="libnbd's binding for this Python is missing (python3-libnbd)")
+    pytest.importorskip("libnbdmod", reason="libnbd's binding for this Python is missing (python3-libnbd)")
+    return importlib.import_module("nbd")
