@@ -15,17 +15,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 AT_ONCE = 2
-ALONE = ("on_rados", "kill", "powercut", "bad_input")   # folders that are a part each
+ALONE = ("on_rados", "kill", "powercut", "bad_input")       # folders that are a part each
+SMALL = ("volumes", "consistency", "regressions", "fuzz")   # folders that are one together; the others are another
 NONE_COLLECTED = 5              # pytest's exit status, where options leave out all of a part
 COUNTS = ("passed", "failed", "errors", "skipped")
 
 
 def parts() -> list[tuple[str, ...]]:
     """Paths of each part's tests, the longest parts first; together they are all there are."""
-    files = sorted(glob.glob("tests/test_*.py", root_dir=ROOT))
-    folders = [path.rstrip("/") for path in sorted(glob.glob("tests/*/", root_dir=ROOT))]
-    first, *others = [(f"tests/{name}",) for name in ALONE]
-    return [first, tuple(files), *others, tuple(path for path in folders if os.path.basename(path) not in ALONE)]
+    files = glob.glob("**/test_*.py", root_dir=os.path.join(ROOT, "tests"), recursive=True)
+    tops = {path.partition("/")[0] for path in files}
+    first, *others = [(name,) for name in ALONE]
+    chosen = [first, tuple(sorted(tops - {*ALONE, *SMALL})), *others, SMALL]
+    return [tuple(f"tests/{name}" for name in part) for part in chosen]
 
 
 def run_part(paths: tuple[str, ...]) -> tuple[bool, str]:

@@ -15,7 +15,8 @@ from tools import cluster as tool
 from xseg.segment import Segment, name_for
 
 HERE = os.path.dirname(__file__)
-sys.path.append(os.path.join(os.path.dirname(HERE), "volumes"))
+BORROWED = ("blockers", "kill", "mapper", "tools", "volumes")      # folders whose tests run here, too
+sys.path += [os.path.join(os.path.dirname(HERE), name) for name in BORROWED]
 
 
 def pytest_configure(config):

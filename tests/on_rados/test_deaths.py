@@ -2,18 +2,15 @@
 """What tests/kill/test_in_doubt.py asks, with everything in RADOS behind a slow filter."""
 import os
 import shutil
-import sys
 import tempfile
 
 import pytest
+from kill_fixtures import PATIENT
 from support import Instance
+from test_in_doubt import SEED, SLOW, Deaths
 
 from tools import cluster as tool
 from xseg.segment import Segment, name_for
-
-sys.path.append(os.path.join(os.path.dirname(os.path.dirname(__file__)), "kill"))
-from kill_fixtures import PATIENT
-from test_in_doubt import SEED, SLOW, Deaths
 
 KILLS = int(os.environ.get("ARCHIPELAGO_KILLS", "6"))
 

@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """tests/kill/test_orderly_end.py on RADOS: ways in which the end lost writes there, on one layout each."""
-import os
 import shutil
 import sys
 import tempfile
 
 import pytest
 from support import Instance
+from test_orderly_end import QUICK, WAYS, Written
 
 from tools import cluster as tool
 from xseg.segment import Segment, name_for
-
-sys.path.append(os.path.join(os.path.dirname(os.path.dirname(__file__)), "kill"))
-from test_orderly_end import QUICK, WAYS, Written  # noqa: E402
 
 
 @pytest.mark.parametrize(("way", "how"), [
