@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One name wanted on two nodes at once, with everything in RADOS. See tests/test_names_race.py."""
+"""One name wanted on two nodes at once, with everything in RADOS. See tests/mapper/test_names_race.py."""
 import errno
 import random
 
