@@ -12,7 +12,7 @@ import pytest
 from strangers import STRANGER, needs_root
 from support import Instance
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 COMMAND = "import sys; from tools.{} import main; sys.exit(main(sys.argv[1:]))"
 VERSION = f"python{sys.version_info[0]}.{sys.version_info[1]}"
 CONFIG = '[segment]\nframes = 64\nbuffers = [512, 64, 24]\n[peers.nbd]\nsocket_mode = "0600"\n'
