@@ -3,7 +3,6 @@
  * blocker_file/blocker_file.c - the peer type "blocker-file": objects in ordinary files. The essay is in
  * blocker_file/parts.h, the contract in objects/blocker.h, the manual in peers/blocker_file.py.
  */
-#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -157,42 +156,6 @@ static int start(struct peer *peer)
     return rc;
 }
 
-/* --- work for the pool ----------------------------------------------------------------- */
-
-static void run(struct task *task, void *arg)
-{
-    struct bf *bf = arg;
-
-    work_of(task)->result = work_of(task)->run(bf, work_of(task));
-    finished_add(&bf->finished, task);
-}
-
-void bf_pool_add(struct bf *bf, struct work *work, enum pool_class class)
-{
-    bf->active++;
-    work->task.run = run;
-    pool_add(&bf->pool, &work->task, class);
-}
-
-void bf_work_done(struct bf *bf, struct work *work)
-{
-    assert(bf->active > 0);
-    bf->active--;
-    work->done(bf, work, work->result);
-}
-
-static bool reap(struct bf *bf)
-{
-    struct task *task = finished_take(&bf->finished), *next;
-    bool found = task != NULL;
-
-    for (; task; task = next) {
-        next = task->next;
-        bf_work_done(bf, work_of(task));
-    }
-    return found;
-}
-
 /* --- on the loop ---------------------------------------------------------------------- */
 
 static bool is_removed(int folder)
@@ -264,7 +227,7 @@ static void reply(struct peer *peer, struct xreq *child) { xreq_put(peer->port, 
 static bool flush(struct peer *peer)
 {
     struct bf *bf = peer->state;
-    bool moved = reap(bf);
+    bool moved = bf_work_reap(bf);
 
     moved |= bf_objects_retry(bf);
     bf_commit_start(bf);

@@ -15,10 +15,8 @@
  * content it expects is looked at in step 3 under a flock on the folder, so that no other
  * process comes between the look and the rename.
  */
-#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <string.h>
 #include <sys/file.h>
 #include <unistd.h>
 

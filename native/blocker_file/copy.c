@@ -2,7 +2,6 @@
  *
  * blocker_file/copy.c - COPY and HASH: a worker goes through a whole object.
  */
-#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>

@@ -4,10 +4,7 @@
  *
  * Buffered: a read takes what is in the page cache at once and leaves a miss to io_uring; a
  * write is a plain pwrite(), which measured several times cheaper than io_uring's worker.
- * Large writes go in steps of WRITE_STEP: the kernel makes page-cache folios as large as a write,
- * and one of 1 MiB makes each later 4 KiB write into it cost up to twice the CPU, while the steps
- * cost a large write little. From POOL_BYTES on a worker copies them, so that the loop meanwhile
- * takes in what comes next.
+ * From POOL_BYTES on a worker makes it, so that the loop meanwhile takes in what comes next.
  *
  * Direct: io_uring, if offset, size and address are all multiples of BF_ALIGN; what is not goes
  * through the page cache of the same file. The kernel keeps the two coherent, but for a buffered
@@ -26,7 +23,6 @@
 #include "blocker_file/parts.h"
 
 #define READ_TRIES 4                /* partial answers from the page cache before io_uring */
-#define WRITE_STEP 131072
 #define POOL_BYTES 262144
 #define ZERO_STEP 65536
 
@@ -182,22 +178,6 @@ static void write_direct(struct bf *bf, struct xreq *req)
     h->work.done = write_direct_done;
     bf_ring_write(bf, &h->work, h->object->direct_fd, data_at(bf, req),
                   (uint32_t)(req->size - h->position), req->offset + h->position);
-}
-
-/* All of it or an error: a write cut short by a full disk fails when it is tried again. */
-int bf_write_all(int fd, const uint8_t *data, uint64_t size, uint64_t offset)
-{
-    while (size) {
-        ssize_t n = pwrite(fd, data, size < WRITE_STEP ? size : WRITE_STEP, (off_t)offset);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n < 0 ? -errno : -EIO;
-        data += n;
-        size -= (uint64_t)n;
-        offset += (uint64_t)n;
-    }
-    return 0;
 }
 
 /* On the loop, or in a worker. */

@@ -11,9 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "blocker_file/parts.h"
 #include "objects/name.h"
@@ -57,21 +55,6 @@ static void collect(struct listing *list, uint32_t kind, const char *name)
         cut(list);
     assert(list->count < list->capacity);
     list->entries[list->count++] = entry;
-}
-
-int bf_folder_read(struct bf *bf, uint32_t folder, DIR **dir)
-{
-    int at = bf_folder(bf, folder, false);
-    int fd = at < 0 ? at : openat(at, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), rc = 0;
-
-    *dir = fd < 0 ? NULL : fdopendir(fd);
-    if (at < 0)
-        return at == -ENOENT ? 0 : at;
-    if (!*dir)
-        rc = -errno;
-    if (!*dir && fd >= 0)
-        close(fd);
-    return rc;
 }
 
 static int read_folder(struct bf *bf, struct listing *list, uint32_t folder)

@@ -92,7 +92,7 @@ static bool is_nameless(const struct object *object)
 static void doom(struct bf *bf, struct object *object)
 {
     unhash(bf, object);
-    bf_dirty_gone(object);
+    bf_undirty(object);
     object->doomed = true;
     if (object->refs == 0) {
         lru_remove(object);

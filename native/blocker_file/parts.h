@@ -359,11 +359,31 @@ struct bf {
     struct volume *syncfs_waiting, *syncfs_serving;
 };
 
+/* What follows goes up: a file calls only what is declared above its own part, and work comes back by done(). */
+
+/* --- blocker_file/disk.c: the file system. Any thread. ------------------------------ */
+
+/* Writes all of `size` bytes, in steps that keep the page cache's folios small. */
+int bf_write_all(int fd, const uint8_t *data, uint64_t size, uint64_t offset);
+/* All of the file system. Counts failures. 0 or a negative errno. */
+int bf_syncfs(struct bf *bf);
+/* What the witness tells of earlier lives: 0, or a negative errno, which is noted in the segment. */
+int bf_ask_witness(struct bf *bf);
+
+/* --- blocker_file/reserve.c: a full disk. Any thread. ----------------------------- */
+
+/* Gives up a part of the reserve if that is what `error` asks for. True: try again. */
+bool bf_reserve_give(struct bf *bf, int error);
+/* Makes what is missing of it, if there is plenty of space. */
+void bf_reserve_fill(struct bf *bf);
+
 /* --- blocker_file/place.c: names and folders. Any thread. ------------------------- */
 
 /* EINVAL: not the name of an object. Fills in "kind/xx/name"; *name points into it. */
 int bf_place(const struct xobj *object, char path[BF_PATH], const char **name, uint32_t *folder);
 uint64_t bf_name_hash(const char *name);
+/* What the names of all lives of a port begin with, as long as the segment lasts. */
+void bf_line(const struct bf *bf, const char *role, char line[BF_LINE]);
 /* Descriptor of a folder, kept open. ENOENT unless make. */
 int bf_folder(struct bf *bf, uint32_t folder, bool make);
 /* The same to be read from its beginning, until closedir(). NULL and 0: there is no such folder. */
@@ -374,11 +394,8 @@ int bf_locate(struct bf *bf, const struct xobj *object, bool make, char path[BF_
 /* Removes an empty kind's folders, with the kind's own. */
 void bf_remove_folders(int at, const char *name);
 
-/* --- blocker_file/root.c: the root, temporary files. Any thread. -------------------- */
+/* --- blocker_file/temporary.c: what is to become an object. Any thread. -------------- */
 
-/* Opens ROOT, checks or makes its `store`, takes a life's folder. Sets peer->error. */
-int bf_root_open(struct bf *bf);
-void bf_root_close(struct bf *bf);
 /* A new file, without a name where the file system can (*number is 0 then), to become the
  * object: its descriptor. */
 int bf_temporary(struct bf *bf, const struct xobj *object, uint64_t *number);
@@ -386,13 +403,6 @@ int bf_temporary(struct bf *bf, const struct xobj *object, uint64_t *number);
 void bf_temporary_drop(struct bf *bf, int fd, uint64_t number);
 /* Gives it the object's name. EEXIST when it must be new and is not. */
 int bf_publish(struct bf *bf, int fd, uint64_t number, const struct xobj *object, bool must_be_new);
-/* All of the file system. Counts failures. 0 or a negative errno. */
-int bf_syncfs(struct bf *bf);
-/* What the witness tells of earlier lives: 0, or a negative errno, which is noted in the segment. */
-int bf_ask_witness(struct bf *bf);
-
-/* What the names of all lives of a port begin with, as long as the segment lasts. */
-void bf_line(const struct bf *bf, const char *role, char line[BF_LINE]);
 
 /* --- blocker_file/fence.c: see "Two instances" ------------------------------------------- */
 
@@ -408,18 +418,30 @@ int bf_fence(struct bf *bf, uint64_t volume, const struct bf_holder *holder, boo
 /* In a worker: this instance has taken the volume's lock anew. */
 int bf_lift(struct bf *bf, uint64_t volume);
 
-/* --- blocker_file/reserve.c: a full disk. Any thread. ----------------------------- */
+/* --- blocker_file/lock.c: locks. A worker, one at a time. ----------------------------- */
 
-/* Gives up a part of the reserve if that is what `error` asks for. True: try again. */
-bool bf_reserve_give(struct bf *bf, int error);
-/* Makes what is missing of it, if there is plenty of space. */
-void bf_reserve_fill(struct bf *bf);
+/* The next three: 1: it was ours already. 0: it is ours once its folder is synced. */
+int bf_lock_acquire(struct bf *bf, struct xreq *req);
+int bf_lock_release(struct bf *bf, struct xreq *req);
+/* Lets go of a lock if it is ours. */
+void bf_lock_drop(struct bf *bf, const struct xobj *name);
+/* DELETE of a lock. EBUSY: another process holds it. */
+int bf_lock_delete(struct bf *bf, struct xreq *req);
+void bf_locks_stop(struct bf *bf);
 
-/* --- blocker_file/blocker_file.c: work for the pool -------------------------------------------------- */
+/* --- blocker_file/root.c: the beginning and end of a life ------------------------------ */
+
+/* Opens ROOT, checks or makes its `store`, takes a life's folder. Sets peer->error. */
+int bf_root_open(struct bf *bf);
+void bf_root_close(struct bf *bf);
+
+/* --- blocker_file/work.c: workers ----------------------------------------------------- */
 
 void bf_pool_add(struct bf *bf, struct work *work, enum pool_class class);
 /* It is no longer `active`, and its done() has been called. */
 void bf_work_done(struct bf *bf, struct work *work);
+/* The same for all that workers have done. True if there was something. */
+bool bf_work_reap(struct bf *bf);
 
 /* --- blocker_file/ring.c: io_uring -------------------------------------------------- */
 
@@ -434,6 +456,18 @@ void bf_ring_fallocate(struct bf *bf, struct work *work, int fd, int mode, uint6
 void bf_ring_flush(struct bf *bf);
 /* When it must be called again, CLOCK_MONOTONIC ns. */
 uint64_t bf_ring_deadline(struct bf *bf);
+
+/* --- blocker_file/volume.c: what is dirty of a volume. The loop. ----------------------- */
+
+/* What is known of the volume of an object, or of that id. Never NULL. */
+struct volume *bf_volume(struct bf *bf, const struct xobj *name);
+struct volume *bf_volume_by_id(struct bf *bf, uint64_t id);
+/* The object was written. */
+void bf_dirty(struct bf *bf, struct object *object);
+/* Takes it from its volume's list, if it is there: it is being synced, or need not become durable. */
+void bf_undirty(struct object *object);
+/* The object is about to be closed: its volume's list loses it. */
+void bf_dirty_closed(struct object *object);
 
 /* --- blocker_file/open.c: open objects. The loop. ----------------------------------- */
 
@@ -456,54 +490,41 @@ struct object *bf_object_find(struct bf *bf, const struct xobj *name);
 /* Tries again what found every object in use. True if it did. */
 bool bf_objects_retry(struct bf *bf);
 
-/* --- blocker_file/io.c: READ, WRITE, WRITE_ZEROES, DISCARD -------------------------- */
+/* --- blocker_file/list.c: LIST, INFO. The loop. -------------------------------------- */
 
-void bf_io_request(struct bf *bf, struct xreq *req);
-void bf_io_start(struct bf *bf, struct xreq *req, struct object *object);
-/* The object could not be opened. */
-void bf_io_missing(struct bf *bf, struct xreq *req, int error);
-/* Any thread. Writes all of `size` bytes, in steps that keep the page cache's folios small. */
-int bf_write_all(int fd, const uint8_t *data, uint64_t size, uint64_t offset);
+void bf_info_request(struct bf *bf, struct xreq *req);
+void bf_list_request(struct bf *bf, struct xreq *req);
 
-/* --- blocker_file/sync.c: SYNC ------------------------------------------------------ */
+/* --- blocker_file/forget.c, blocker_file/sync.c: SYNC. The loop. ----------------------- */
 
+/* Has the page cache forget the data of a volume, and answers with the error. */
+void bf_forget(struct bf *bf, struct xreq *req, int error);
 void bf_sync_start(struct bf *bf);
 /* The end of a life in order: nothing is under way. */
 void bf_sync_settle(struct bf *bf);
 void bf_sync_stop(struct bf *bf);
 void bf_sync_request(struct bf *bf, struct xreq *req);
-struct volume *bf_volume(struct bf *bf, const struct xobj *name);
-void bf_dirty(struct bf *bf, struct object *object);
-/* The object is about to be closed: its volume's list loses it. */
-void bf_dirty_closed(struct object *object);
-/* Its file is no longer the object: nothing of it need become durable. */
-void bf_dirty_gone(struct object *object);
 /* Answers the request after making its object durable. */
 void bf_sync_one(struct bf *bf, struct xreq *req, struct object *object);
 
-/* --- blocker_file/commit.c, blocker_file/lock.c: group commit -------------------------- */
-
-void bf_commit_request(struct bf *bf, struct xreq *req);
-/* Hands over the next group, if there is something for it and none is away. */
-void bf_commit_start(struct bf *bf);
-/* The next four in a worker, one at a time. 1: it was ours already. 0: it is ours once its folder is synced. */
-int bf_lock_acquire(struct bf *bf, struct xreq *req);
-int bf_lock_release(struct bf *bf, struct xreq *req);
-/* Lets go of a lock if it is ours. */
-void bf_lock_drop(struct bf *bf, const struct xobj *name);
-/* DELETE of a lock. EBUSY: another process holds it. */
-int bf_lock_delete(struct bf *bf, struct xreq *req);
-void bf_locks_stop(struct bf *bf);
-
-/* --- blocker_file/copy.c, blocker_file/list.c: whole objects. Workers. --------------- */
+/* --- blocker_file/copy.c: COPY, HASH. The loop. -------------------------------------- */
 
 void bf_copy_request(struct bf *bf, struct xreq *req);
 /* COPY is done, and its object open (NULL: could not be opened). Answers. */
 void bf_copied(struct bf *bf, struct xreq *req, struct object *object);
 void bf_hash_request(struct bf *bf, struct xreq *req);
-void bf_info_request(struct bf *bf, struct xreq *req);
-/* Has the page cache forget the data of a volume, and answers with the error. */
-void bf_forget(struct bf *bf, struct xreq *req, int error);
-void bf_list_request(struct bf *bf, struct xreq *req);
+
+/* --- blocker_file/io.c: READ, WRITE, WRITE_ZEROES, DISCARD. The loop. ------------------ */
+
+void bf_io_request(struct bf *bf, struct xreq *req);
+void bf_io_start(struct bf *bf, struct xreq *req, struct object *object);
+/* The object could not be opened. */
+void bf_io_missing(struct bf *bf, struct xreq *req, int error);
+
+/* --- blocker_file/commit.c: group commit. The loop. ------------------------------------ */
+
+void bf_commit_request(struct bf *bf, struct xreq *req);
+/* Hands over the next group, if there is something for it and none is away. */
+void bf_commit_start(struct bf *bf);
 
 #endif

@@ -38,6 +38,15 @@ int bf_place(const struct xobj *object, char path[BF_PATH], const char **name, u
     return 0;
 }
 
+void bf_line(const struct bf *bf, const char *role, char line[BF_LINE])
+{
+    char text[XSEG_PATH_MAX + XSEG_ROLE_MAX + 32];
+    const struct xseg *seg = bf->peer->seg;
+
+    snprintf(text, sizeof(text), "%s %s %" PRIu64, seg->run, role, seg->created_ns);
+    snprintf(line, BF_LINE, "%016" PRIx64, bf_name_hash(text));
+}
+
 /* --- folders --------------------------------------------------------------------- */
 
 /* Makes a kind's 256 folders under a temporary name, so that they are there all or none. */
@@ -118,6 +127,21 @@ int bf_folder(struct bf *bf, uint32_t folder, bool make)
         fd = load_acquire(&bf->folder[folder]);
     }
     return fd;
+}
+
+int bf_folder_read(struct bf *bf, uint32_t folder, DIR **dir)
+{
+    int at = bf_folder(bf, folder, false);
+    int fd = at < 0 ? at : openat(at, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), rc = 0;
+
+    *dir = fd < 0 ? NULL : fdopendir(fd);
+    if (at < 0)
+        return at == -ENOENT ? 0 : at;
+    if (!*dir)
+        rc = -errno;
+    if (!*dir && fd >= 0)
+        close(fd);
+    return rc;
 }
 
 int bf_locate(struct bf *bf, const struct xobj *object, bool make, char path[BF_PATH],

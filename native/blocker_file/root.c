@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * blocker_file/root.c - the store's root: its mark, what lives leave behind, temporary files.
+ * blocker_file/root.c - the store's root: its mark, and what lives leave behind.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -15,7 +15,6 @@
 #include <unistd.h>
 
 #include "blocker_file/parts.h"
-#include "segment/barrier.h"
 #include "segment/ours.h"
 
 #define STORE_TEXT "archipelago store 1\n"
@@ -23,132 +22,6 @@
 #define LIFE_TRIES 8
 #define FENCE_MS 60000              /* that I/O of the dead predecessor may take to end */
 #define FENCE_STEP_MS 5
-
-/* --- temporary files ---------------------------------------------------------------- */
-
-static void temporary_name(uint64_t number, char name[32])
-{
-    snprintf(name, 32, "%016" PRIx64, number);
-}
-
-/* For file systems that have no files without a name. */
-static int named_temporary(struct bf *bf, uint64_t *number)
-{
-    char name[32];
-    int fd;
-
-    *number = fetch_add(&bf->temporaries, 1) + 1;
-    temporary_name(*number, name);
-    fd = openat(bf->life, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, BF_FILE_MODE);
-    return fd < 0 ? -errno : fd;
-}
-
-int bf_temporary(struct bf *bf, const struct xobj *object, uint64_t *number)
-{
-    char path[BF_PATH];
-    const char *name;
-    uint32_t index;
-    int folder = object ? bf_locate(bf, object, true, path, &name, &index) : bf->life, fd;
-
-    if (folder < 0)
-        return folder;
-    *number = 0;
-    fd = openat(folder, ".", O_RDWR | O_TMPFILE | O_CLOEXEC, BF_FILE_MODE);
-    if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL))
-        return named_temporary(bf, number);
-    return fd < 0 ? -errno : fd;
-}
-
-void bf_temporary_drop(struct bf *bf, int fd, uint64_t number)
-{
-    char name[32];
-
-    temporary_name(number, name);
-    if (number)
-        unlinkat(bf->life, name, 0);
-    close(fd);
-}
-
-/* Gives a file without a name one. Without privileges that goes by way of /proc. */
-static int link_unnamed(int fd, int folder, const char *name)
-{
-    char path[32];
-
-    if (linkat(fd, "", folder, name, AT_EMPTY_PATH) == 0)
-        return 0;
-    if (errno != ENOENT)
-        return -errno;
-    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-    return linkat(AT_FDCWD, path, folder, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
-}
-
-static int publish_new(struct bf *bf, int fd, uint64_t number, int folder, const char *name)
-{
-    char temporary[32];
-
-    if (number == 0)
-        return link_unnamed(fd, folder, name);
-    temporary_name(number, temporary);
-    return linkat(bf->life, temporary, folder, name, 0) < 0 ? -errno : 0;
-}
-
-/* Tries again by itself, as a file that has lost its name cannot be given one again. No reserve is for data. */
-static int publish_over(struct bf *bf, int fd, uint64_t number, int folder, const char *name, bool is_data)
-{
-    char temporary[32];
-    int rc = 0;
-
-    temporary_name(number ? number : fetch_add(&bf->temporaries, 1) + 1, temporary);
-    if (number == 0)
-        rc = link_unnamed(fd, bf->life, temporary);
-    if (rc)
-        return rc;
-    do {
-        rc = renameat(bf->life, temporary, folder, name) < 0 ? -errno : 0;
-    } while (!is_data && bf_reserve_give(bf, rc));
-    if (rc)
-        unlinkat(bf->life, temporary, 0);
-    return rc;
-}
-
-int bf_publish(struct bf *bf, int fd, uint64_t number, const struct xobj *object, bool must_be_new)
-{
-    char path[BF_PATH];
-    const char *name;
-    uint32_t index;
-    int folder = bf_locate(bf, object, true, path, &name, &index);
-
-    if (folder < 0)
-        return folder;
-    return must_be_new ? publish_new(bf, fd, number, folder, name)
-                       : publish_over(bf, fd, number, folder, name, object->kind == XOBJ_DATA);
-}
-
-int bf_syncfs(struct bf *bf)
-{
-    int rc;
-
-    if (!bf->sync || syncfs(bf->root) == 0)
-        return 0;
-    rc = -errno;
-    fetch_add(&bf->failures, 1);
-    return rc;
-}
-
-int bf_ask_witness(struct bf *bf)
-{
-    int rc;
-
-    if (bf->witness < 0 || syncfs(bf->witness) == 0)
-        return 0;
-    rc = -errno;
-    if (bf->has_data)
-        xseg_volume_lost(bf->peer->seg, 0, rc);
-    fetch_add(&bf->failures, 1);
-    return rc;
-}
-
-/* --- the root ------------------------------------------------------------------------ */
 
 static bool is_empty(struct bf *bf)
 {
@@ -211,16 +84,6 @@ static int check_store(struct bf *bf)
                          bf->path, (int)strcspn(text + strlen(STORE_WORD), "\n"),
                          text + strlen(STORE_WORD));
     return peer_fail(bf->peer, -EPROTO, "%.160s/store does not say that this is a store", bf->path);
-}
-
-/* What the names of all lives of this port begin with, as long as its segment lasts. */
-void bf_line(const struct bf *bf, const char *role, char line[BF_LINE])
-{
-    char text[XSEG_PATH_MAX + XSEG_ROLE_MAX + 32];
-    const struct xseg *seg = bf->peer->seg;
-
-    snprintf(text, sizeof(text), "%s %s %" PRIu64, seg->run, role, seg->created_ns);
-    snprintf(line, BF_LINE, "%016" PRIx64, bf_name_hash(text));
 }
 
 /* Waits until nothing of a life of this port is in the kernel any more: see blocker_file/parts.h. */

@@ -10,88 +10,6 @@
 #include "blocker_file/parts.h"
 #include "segment/barrier.h"
 
-/* --- volumes and their dirty objects -------------------------------------------------- */
-
-static uint64_t volume_of(const struct xobj *name)
-{
-    return name->kind == XOBJ_CONTENT || name->kind == XOBJ_NAME ? 0 : name->volume;
-}
-
-static struct volume *new_volume(struct bf *bf, uint64_t id)
-{
-    struct volume *volume = bf->volume_count < BF_VOLUMES ? calloc(1, sizeof(*volume)) : NULL;
-
-    if (!volume)
-        return NULL;
-    bf->volume_count++;
-    volume->id = id;
-    volume->failures_seen = bf->unknown ? 0 : load_acquire(&bf->failures);
-    return volume;
-}
-
-static struct volume *volume_by_id(struct bf *bf, uint64_t id)
-{
-    struct volume **link = &bf->volumes[id * 0x9e3779b97f4a7c15u >> 52];
-
-    if (id == 0)
-        return &bf->rest;
-    for (; *link; link = &(*link)->next)
-        if ((*link)->id == id)
-            return *link;
-    *link = new_volume(bf, id);
-    return *link ? *link : &bf->rest;
-}
-_Static_assert(BF_VOLUME_BUCKETS == 1 << (64 - 52), "volume_by_id() takes the top 12 bits");
-
-struct volume *bf_volume(struct bf *bf, const struct xobj *name)
-{
-    return volume_by_id(bf, volume_of(name));
-}
-
-static void undirty(struct object *object)
-{
-    struct volume *volume = object->volume;
-
-    if (object->dirty_prev)
-        object->dirty_prev->dirty_next = object->dirty_next;
-    else
-        volume->dirty = object->dirty_next;
-    if (object->dirty_next)
-        object->dirty_next->dirty_prev = object->dirty_prev;
-    volume->dirty_count--;
-    object->dirty = false;
-}
-
-void bf_dirty(struct bf *bf, struct object *object)
-{
-    struct volume *volume;
-
-    if (object->dirty || !bf->sync)
-        return;
-    volume = object->volume = bf_volume(bf, &object->name);
-    object->dirty = true;
-    object->dirty_prev = NULL;
-    object->dirty_next = volume->dirty;
-    if (volume->dirty)
-        volume->dirty->dirty_prev = object;
-    volume->dirty = object;
-    volume->dirty_count++;
-}
-
-void bf_dirty_closed(struct object *object)
-{
-    if (!object->dirty)
-        return;
-    object->volume->lost = true;
-    undirty(object);
-}
-
-void bf_dirty_gone(struct object *object)
-{
-    if (object->dirty)
-        undirty(object);
-}
-
 /* --- rounds ------------------------------------------------------------------------------ */
 
 static void round_start(struct bf *bf, struct volume *volume);
@@ -187,7 +105,7 @@ static void syncfs_start(struct bf *bf)
 static void sync_by_syncfs(struct bf *bf, struct volume *volume)
 {
     while (volume->dirty)
-        undirty(volume->dirty);
+        bf_undirty(volume->dirty);
     volume->lost = false;
     volume->left++;
     volume->syncfs_next = bf->syncfs_waiting;
@@ -241,7 +159,7 @@ static void sync_objects(struct bf *bf, struct volume *volume)
     while (volume->dirty) {
         struct object *object = volume->dirty;
 
-        undirty(object);
+        bf_undirty(object);
         sync_op(bf, volume, object, object->fd, false);
         if (object->is_new)
             sync_op(bf, volume, object, folder_of(bf, object), true);
@@ -275,7 +193,7 @@ void bf_sync_request(struct bf *bf, struct xreq *req)
         return;
     }
     bf->has_data |= req->object.kind == XOBJ_DATA;
-    volume = volume_by_id(bf, req->object.volume);
+    volume = bf_volume_by_id(bf, req->object.volume);
     queue_push(bf->peer, &volume->waiting, req);
     if (!volume->running)
         round_start(bf, volume);
