@@ -126,6 +126,21 @@ static int copy_run(struct bf *bf, struct work *work)
     return rc;
 }
 
+/* The copy is there, and open, or could not be opened. */
+static void copy_opened(struct bf *bf, struct work *work, int error)
+{
+    struct xreq *req = work_request(work);
+
+    if (error == 0) {
+        held(req)->object->is_new = true;
+        bf_dirty(bf, held(req)->object);
+        bf_object_put(bf, held(req)->object);
+    }
+    bf_volume(bf, &req->object)->lost = true;   /* it was opened after it was written */
+    req->done = req->size;
+    peer_reply(bf->peer, req, 0);
+}
+
 /* The copy is opened like an object that is written, so that the next SYNC finds it. */
 static void copy_done(struct bf *bf, struct work *work, int result)
 {
@@ -136,19 +151,7 @@ static void copy_done(struct bf *bf, struct work *work, int result)
         return;
     }
     bf_object_renew(bf, &req->object);
-    bf_object_get(bf, req);
-}
-
-void bf_copied(struct bf *bf, struct xreq *req, struct object *object)
-{
-    if (object) {
-        object->is_new = true;
-        bf_dirty(bf, object);
-        bf_object_put(bf, object);
-    }
-    bf_volume(bf, &req->object)->lost = true;   /* it was opened after it was written */
-    req->done = req->size;
-    peer_reply(bf->peer, req, 0);
+    bf_object_get(bf, req, copy_opened);
 }
 
 void bf_copy_request(struct bf *bf, struct xreq *req)

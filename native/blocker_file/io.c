@@ -11,7 +11,6 @@
  * write during a direct one: that may mark the file as failed. So a buffered write to an object
  * waits until no direct one is under way, and what comes after it waits behind it.
  */
-#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
@@ -310,24 +309,23 @@ static void zeroes_start(struct bf *bf, struct xreq *req)
 
 /* --- from and to the table of open objects ----------------------------------------------- */
 
-void bf_io_start(struct bf *bf, struct xreq *req, struct object *object)
+static void start(struct bf *bf, struct xreq *req)
 {
-    assert(held(req)->object == object);
     held(req)->position = 0;
     if (req->op == XOP_READ)
         read_start(bf, req);
     else if (req->op == XOP_WRITE)
         write_start(bf, req);
-    else if (req->op == XOP_COPY)
-        bf_copied(bf, req, object);
     else
         zeroes_start(bf, req);
 }
 
-void bf_io_missing(struct bf *bf, struct xreq *req, int error)
+static void opened(struct bf *bf, struct work *work, int error)
 {
-    if (req->op == XOP_COPY) {
-        bf_copied(bf, req, NULL);
+    struct xreq *req = work_request(work);
+
+    if (error == 0) {
+        start(bf, req);
         return;
     }
     if (error == -ENOENT && req->op == XOP_DISCARD) {
@@ -346,5 +344,5 @@ void bf_io_request(struct bf *bf, struct xreq *req)
     else if (req->offset > BF_BYTES_MAX || req->size > BF_BYTES_MAX - req->offset)
         peer_reply(bf->peer, req, -EFBIG);
     else
-        bf_object_get(bf, req);
+        bf_object_get(bf, req, opened);
 }

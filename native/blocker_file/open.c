@@ -252,12 +252,14 @@ static int open_run(struct bf *bf, struct work *work)
 /* It makes an object that is missing. */
 static bool makes(const struct xreq *req) { return req->op == XOP_WRITE || req->op == XOP_WRITE_ZEROES; }
 
+static void get(struct bf *bf, struct xreq *req);
+
 static void get_all(struct bf *bf, struct queue *waiting)
 {
     struct xreq *req;
 
     while ((req = queue_pop(bf->peer, waiting)))
-        bf_object_get(bf, req);
+        get(bf, req);
 }
 
 /* Gives the object to the request. It stays in use until bf_object_put(). */
@@ -265,7 +267,7 @@ static void hand_out(struct bf *bf, struct xreq *req, struct object *object)
 {
     bf_object_hold(object);
     held(req)->object = object;
-    bf_io_start(bf, req, object);
+    held(req)->work.done(bf, &held(req)->work, 0);
 }
 
 /* The object is open: everyone who waited gets it. It must not go while they are served. */
@@ -300,9 +302,9 @@ static void open_failed(struct bf *bf, struct object *object, int error)
     forget(bf, object);
     while ((req = queue_pop(bf->peer, &waiting))) {
         if (error == -ENOENT && makes(req) && !was_create)
-            bf_object_get(bf, req);
+            get(bf, req);
         else
-            bf_io_missing(bf, req, error);
+            held(req)->work.done(bf, &held(req)->work, error);
     }
 }
 
@@ -331,26 +333,13 @@ static void open_object(struct bf *bf, struct object *object, bool create, bool 
     }
 }
 
-/* --- for the others ----------------------------------------------------------------------- */
-
 static bool is_replaced_by_others(const struct object *object)
 {
     return (object->name.kind == XOBJ_HEADER || object->name.kind == XOBJ_NAME)
         && object->state == OBJECT_OPEN && is_nameless(object);
 }
 
-struct object *bf_object_find(struct bf *bf, const struct xobj *name)
-{
-    struct object *object = lookup(bf, name, object_hash(name));
-
-    if (object && is_replaced_by_others(object)) {
-        doom(bf, object);
-        return NULL;
-    }
-    return object && object->state == OBJECT_OPEN ? object : NULL;
-}
-
-void bf_object_get(struct bf *bf, struct xreq *req)
+static void get(struct bf *bf, struct xreq *req)
 {
     uint64_t hash = object_hash(&req->object);
     struct object *object = lookup(bf, &req->object, hash);
@@ -375,6 +364,25 @@ void bf_object_get(struct bf *bf, struct xreq *req)
     queue_push(bf->peer, &object->waiting, req);
     object->grows_to = req->flags & XREQ_CREATE ? req->arg : 0;
     open_object(bf, object, makes(req), req->flags & XREQ_CREATE);
+}
+
+/* --- for the others ----------------------------------------------------------------------- */
+
+struct object *bf_object_find(struct bf *bf, const struct xobj *name)
+{
+    struct object *object = lookup(bf, name, object_hash(name));
+
+    if (object && is_replaced_by_others(object)) {
+        doom(bf, object);
+        return NULL;
+    }
+    return object && object->state == OBJECT_OPEN ? object : NULL;
+}
+
+void bf_object_get(struct bf *bf, struct xreq *req, void (*done)(struct bf *bf, struct work *work, int error))
+{
+    held(req)->work.done = done;
+    get(bf, req);
 }
 
 void bf_object_hold(struct object *object)

@@ -473,9 +473,9 @@ void bf_dirty_closed(struct object *object);
 
 int bf_objects_start(struct bf *bf, uint64_t limit);
 void bf_objects_stop(struct bf *bf);
-/* Has bf_io_start() or bf_io_missing() called with the request when the object is open. A WRITE or WRITE_ZEROES
- * makes it if it is missing. */
-void bf_object_get(struct bf *bf, struct xreq *req);
+/* Opens the object of a request, whose work is free meanwhile. done(): 0, and held->object is it, in use until
+ * bf_object_put(); or why it cannot be opened. A WRITE or WRITE_ZEROES makes it if it is missing. */
+void bf_object_get(struct bf *bf, struct xreq *req, void (*done)(struct bf *bf, struct work *work, int error));
 /* One more user of an object in the table or in use. */
 void bf_object_hold(struct object *object);
 void bf_object_put(struct bf *bf, struct object *object);
@@ -510,16 +510,11 @@ void bf_sync_one(struct bf *bf, struct xreq *req, struct object *object);
 /* --- blocker_file/copy.c: COPY, HASH. The loop. -------------------------------------- */
 
 void bf_copy_request(struct bf *bf, struct xreq *req);
-/* COPY is done, and its object open (NULL: could not be opened). Answers. */
-void bf_copied(struct bf *bf, struct xreq *req, struct object *object);
 void bf_hash_request(struct bf *bf, struct xreq *req);
 
 /* --- blocker_file/io.c: READ, WRITE, WRITE_ZEROES, DISCARD. The loop. ------------------ */
 
 void bf_io_request(struct bf *bf, struct xreq *req);
-void bf_io_start(struct bf *bf, struct xreq *req, struct object *object);
-/* The object could not be opened. */
-void bf_io_missing(struct bf *bf, struct xreq *req, int error);
 
 /* --- blocker_file/commit.c: group commit. The loop. ------------------------------------ */
 
