@@ -107,7 +107,7 @@ static void stop(struct peer *peer)
     pool_stop(&bf->pool);
     bf_sync_settle(bf);
     finished_stop(&bf->finished);
-    bf_ring_stop(bf);
+    ring_stop(&bf->ring);
     bf_objects_stop(bf);
     bf_locks_stop(bf);
     bf_sync_stop(bf);
@@ -115,6 +115,22 @@ static void stop(struct peer *peer)
     pthread_mutex_destroy(&bf->kinds);
     free(bf);
     peer->state = NULL;
+}
+
+static void ring_done(void *arg, void *item, int result)
+{
+    struct bf *bf = arg;
+    struct work *work = item;
+
+    work->done(bf, work, result);
+}
+
+/* The ring keeps the flocks of this life: see blocker_file/parts.h. */
+static int start_ring(struct bf *bf)
+{
+    bf->ring.done = ring_done;
+    bf->ring.arg = bf;
+    return ring_start(&bf->ring, bf->peer, (int[]){ bf->life, bf->guard }, 2);
 }
 
 static int start_parts(struct bf *bf)
@@ -127,7 +143,7 @@ static int start_parts(struct bf *bf)
     if (rc == 0)
         rc = bf_objects_start(bf, fds);
     if (rc == 0)
-        rc = bf_ring_start(bf);
+        rc = start_ring(bf);
     if (rc == 0)
         rc = finished_start(&bf->finished, bf->peer->loop);
     if (rc == 0)
@@ -231,11 +247,16 @@ static bool flush(struct peer *peer)
 
     moved |= bf_objects_retry(bf);
     bf_commit_start(bf);
-    bf_ring_flush(bf);
+    ring_flush(&bf->ring);
     return moved;
 }
 
-static uint64_t deadline(struct peer *peer) { return bf_ring_deadline(peer->state); }
+static uint64_t deadline(struct peer *peer)
+{
+    struct bf *bf = peer->state;
+
+    return ring_deadline(&bf->ring);
+}
 
 static bool idle(struct peer *peer)
 {

@@ -82,7 +82,7 @@ static void read_rest(struct bf *bf, struct xreq *req)
     int fd = goes_direct(bf, req) ? h->object->direct_fd : h->object->fd;
 
     h->work.done = read_done;
-    bf_ring_read(bf, &h->work, fd, data_at(bf, req), (uint32_t)(req->size - h->position),
+    ring_read(&bf->ring, &h->work, fd, data_at(bf, req), (uint32_t)(req->size - h->position),
                  req->offset + h->position);
 }
 
@@ -175,7 +175,7 @@ static void write_direct(struct bf *bf, struct xreq *req)
     struct held *h = held(req);
 
     h->work.done = write_direct_done;
-    bf_ring_write(bf, &h->work, h->object->direct_fd, data_at(bf, req),
+    ring_write(&bf->ring, &h->work, h->object->direct_fd, data_at(bf, req),
                   (uint32_t)(req->size - h->position), req->offset + h->position);
 }
 
@@ -304,7 +304,7 @@ static void zeroes_start(struct bf *bf, struct xreq *req)
     }
     h->work.run = NULL;
     h->work.done = zeroes_done;
-    bf_ring_fallocate(bf, &h->work, h->object->fd, mode, req->offset, req->size);
+    ring_fallocate(&bf->ring, &h->work, h->object->fd, mode, req->offset, req->size);
 }
 
 /* --- from and to the table of open objects ----------------------------------------------- */

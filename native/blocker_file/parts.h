@@ -152,11 +152,11 @@
 #define ARCHIPELAGO_BLOCKER_FILE_H
 
 #include <dirent.h>
-#include <liburing.h>
 #include <pthread.h>
 
 #include "loop/peer.h"
 #include "loop/pool.h"
+#include "loop/ring.h"
 #include "objects/blocker.h"
 #include "objects/name.h"
 
@@ -165,7 +165,6 @@
 #define BF_FDS_MIN 16
 #define BF_FOLDERS (XOBJ_KINDS * 256)
 #define BF_WORKERS 4
-#define BF_RING 512                 /* io_uring submission entries */
 #define BF_COMMIT_MAX 512           /* requests in one group commit, two descriptors each */
 #define BF_VOLUMES 65536            /* volumes told apart by SYNC; others share one record */
 #define BF_VOLUME_BUCKETS 4096
@@ -268,19 +267,6 @@ struct group {                      /* of the group commit */
     struct task_list waiting;       /* for the next one */
     struct work work;               /* the group that is away */
     struct work *list;              /* its members, linked; NULL: none is away */
-};
-
-struct ring {
-    struct io_uring uring;
-    bool made;
-    struct io_uring_sqe prepared[BF_RING];  /* not yet submitted, from `first` on */
-    uint32_t first, queued;
-    bool urgent;                    /* none of them is held back */
-    uint64_t held_ns;               /* since when they are held back; 0: none is */
-    uint32_t active;                /* those, and what the kernel has */
-    uint32_t depth;                 /* the most that it was lately */
-    uint64_t depth_ns;              /* when that was */
-    struct watch watch;
 };
 
 struct lock {                       /* held by this process; the workers' (one at a time) */
@@ -442,20 +428,6 @@ void bf_pool_add(struct bf *bf, struct work *work, enum pool_class class);
 void bf_work_done(struct bf *bf, struct work *work);
 /* The same for all that workers have done. True if there was something. */
 bool bf_work_reap(struct bf *bf);
-
-/* --- blocker_file/ring.c: io_uring -------------------------------------------------- */
-
-int bf_ring_start(struct bf *bf);
-void bf_ring_stop(struct bf *bf);
-/* Each queues one operation; work->done() gets what the system call would return. */
-void bf_ring_read(struct bf *bf, struct work *work, int fd, void *data, uint32_t size, uint64_t offset);
-void bf_ring_write(struct bf *bf, struct work *work, int fd, const void *data, uint32_t size, uint64_t offset);
-void bf_ring_fsync(struct bf *bf, struct work *work, int fd, bool data_only);
-void bf_ring_fallocate(struct bf *bf, struct work *work, int fd, int mode, uint64_t offset, uint64_t size);
-/* The end of a turn. */
-void bf_ring_flush(struct bf *bf);
-/* When it must be called again, CLOCK_MONOTONIC ns. */
-uint64_t bf_ring_deadline(struct bf *bf);
 
 /* --- blocker_file/volume.c: what is dirty of a volume. The loop. ----------------------- */
 

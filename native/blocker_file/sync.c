@@ -139,7 +139,7 @@ static void sync_op(struct bf *bf, struct volume *volume, struct object *object,
                             .folder = folder };
     volume->left++;
     bf_object_hold(object);
-    bf_ring_fsync(bf, &op->work, fd, !folder);
+    ring_fsync(&bf->ring, &op->work, fd, !folder);
 }
 
 /* Descriptor of the folder an open object lies in. */
@@ -228,7 +228,7 @@ static void fua_done(struct bf *bf, struct work *work, int result)
         return;
     }
     work->done = fua_folder_done;
-    bf_ring_fsync(bf, work, folder_of(bf, object), false);
+    ring_fsync(&bf->ring, work, folder_of(bf, object), false);
 }
 
 void bf_sync_one(struct bf *bf, struct xreq *req, struct object *object)
@@ -238,7 +238,7 @@ void bf_sync_one(struct bf *bf, struct xreq *req, struct object *object)
         return;
     }
     held(req)->work.done = fua_done;
-    bf_ring_fsync(bf, &held(req)->work, object->fd, true);
+    ring_fsync(&bf->ring, &held(req)->work, object->fd, true);
 }
 
 /* --- start and stop ------------------------------------------------------------------------- */
