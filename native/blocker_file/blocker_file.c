@@ -240,12 +240,15 @@ static void request(struct peer *peer, struct xreq *req)
 /* It sends nothing on, so nothing comes back but what an earlier life of the port sent. */
 static void reply(struct peer *peer, struct xreq *child) { xreq_put(peer->port, child); }
 
+static void again(struct peer *peer, struct xreq *req) { bf_object_again(peer->state, req); }
+
+static bool can_serve(struct peer *peer) { return bf_object_can_get(peer->state); }
+
 static bool flush(struct peer *peer)
 {
     struct bf *bf = peer->state;
     bool moved = bf_work_reap(bf);
 
-    moved |= bf_objects_retry(bf);
     bf_commit_start(bf);
     ring_flush(&bf->ring);
     return moved;
@@ -270,6 +273,8 @@ const struct peer_ops blocker_file_ops = {
     .start = start,
     .request = request,
     .reply = reply,
+    .again = again,
+    .can_serve = can_serve,
     .flush = flush,
     .deadline = deadline,
     .idle = idle,

@@ -358,7 +358,7 @@ static void get(struct bf *bf, struct xreq *req)
     }
     object = new_object(bf, &req->object, hash);
     if (!object) {
-        queue_push(bf->peer, &bf->starved, req);
+        peer_park(bf->peer, req);
         return;
     }
     queue_push(bf->peer, &object->waiting, req);
@@ -421,16 +421,9 @@ void bf_object_close_unused(struct bf *bf, const struct xobj *name)
         doom(bf, object);
 }
 
-bool bf_objects_retry(struct bf *bf)
-{
-    struct queue starved = bf->starved;
+bool bf_object_can_get(const struct bf *bf) { return bf->unused || bf->lru.newer != &bf->lru; }
 
-    if (queue_empty(&starved) || (!bf->unused && bf->lru.newer == &bf->lru))
-        return false;
-    bf->starved = (struct queue){ 0, 0 };
-    get_all(bf, &starved);
-    return true;
-}
+void bf_object_again(struct bf *bf, struct xreq *req) { get(bf, req); }
 
 int bf_objects_start(struct bf *bf, uint64_t limit)
 {

@@ -332,7 +332,6 @@ struct bf {
     struct object **buckets;
     struct object *unused;          /* free list, by `older` */
     struct object lru;              /* ring head: lru.newer is the oldest */
-    struct queue starved;           /* requests that found every object in use */
     /* volumes */
     struct volume *volumes[BF_VOLUME_BUCKETS];
     uint32_t volume_count;
@@ -459,8 +458,9 @@ void bf_object_renew(struct bf *bf, const struct xobj *name);
 void bf_object_close_unused(struct bf *bf, const struct xobj *name);
 /* The open object if it is in the table and may be believed, else NULL. */
 struct object *bf_object_find(struct bf *bf, const struct xobj *name);
-/* Tries again what found every object in use. True if it did. */
-bool bf_objects_retry(struct bf *bf);
+/* For a request that found every object in use, and is parked: is it of use to try again? And that try. */
+bool bf_object_can_get(const struct bf *bf);
+void bf_object_again(struct bf *bf, struct xreq *req);
 
 /* --- blocker_file/list.c: LIST, INFO. The loop. -------------------------------------- */
 
