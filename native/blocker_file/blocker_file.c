@@ -120,7 +120,7 @@ static void stop(struct peer *peer)
 static void ring_done(void *arg, void *item, int result)
 {
     struct bf *bf = arg;
-    struct work *work = item;
+    struct bf_work *work = item;
 
     work->done(bf, work, result);
 }

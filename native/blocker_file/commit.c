@@ -24,7 +24,7 @@
 #include "segment/barrier.h"
 
 struct commit {
-    struct work *list;
+    struct bf_work *list;
     uint32_t failures;              /* of syncfs() when it began */
     uint32_t files;                 /* temporary files written */
     int closing[BF_COMMIT_MAX];     /* what was replaced: closed, and so freed, when the rest is done */
@@ -48,17 +48,17 @@ static int write_temporary(int fd, const uint8_t *data, uint64_t size)
 
 /* --- 1 and 2: contents ---------------------------------------------------------------- */
 
-static int write_content(struct bf *bf, struct work *work)
+static int write_content(struct bf *bf, struct bf_work *work)
 {
-    struct xreq *req = work_request(work);
+    struct xreq *req = bf_work_request(work);
     int rc;
 
-    work->fd = bf_temporary(bf, &req->object, &held(req)->temporary);
+    work->fd = bf_temporary(bf, &req->object, &bf_held(req)->temporary);
     if (work->fd < 0)
         return work->fd;
     rc = write_temporary(work->fd, xreq_data(bf->peer->seg, req), req->size);
     if (rc) {
-        bf_temporary_drop(bf, work->fd, held(req)->temporary);
+        bf_temporary_drop(bf, work->fd, bf_held(req)->temporary);
         work->fd = -1;
     }
     return rc;
@@ -67,9 +67,9 @@ static int write_content(struct bf *bf, struct work *work)
 /* What makes something new may fail on a full disk. */
 static bool makes_new(const struct xreq *req) { return req->op == XOP_REPLACE && (req->flags & XREQ_CREATE); }
 
-static void prepare(struct bf *bf, struct commit *commit, struct work *work)
+static void prepare(struct bf *bf, struct commit *commit, struct bf_work *work)
 {
-    struct xreq *req = work_request(work);
+    struct xreq *req = bf_work_request(work);
 
     work->result = 0;
     work->fd = -1;
@@ -96,15 +96,15 @@ static void sync_files(struct bf *bf, struct commit *commit)
     int rc = many ? sync_everything(bf, commit) : 0;
 
     if (many || !bf->sync) {
-        for (struct work *w = commit->list; w; w = work_next(w))
+        for (struct bf_work *w = commit->list; w; w = bf_work_next(w))
             if (w->fd >= 0 && w->result == 0)
                 w->result = rc;
         return;
     }
-    for (struct work *w = commit->list; w; w = work_next(w))
+    for (struct bf_work *w = commit->list; w; w = bf_work_next(w))
         if (w->fd >= 0 && w->result == 0)
             sync_file_range(w->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
-    for (struct work *w = commit->list; w; w = work_next(w))
+    for (struct bf_work *w = commit->list; w; w = bf_work_next(w))
         if (w->fd >= 0 && w->result == 0 && fdatasync(w->fd) < 0)
             w->result = -errno;
 }
@@ -132,7 +132,7 @@ static int open_present(int folder, const char *name, uint64_t expected)
 
 static int replace(struct bf *bf, struct commit *commit, struct xreq *req)
 {
-    struct held *h = held(req);
+    struct bf_held *h = bf_held(req);
     char path[BF_PATH];
     const char *name;
     uint32_t index;
@@ -224,15 +224,15 @@ static int sync_folders(struct bf *bf, const struct commit *commit)
 /* 3, for each whose content is durable. */
 static void publish_all(struct bf *bf, struct commit *commit)
 {
-    for (struct work *w = commit->list; w; w = work_next(w)) {
-        struct xreq *req = work_request(w);
+    for (struct bf_work *w = commit->list; w; w = bf_work_next(w)) {
+        struct xreq *req = bf_work_request(w);
         while (w->result == 0 && (w->result = publish(bf, commit, req)) < 0)
             if (!makes_new(req) && bf_reserve_give(bf, w->result))
                 w->result = 0;
         if (w->result == 0 && req->op != XOP_RELEASE)
             touch(commit, &req->object);
         if (w->fd >= 0)
-            bf_temporary_drop(bf, w->fd, held(req)->temporary);
+            bf_temporary_drop(bf, w->fd, bf_held(req)->temporary);
     }
 }
 
@@ -241,17 +241,17 @@ static void commit_all(struct bf *bf, struct commit *commit)
 {
     int rc;
 
-    for (struct work *w = commit->list; w; w = work_next(w))
+    for (struct bf_work *w = commit->list; w; w = bf_work_next(w))
         prepare(bf, commit, w);
     sync_files(bf, commit);
     publish_all(bf, commit);
     rc = sync_folders(bf, commit);
-    for (struct work *w = commit->list; w && rc; w = work_next(w)) {
+    for (struct bf_work *w = commit->list; w && rc; w = bf_work_next(w)) {
         if (w->result)
             continue;
         w->result = rc;
-        if (work_request(w)->op == XOP_ACQUIRE)
-            bf_lock_drop(bf, &work_request(w)->object);
+        if (bf_work_request(w)->op == XOP_ACQUIRE)
+            bf_lock_drop(bf, &bf_work_request(w)->object);
     }
 }
 
@@ -270,55 +270,55 @@ static void commit_run(struct task *task, void *arg)
 
 /* --- on the loop ---------------------------------------------------------------------------- */
 
-static void group_add(struct bf *bf, struct work *work)
+static void group_add(struct bf *bf, struct bf_work *work)
 {
     bf->active++;
     task_list_add(&bf->group.waiting, &work->task);
 }
 
-static void group_done(struct bf *bf, struct work *group, int result)
+static void group_done(struct bf *bf, struct bf_work *group, int result)
 {
-    struct work *work = bf->group.list, *next;
+    struct bf_work *work = bf->group.list, *next;
 
     (void)group;
     (void)result;
     bf->group.list = NULL;
     for (; work; work = next) {
-        next = work_next(work);
+        next = bf_work_next(work);
         bf_work_done(bf, work);
     }
 }
 
 void bf_commit_start(struct bf *bf)
 {
-    struct group *group = &bf->group;
+    struct bf_group *group = &bf->group;
 
     if (group->list || !group->waiting.head)
         return;
-    group->list = work_of(task_list_take(&group->waiting, bf->commit_max));
-    group->work = (struct work){ .task.run = commit_run, .done = group_done };
+    group->list = bf_work_of(task_list_take(&group->waiting, bf->commit_max));
+    group->work = (struct bf_work){ .task.run = commit_run, .done = group_done };
     bf->active++;
     pool_add(&bf->pool, &group->work.task, POOL_QUICK);
 }
 
-static void commit_done(struct bf *bf, struct work *work, int result)
+static void commit_done(struct bf *bf, struct bf_work *work, int result)
 {
-    struct xreq *req = work_request(work);
+    struct xreq *req = bf_work_request(work);
     bool changes = req->op == XOP_REPLACE || req->op == XOP_DELETE;
 
     if (changes && result != -ENOENT && result != -EEXIST && result != -ESTALE) {
         bf_object_renew(bf, &req->object);
-        bf_volume(bf, &req->object)->lost |= result < 0;    /* it may be there or not */
+        bf_volume_of(bf, &req->object)->lost |= result < 0; /* it may be there or not */
     }
     peer_reply(bf->peer, req, result < 0 ? result : 0);
 }
 
-static int delete_run(struct bf *bf, struct work *work)
+static int delete_run(struct bf *bf, struct bf_work *work)
 {
     char path[BF_PATH];
     const char *name;
     uint32_t index;
-    int folder = bf_locate(bf, &work_request(work)->object, false, path, &name, &index);
+    int folder = bf_locate(bf, &bf_work_request(work)->object, false, path, &name, &index);
     int rc = folder < 0 ? folder : 0;
 
     while (rc == 0 && unlinkat(folder, name, 0) < 0)
@@ -326,7 +326,7 @@ static int delete_run(struct bf *bf, struct work *work)
     return rc;
 }
 
-static void delete_done(struct bf *bf, struct work *work, int result)
+static void delete_done(struct bf *bf, struct bf_work *work, int result)
 {
     work->done = commit_done;
     if (result)
@@ -362,13 +362,13 @@ void bf_commit_request(struct bf *bf, struct xreq *req)
         peer_reply(bf->peer, req, -EINVAL);
         return;
     }
-    held(req)->work = (struct work){ .run = delete_run, .done = commit_done };
+    bf_held(req)->work = (struct bf_work){ .run = delete_run, .done = commit_done };
     if (req->op == XOP_DELETE && req->object.kind != XOBJ_LOCK)
         bf_object_close_unused(bf, &req->object);
     if (req->op == XOP_DELETE && req->object.kind != XOBJ_LOCK && !req->arg) {
-        held(req)->work.done = delete_done;
-        bf_pool_add(bf, &held(req)->work, POOL_SLOW);
+        bf_held(req)->work.done = delete_done;
+        bf_pool_add(bf, &bf_held(req)->work, POOL_SLOW);
     } else {
-        group_add(bf, &held(req)->work);
+        group_add(bf, &bf_held(req)->work);
     }
 }

@@ -111,9 +111,9 @@ static int copy_into(struct bf *bf, struct xreq *req, int from)
     return rc;
 }
 
-static int copy_run(struct bf *bf, struct work *work)
+static int copy_run(struct bf *bf, struct bf_work *work)
 {
-    struct xreq *req = work_request(work);
+    struct xreq *req = bf_work_request(work);
     struct xobj source;
     int from, rc;
 
@@ -127,24 +127,24 @@ static int copy_run(struct bf *bf, struct work *work)
 }
 
 /* The copy is there, and open, or could not be opened. */
-static void copy_opened(struct bf *bf, struct work *work, int error)
+static void copy_opened(struct bf *bf, struct bf_work *work, int error)
 {
-    struct xreq *req = work_request(work);
+    struct xreq *req = bf_work_request(work);
 
     if (error == 0) {
-        held(req)->object->is_new = true;
-        bf_dirty(bf, held(req)->object);
-        bf_object_put(bf, held(req)->object);
+        bf_held(req)->object->is_new = true;
+        bf_dirty(bf, bf_held(req)->object);
+        bf_object_put(bf, bf_held(req)->object);
     }
-    bf_volume(bf, &req->object)->lost = true;   /* it was opened after it was written */
+    bf_volume_of(bf, &req->object)->lost = true;   /* it was opened after it was written */
     req->done = req->size;
     peer_reply(bf->peer, req, 0);
 }
 
 /* The copy is opened like an object that is written, so that the next SYNC finds it. */
-static void copy_done(struct bf *bf, struct work *work, int result)
+static void copy_done(struct bf *bf, struct bf_work *work, int result)
 {
-    struct xreq *req = work_request(work);
+    struct xreq *req = bf_work_request(work);
 
     if (result) {
         peer_reply(bf->peer, req, result);
@@ -164,8 +164,8 @@ void bf_copy_request(struct bf *bf, struct xreq *req)
         peer_reply(bf->peer, req, -EFBIG);
         return;
     }
-    held(req)->work = (struct work){ .run = copy_run, .done = copy_done };
-    bf_pool_add(bf, &held(req)->work, POOL_SLOW);
+    bf_held(req)->work = (struct bf_work){ .run = copy_run, .done = copy_done };
+    bf_pool_add(bf, &bf_held(req)->work, POOL_SLOW);
 }
 
 /* --- HASH -------------------------------------------------------------------------------- */
@@ -229,9 +229,9 @@ static int hash_into(struct bf *bf, struct xreq *req, uint8_t *buffer, int from)
     return 0;
 }
 
-static int hash_run(struct bf *bf, struct work *work)
+static int hash_run(struct bf *bf, struct bf_work *work)
 {
-    struct xreq *req = work_request(work);
+    struct xreq *req = bf_work_request(work);
     uint8_t *buffer = malloc(BF_COPY_BUFFER);
     int from = buffer ? open_object(bf, &req->object) : -ENOMEM;
     int rc = from < 0 ? from : hash_into(bf, req, buffer, from);
@@ -242,10 +242,10 @@ static int hash_run(struct bf *bf, struct work *work)
     return rc;
 }
 
-static void hash_done(struct bf *bf, struct work *work, int result)
+static void hash_done(struct bf *bf, struct bf_work *work, int result)
 {
     bf->rest.lost = true;
-    peer_reply(bf->peer, work_request(work), result);
+    peer_reply(bf->peer, bf_work_request(work), result);
 }
 
 void bf_hash_request(struct bf *bf, struct xreq *req)
@@ -254,6 +254,6 @@ void bf_hash_request(struct bf *bf, struct xreq *req)
         peer_reply(bf->peer, req, -EINVAL);
         return;
     }
-    held(req)->work = (struct work){ .run = hash_run, .done = hash_done };
-    bf_pool_add(bf, &held(req)->work, POOL_SLOW);
+    bf_held(req)->work = (struct bf_work){ .run = hash_run, .done = hash_done };
+    bf_pool_add(bf, &bf_held(req)->work, POOL_SLOW);
 }

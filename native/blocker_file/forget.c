@@ -30,10 +30,10 @@ static int forget_file(int folder, const char *name, uint64_t volume)
 }
 
 /* In a worker. The rest is forgotten even if one file cannot be. */
-static int forget_run(struct bf *bf, struct work *work)
+static int forget_run(struct bf *bf, struct bf_work *work)
 {
-    uint64_t volume = work_request(work)->object.volume;
-    int result = work_request(work)->error;
+    uint64_t volume = bf_work_request(work)->object.volume;
+    int result = bf_work_request(work)->error;
 
     for (uint32_t xx = 0; xx < 256; xx++) {
         struct dirent *entry;
@@ -51,14 +51,14 @@ static int forget_run(struct bf *bf, struct work *work)
     return result;
 }
 
-static void forget_done(struct bf *bf, struct work *work, int result)
+static void forget_done(struct bf *bf, struct bf_work *work, int result)
 {
-    peer_reply(bf->peer, work_request(work), result);
+    peer_reply(bf->peer, bf_work_request(work), result);
 }
 
 void bf_forget(struct bf *bf, struct xreq *req, int error)
 {
     req->error = error;
-    held(req)->work = (struct work){ .run = forget_run, .done = forget_done };
-    bf_pool_add(bf, &held(req)->work, POOL_SLOW);
+    bf_held(req)->work = (struct bf_work){ .run = forget_run, .done = forget_done };
+    bf_pool_add(bf, &bf_held(req)->work, POOL_SLOW);
 }

@@ -27,14 +27,14 @@
 
 static uint8_t *data_at(struct bf *bf, struct xreq *req)
 {
-    return (uint8_t *)xreq_data(bf->peer->seg, req) + held(req)->position;
+    return (uint8_t *)xreq_data(bf->peer->seg, req) + bf_held(req)->position;
 }
 
 static bool is_write(const struct xreq *req) { return req->op != XOP_READ; }
 
 static void reply(struct bf *bf, struct xreq *req, int error)
 {
-    struct object *object = held(req)->object;
+    struct bf_object *object = bf_held(req)->object;
 
     if (error == 0)
         req->done = req->size;
@@ -45,7 +45,7 @@ static void reply(struct bf *bf, struct xreq *req, int error)
 /* The I/O is over. A write is remembered for the next SYNC, or synced now. */
 static void finish(struct bf *bf, struct xreq *req, int error)
 {
-    struct object *object = held(req)->object;
+    struct bf_object *object = bf_held(req)->object;
 
     if (error || !is_write(req)) {
         reply(bf, req, error);
@@ -68,17 +68,17 @@ static bool goes_direct(struct bf *bf, const struct xreq *req)
 
 /* --- READ -------------------------------------------------------------------------- */
 
-static void read_done(struct bf *bf, struct work *work, int result);
+static void read_done(struct bf *bf, struct bf_work *work, int result);
 
 static void read_end_of_file(struct bf *bf, struct xreq *req)
 {
-    memset(data_at(bf, req), 0, req->size - held(req)->position);
+    memset(data_at(bf, req), 0, req->size - bf_held(req)->position);
     finish(bf, req, 0);
 }
 
 static void read_rest(struct bf *bf, struct xreq *req)
 {
-    struct held *h = held(req);
+    struct bf_held *h = bf_held(req);
     int fd = goes_direct(bf, req) ? h->object->direct_fd : h->object->fd;
 
     h->work.done = read_done;
@@ -86,10 +86,10 @@ static void read_rest(struct bf *bf, struct xreq *req)
                  req->offset + h->position);
 }
 
-static void read_done(struct bf *bf, struct work *work, int result)
+static void read_done(struct bf *bf, struct bf_work *work, int result)
 {
-    struct xreq *req = work_request(work);
-    struct held *h = held(req);
+    struct xreq *req = bf_work_request(work);
+    struct bf_held *h = bf_held(req);
 
     if (result < 0 && result != -EINTR && result != -EAGAIN) {
         finish(bf, req, result);
@@ -107,7 +107,7 @@ static void read_done(struct bf *bf, struct work *work, int result)
 /* What the page cache has. True if the request is answered. */
 static bool read_inline(struct bf *bf, struct xreq *req)
 {
-    struct held *h = held(req);
+    struct bf_held *h = bf_held(req);
 
     for (int i = 0; i < READ_TRIES && h->position < req->size; i++) {
         struct iovec iov = { data_at(bf, req), req->size - h->position };
@@ -139,12 +139,12 @@ static void read_start(struct bf *bf, struct xreq *req)
 /* --- WRITE -------------------------------------------------------------------------- */
 
 static void write_direct(struct bf *bf, struct xreq *req);
-static void write_waiting(struct bf *bf, struct object *object);
+static void write_waiting(struct bf *bf, struct bf_object *object);
 
 /* The object must outlive the request, as others may wait for it. */
 static void write_direct_end(struct bf *bf, struct xreq *req, int error)
 {
-    struct object *object = held(req)->object;
+    struct bf_object *object = bf_held(req)->object;
 
     bf_object_hold(object);
     object->direct_writes--;
@@ -153,9 +153,9 @@ static void write_direct_end(struct bf *bf, struct xreq *req, int error)
     bf_object_put(bf, object);
 }
 
-static void write_direct_done(struct bf *bf, struct work *work, int result)
+static void write_direct_done(struct bf *bf, struct bf_work *work, int result)
 {
-    struct xreq *req = work_request(work);
+    struct xreq *req = bf_work_request(work);
 
     if (result == 0)
         result = -EIO;              /* the kernel never says so of a write that is not empty */
@@ -163,8 +163,8 @@ static void write_direct_done(struct bf *bf, struct work *work, int result)
         write_direct_end(bf, req, result);
         return;
     }
-    held(req)->position += result > 0 ? (uint64_t)result : 0;
-    if (held(req)->position == req->size)
+    bf_held(req)->position += result > 0 ? (uint64_t)result : 0;
+    if (bf_held(req)->position == req->size)
         write_direct_end(bf, req, 0);
     else
         write_direct(bf, req);
@@ -172,7 +172,7 @@ static void write_direct_done(struct bf *bf, struct work *work, int result)
 
 static void write_direct(struct bf *bf, struct xreq *req)
 {
-    struct held *h = held(req);
+    struct bf_held *h = bf_held(req);
 
     h->work.done = write_direct_done;
     ring_write(&bf->ring, &h->work, h->object->direct_fd, data_at(bf, req),
@@ -180,20 +180,20 @@ static void write_direct(struct bf *bf, struct xreq *req)
 }
 
 /* On the loop, or in a worker. */
-static int write_run(struct bf *bf, struct work *work)
+static int write_run(struct bf *bf, struct bf_work *work)
 {
-    struct xreq *req = work_request(work);
+    struct xreq *req = bf_work_request(work);
 
-    return bf_write_all(held(req)->object->fd, data_at(bf, req), req->size, req->offset);
+    return bf_write_all(bf_held(req)->object->fd, data_at(bf, req), req->size, req->offset);
 }
 
-static void write_run_done(struct bf *bf, struct work *work, int result)
+static void write_run_done(struct bf *bf, struct bf_work *work, int result)
 {
-    finish(bf, work_request(work), result);
+    finish(bf, bf_work_request(work), result);
 }
 
 /* In a worker: a record of a volume's map, for which there was no space. */
-static int write_record_run(struct bf *bf, struct work *work)
+static int write_record_run(struct bf *bf, struct bf_work *work)
 {
     int rc;
 
@@ -203,18 +203,18 @@ static int write_record_run(struct bf *bf, struct work *work)
     return rc;
 }
 
-static void write_in_worker(struct bf *bf, struct xreq *req, int (*run)(struct bf *, struct work *))
+static void write_in_worker(struct bf *bf, struct xreq *req, int (*run)(struct bf *, struct bf_work *))
 {
-    held(req)->work.run = run;
-    held(req)->work.done = write_run_done;
-    bf_pool_add(bf, &held(req)->work, POOL_SLOW);
+    bf_held(req)->work.run = run;
+    bf_held(req)->work.done = write_run_done;
+    bf_pool_add(bf, &bf_held(req)->work, POOL_SLOW);
 }
 
 /* A store with direct I/O has no worker write: no direct write may begin meanwhile. */
 static void write_buffered(struct bf *bf, struct xreq *req)
 {
     bool in_worker = req->size >= POOL_BYTES && !bf->direct;
-    int rc = in_worker ? 0 : write_run(bf, &held(req)->work);
+    int rc = in_worker ? 0 : write_run(bf, &bf_held(req)->work);
 
     if (in_worker)
         write_in_worker(bf, req, write_run);
@@ -227,7 +227,7 @@ static void write_buffered(struct bf *bf, struct xreq *req)
 /* True if it had its turn: begun, or done. */
 static bool write_try(struct bf *bf, struct xreq *req)
 {
-    struct object *object = held(req)->object;
+    struct bf_object *object = bf_held(req)->object;
 
     if (goes_direct(bf, req)) {
         object->direct_writes++;
@@ -240,7 +240,7 @@ static bool write_try(struct bf *bf, struct xreq *req)
     return true;
 }
 
-static void write_waiting(struct bf *bf, struct object *object)
+static void write_waiting(struct bf *bf, struct bf_object *object)
 {
     while (!queue_empty(&object->waiting)) {
         struct xreq *req = &bf->peer->port->reqs[object->waiting.head - 1];
@@ -253,7 +253,7 @@ static void write_waiting(struct bf *bf, struct object *object)
 
 static void write_start(struct bf *bf, struct xreq *req)
 {
-    struct object *object = held(req)->object;
+    struct bf_object *object = bf_held(req)->object;
 
     if (!queue_empty(&object->waiting) || !write_try(bf, req))
         queue_push(bf->peer, &object->waiting, req);
@@ -262,12 +262,12 @@ static void write_start(struct bf *bf, struct xreq *req)
 /* --- WRITE_ZEROES, DISCARD ------------------------------------------------------------- */
 
 /* In a worker, where the file system cannot do better. Only NO_HOLE writes past the end. */
-static int zeroes_run(struct bf *bf, struct work *work)
+static int zeroes_run(struct bf *bf, struct bf_work *work)
 {
     static const uint8_t zeros[ZERO_STEP];
-    struct xreq *req = work_request(work);
+    struct xreq *req = bf_work_request(work);
     uint64_t end = req->offset + req->size, offset = req->offset;
-    int fd = held(req)->object->fd, rc = 0;
+    int fd = bf_held(req)->object->fd, rc = 0;
     struct stat st;
 
     (void)bf;
@@ -280,9 +280,9 @@ static int zeroes_run(struct bf *bf, struct work *work)
     return rc;
 }
 
-static void zeroes_done(struct bf *bf, struct work *work, int result)
+static void zeroes_done(struct bf *bf, struct bf_work *work, int result)
 {
-    struct xreq *req = work_request(work);
+    struct xreq *req = bf_work_request(work);
 
     if (result == -EOPNOTSUPP && !work->run) {
         work->run = zeroes_run;
@@ -294,7 +294,7 @@ static void zeroes_done(struct bf *bf, struct work *work, int result)
 
 static void zeroes_start(struct bf *bf, struct xreq *req)
 {
-    struct held *h = held(req);
+    struct bf_held *h = bf_held(req);
     bool allocate = req->op == XOP_WRITE_ZEROES && (req->flags & XREQ_NO_HOLE);
     int mode = allocate ? FALLOC_FL_ZERO_RANGE : FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
 
@@ -311,7 +311,7 @@ static void zeroes_start(struct bf *bf, struct xreq *req)
 
 static void start(struct bf *bf, struct xreq *req)
 {
-    held(req)->position = 0;
+    bf_held(req)->position = 0;
     if (req->op == XOP_READ)
         read_start(bf, req);
     else if (req->op == XOP_WRITE)
@@ -320,9 +320,9 @@ static void start(struct bf *bf, struct xreq *req)
         zeroes_start(bf, req);
 }
 
-static void opened(struct bf *bf, struct work *work, int error)
+static void opened(struct bf *bf, struct bf_work *work, int error)
 {
-    struct xreq *req = work_request(work);
+    struct xreq *req = bf_work_request(work);
 
     if (error == 0) {
         start(bf, req);

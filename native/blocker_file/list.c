@@ -113,9 +113,9 @@ static int list_folders(struct bf *bf, struct xreq *req, struct listing *list, u
     return 0;
 }
 
-static int list_run(struct bf *bf, struct work *work)
+static int list_run(struct bf *bf, struct bf_work *work)
 {
-    struct xreq *req = work_request(work);
+    struct xreq *req = bf_work_request(work);
     uint64_t limit = xreq_list_limit(req);
     struct listing list = { .cursor = req->arg, .capacity = 2 * (limit + 1) };
     int rc;
@@ -128,9 +128,9 @@ static int list_run(struct bf *bf, struct work *work)
     return rc;
 }
 
-static void worker_done(struct bf *bf, struct work *work, int result)
+static void worker_done(struct bf *bf, struct bf_work *work, int result)
 {
-    peer_reply(bf->peer, work_request(work), result);
+    peer_reply(bf->peer, bf_work_request(work), result);
 }
 
 void bf_list_request(struct bf *bf, struct xreq *req)
@@ -140,8 +140,8 @@ void bf_list_request(struct bf *bf, struct xreq *req)
         peer_reply(bf->peer, req, -EINVAL);
         return;
     }
-    held(req)->work = (struct work){ .run = list_run, .done = worker_done };
-    bf_pool_add(bf, &held(req)->work, POOL_SLOW);
+    bf_held(req)->work = (struct bf_work){ .run = list_run, .done = worker_done };
+    bf_pool_add(bf, &bf_held(req)->work, POOL_SLOW);
 }
 
 /* --- INFO --------------------------------------------------------------------------- */
@@ -155,9 +155,9 @@ static int answer_info(struct xreq *req, int rc, const struct stat *st)
     return 0;
 }
 
-static int info_run(struct bf *bf, struct work *work)
+static int info_run(struct bf *bf, struct bf_work *work)
 {
-    struct xreq *req = work_request(work);
+    struct xreq *req = bf_work_request(work);
     char path[BF_PATH];
     const char *name;
     uint32_t index;
@@ -169,13 +169,13 @@ static int info_run(struct bf *bf, struct work *work)
 
 void bf_info_request(struct bf *bf, struct xreq *req)
 {
-    struct object *object = bf_object_find(bf, &req->object);
+    struct bf_object *object = bf_object_find(bf, &req->object);
     struct stat st;
 
     if (object) {
         peer_reply(bf->peer, req, answer_info(req, fstat(object->fd, &st), &st));
         return;
     }
-    held(req)->work = (struct work){ .run = info_run, .done = worker_done };
-    bf_pool_add(bf, &held(req)->work, POOL_QUICK);
+    bf_held(req)->work = (struct bf_work){ .run = info_run, .done = worker_done };
+    bf_pool_add(bf, &bf_held(req)->work, POOL_QUICK);
 }

@@ -39,18 +39,18 @@
 #define LOOKED_MAX 1000             /* and others look at it, each for a short while */
 #define LOOKED_STEP_US 5000
 
-static struct lock **find(struct bf *bf, const struct xobj *name)
+static struct bf_lock **find(struct bf *bf, const struct xobj *name)
 {
-    struct lock **link = &bf->locks;
+    struct bf_lock **link = &bf->locks;
 
     while (*link && memcmp(&(*link)->name, name, sizeof(*name)) != 0)
         link = &(*link)->next;
     return link;
 }
 
-static void drop(struct lock **link)
+static void drop(struct bf_lock **link)
 {
-    struct lock *lock = *link;
+    struct bf_lock *lock = *link;
 
     *link = lock->next;
     close(lock->fd);
@@ -257,11 +257,11 @@ static int open_free(struct bf *bf, struct xreq *req, int folder, const char *na
 
 static int remember(struct bf *bf, struct xreq *req, uint64_t number, int fd)
 {
-    struct lock *lock = malloc(sizeof(*lock));
+    struct bf_lock *lock = malloc(sizeof(*lock));
 
     if (!lock)
         return -ENOMEM;
-    *lock = (struct lock){ .next = bf->locks, .name = req->object, .token = req->arg,
+    *lock = (struct bf_lock){ .next = bf->locks, .name = req->object, .token = req->arg,
                            .number = number, .fd = fd };
     bf->locks = lock;
     req->done = number;
@@ -334,7 +334,7 @@ static int try_to_take(struct bf *bf, struct xreq *req, int folder, const char *
 
 int bf_lock_acquire(struct bf *bf, struct xreq *req)
 {
-    struct lock *lock = *find(bf, &req->object);
+    struct bf_lock *lock = *find(bf, &req->object);
     struct bf_holder *holder;
     char path[BF_PATH];
     const char *name;
@@ -363,7 +363,7 @@ int bf_lock_acquire(struct bf *bf, struct xreq *req)
 
 void bf_lock_drop(struct bf *bf, const struct xobj *name)
 {
-    struct lock **link = find(bf, name);
+    struct bf_lock **link = find(bf, name);
 
     if (*link)
         drop(link);
@@ -390,7 +390,7 @@ static int release_left(struct bf *bf, struct xreq *req, int fd)
 
 int bf_lock_release(struct bf *bf, struct xreq *req)
 {
-    struct lock **link = find(bf, &req->object);
+    struct bf_lock **link = find(bf, &req->object);
     char path[BF_PATH];
     const char *name;
     uint32_t index;

@@ -27,23 +27,23 @@
 
 static uint64_t object_hash(const struct xobj *name) { return XXH3_64bits(name, sizeof(*name)); }
 
-static struct object **bucket(struct bf *bf, uint64_t hash)
+static struct bf_object **bucket(struct bf *bf, uint64_t hash)
 {
     return &bf->buckets[hash & bf->bucket_mask];
 }
 
-static struct object *lookup(struct bf *bf, const struct xobj *name, uint64_t hash)
+static struct bf_object *lookup(struct bf *bf, const struct xobj *name, uint64_t hash)
 {
-    struct object *object = *bucket(bf, hash);
+    struct bf_object *object = *bucket(bf, hash);
 
     while (object && (object->hash != hash || memcmp(&object->name, name, sizeof(*name)) != 0))
         object = object->hash_next;
     return object;
 }
 
-static void unhash(struct bf *bf, struct object *object)
+static void unhash(struct bf *bf, struct bf_object *object)
 {
-    struct object **link = bucket(bf, object->hash);
+    struct bf_object **link = bucket(bf, object->hash);
 
     while (*link != object)
         link = &(*link)->hash_next;
@@ -52,13 +52,13 @@ static void unhash(struct bf *bf, struct object *object)
 
 /* --- which go first ------------------------------------------------------------------- */
 
-static void lru_remove(struct object *object)
+static void lru_remove(struct bf_object *object)
 {
     object->older->newer = object->newer;
     object->newer->older = object->older;
 }
 
-static void lru_add(struct bf *bf, struct object *object)
+static void lru_add(struct bf *bf, struct bf_object *object)
 {
     object->newer = &bf->lru;
     object->older = bf->lru.older;
@@ -67,7 +67,7 @@ static void lru_add(struct bf *bf, struct object *object)
 }
 
 /* Closes an object nobody uses, which is in neither the table nor the ring of the unused. */
-static void forget(struct bf *bf, struct object *object)
+static void forget(struct bf *bf, struct bf_object *object)
 {
     assert(object->refs == 0 && object->waiting.head == 0);
     bf_dirty_closed(object);
@@ -75,13 +75,13 @@ static void forget(struct bf *bf, struct object *object)
         close(object->fd);
     if (object->direct_fd >= 0)
         close(object->direct_fd);
-    object->state = OBJECT_UNUSED;
+    object->state = BF_OBJECT_UNUSED;
     object->older = bf->unused;
     bf->unused = object;
 }
 
 /* Its file was renamed over or removed. */
-static bool is_nameless(const struct object *object)
+static bool is_nameless(const struct bf_object *object)
 {
     struct stat st;
 
@@ -89,7 +89,7 @@ static bool is_nameless(const struct object *object)
 }
 
 /* Takes an object that is open out of the table; it is closed when nobody uses it. */
-static void doom(struct bf *bf, struct object *object)
+static void doom(struct bf *bf, struct bf_object *object)
 {
     unhash(bf, object);
     bf_undirty(object);
@@ -101,9 +101,9 @@ static void doom(struct bf *bf, struct object *object)
 }
 
 /* The oldest that is not in use, a clean one if there is one near. */
-static struct object *evict(struct bf *bf)
+static struct bf_object *evict(struct bf *bf)
 {
-    struct object *victim = bf->lru.newer;
+    struct bf_object *victim = bf->lru.newer;
 
     for (int n = 0; n < VICTIM_STEPS && victim != &bf->lru && victim->dirty; n++)
         victim = victim->newer;
@@ -117,17 +117,17 @@ static struct object *evict(struct bf *bf)
     return victim;
 }
 
-static struct object *new_object(struct bf *bf, const struct xobj *name, uint64_t hash)
+static struct bf_object *new_object(struct bf *bf, const struct xobj *name, uint64_t hash)
 {
-    struct object *object;
+    struct bf_object *object;
 
     if (!bf->unused && !evict(bf))
         return NULL;
     object = bf->unused;
     bf->unused = object->older;
-    *object = (struct object){ .name = *name, .hash = hash, .fd = -1, .direct_fd = -1,
-                               .state = OBJECT_OPENING, .hash_next = *bucket(bf, hash),
-                               .volume = bf_volume(bf, name) };     /* known before the first write */
+    *object = (struct bf_object){ .name = *name, .hash = hash, .fd = -1, .direct_fd = -1,
+                               .state = BF_OBJECT_OPENING, .hash_next = *bucket(bf, hash),
+                               .volume = bf_volume_of(bf, name) };     /* known before the first write */
     *bucket(bf, hash) = object;
     return object;
 }
@@ -159,7 +159,7 @@ static bool is_same_file(int one, int other)
 
 /* Takes over what was opened of the object: `fd`, and `direct_fd`, or why that failed, if the store does direct
  * I/O. EAGAIN: a COPY gave the name to another file between the two; both are closed. */
-static int take_files(struct bf *bf, struct object *object, int fd, int direct_fd)
+static int take_files(struct bf *bf, struct bf_object *object, int fd, int direct_fd)
 {
     if (bf->direct && (direct_fd < 0 || !is_same_file(fd, direct_fd))) {
         close(fd);
@@ -174,7 +174,7 @@ static int take_files(struct bf *bf, struct object *object, int fd, int direct_f
 }
 
 /* The object's file was made. */
-static void made(const struct bf *bf, struct object *object, int fd)
+static void made(const struct bf *bf, struct bf_object *object, int fd)
 {
     object->is_new = true;
     if (bf->direct && object->grows_to && object->grows_to <= BF_BYTES_MAX
@@ -184,7 +184,7 @@ static void made(const struct bf *bf, struct object *object, int fd)
 
 /* Finds the object's file in the kernel's caches, or makes it where it is said to be missing, which takes
  * far less than to wake a worker. EAGAIN: a worker must look. */
-static int open_inline(struct bf *bf, struct object *object, bool make)
+static int open_inline(struct bf *bf, struct bf_object *object, bool make)
 {
     char path[BF_PATH];
     const char *name;
@@ -207,7 +207,7 @@ static int open_inline(struct bf *bf, struct object *object, bool make)
 }
 
 /* EAGAIN: another made the object, or removed it, between two looks. */
-static int open_or_create(const struct bf *bf, struct object *object, int folder, const char *name)
+static int open_or_create(const struct bf *bf, struct bf_object *object, int folder, const char *name)
 {
     int fd = openat(folder, name, O_RDWR | O_CLOEXEC);
 
@@ -220,7 +220,12 @@ static int open_or_create(const struct bf *bf, struct object *object, int folder
     return fd;
 }
 
-static int open_once(struct bf *bf, struct object *object)
+static struct bf_object *object_of(struct bf_work *opening)
+{
+    return (struct bf_object *)((char *)opening - offsetof(struct bf_object, open));
+}
+
+static int open_once(struct bf *bf, struct bf_object *object)
 {
     char path[BF_PATH];
     const char *name;
@@ -238,9 +243,9 @@ static int open_once(struct bf *bf, struct object *object)
 }
 
 /* In a worker. What a volume's map says must find a place on a full disk, too. */
-static int open_run(struct bf *bf, struct work *work)
+static int open_run(struct bf *bf, struct bf_work *work)
 {
-    struct object *object = (struct object *)((char *)work - offsetof(struct object, open));
+    struct bf_object *object = object_of(work);
     int rc;
 
     do {
@@ -263,15 +268,15 @@ static void get_all(struct bf *bf, struct queue *waiting)
 }
 
 /* Gives the object to the request. It stays in use until bf_object_put(). */
-static void hand_out(struct bf *bf, struct xreq *req, struct object *object)
+static void hand_out(struct bf *bf, struct xreq *req, struct bf_object *object)
 {
     bf_object_hold(object);
-    held(req)->object = object;
-    held(req)->work.done(bf, &held(req)->work, 0);
+    bf_held(req)->object = object;
+    bf_held(req)->work.done(bf, &bf_held(req)->work, 0);
 }
 
 /* The object is open: everyone who waited gets it. It must not go while they are served. */
-static void opened(struct bf *bf, struct object *object)
+static void opened(struct bf *bf, struct bf_object *object)
 {
     struct queue waiting = object->waiting;
     struct xreq *req;
@@ -283,7 +288,7 @@ static void opened(struct bf *bf, struct object *object)
         get_all(bf, &waiting);
         return;
     }
-    object->state = OBJECT_OPEN;
+    object->state = BF_OBJECT_OPEN;
     object->refs = 1;
     while ((req = queue_pop(bf->peer, &waiting)))
         hand_out(bf, req, object);
@@ -291,7 +296,7 @@ static void opened(struct bf *bf, struct object *object)
 }
 
 /* Whoever only wanted to read learns why not; those who write start again, to make it. */
-static void open_failed(struct bf *bf, struct object *object, int error)
+static void open_failed(struct bf *bf, struct bf_object *object, int error)
 {
     struct queue waiting = object->waiting;
     bool was_create = object->create;
@@ -304,13 +309,13 @@ static void open_failed(struct bf *bf, struct object *object, int error)
         if (error == -ENOENT && makes(req) && !was_create)
             get(bf, req);
         else
-            held(req)->work.done(bf, &held(req)->work, error);
+            bf_held(req)->work.done(bf, &bf_held(req)->work, error);
     }
 }
 
-static void open_done(struct bf *bf, struct work *work, int result)
+static void open_done(struct bf *bf, struct bf_work *work, int result)
 {
-    struct object *object = (struct object *)((char *)work - offsetof(struct object, open));
+    struct bf_object *object = object_of(work);
 
     if (result)
         open_failed(bf, object, result);
@@ -318,7 +323,7 @@ static void open_done(struct bf *bf, struct work *work, int result)
         opened(bf, object);
 }
 
-static void open_object(struct bf *bf, struct object *object, bool create, bool make)
+static void open_object(struct bf *bf, struct bf_object *object, bool create, bool make)
 {
     int rc = open_inline(bf, object, create && make);
 
@@ -328,27 +333,27 @@ static void open_object(struct bf *bf, struct object *object, bool create, bool 
     } else if (rc != -EAGAIN && !(rc == -ENOENT && create)) {
         open_failed(bf, object, rc);
     } else {
-        object->open = (struct work){ .run = open_run, .done = open_done };
+        object->open = (struct bf_work){ .run = open_run, .done = open_done };
         bf_pool_add(bf, &object->open, POOL_QUICK);
     }
 }
 
-static bool is_replaced_by_others(const struct object *object)
+static bool is_replaced_by_others(const struct bf_object *object)
 {
     return (object->name.kind == XOBJ_HEADER || object->name.kind == XOBJ_NAME)
-        && object->state == OBJECT_OPEN && is_nameless(object);
+        && object->state == BF_OBJECT_OPEN && is_nameless(object);
 }
 
 static void get(struct bf *bf, struct xreq *req)
 {
     uint64_t hash = object_hash(&req->object);
-    struct object *object = lookup(bf, &req->object, hash);
+    struct bf_object *object = lookup(bf, &req->object, hash);
 
     if (object && is_replaced_by_others(object)) {
         doom(bf, object);
         object = NULL;
     }
-    if (object && object->state == OBJECT_OPEN) {
+    if (object && object->state == BF_OBJECT_OPEN) {
         hand_out(bf, req, object);
         return;
     }
@@ -368,33 +373,33 @@ static void get(struct bf *bf, struct xreq *req)
 
 /* --- for the others ----------------------------------------------------------------------- */
 
-struct object *bf_object_find(struct bf *bf, const struct xobj *name)
+struct bf_object *bf_object_find(struct bf *bf, const struct xobj *name)
 {
-    struct object *object = lookup(bf, name, object_hash(name));
+    struct bf_object *object = lookup(bf, name, object_hash(name));
 
     if (object && is_replaced_by_others(object)) {
         doom(bf, object);
         return NULL;
     }
-    return object && object->state == OBJECT_OPEN ? object : NULL;
+    return object && object->state == BF_OBJECT_OPEN ? object : NULL;
 }
 
-void bf_object_get(struct bf *bf, struct xreq *req, void (*done)(struct bf *bf, struct work *work, int error))
+void bf_object_get(struct bf *bf, struct xreq *req, void (*done)(struct bf *bf, struct bf_work *work, int error))
 {
-    held(req)->work.done = done;
+    bf_held(req)->work.done = done;
     get(bf, req);
 }
 
-void bf_object_hold(struct object *object)
+void bf_object_hold(struct bf_object *object)
 {
-    assert(object->state == OBJECT_OPEN && (object->refs || !object->doomed));
+    assert(object->state == BF_OBJECT_OPEN && (object->refs || !object->doomed));
     if (object->refs++ == 0)
         lru_remove(object);
 }
 
-void bf_object_put(struct bf *bf, struct object *object)
+void bf_object_put(struct bf *bf, struct bf_object *object)
 {
-    assert(object->refs > 0 && object->state == OBJECT_OPEN);
+    assert(object->refs > 0 && object->state == BF_OBJECT_OPEN);
     if (--object->refs)
         return;
     if (object->doomed)
@@ -405,9 +410,9 @@ void bf_object_put(struct bf *bf, struct object *object)
 
 void bf_object_renew(struct bf *bf, const struct xobj *name)
 {
-    struct object *object = lookup(bf, name, object_hash(name));
+    struct bf_object *object = lookup(bf, name, object_hash(name));
 
-    if (object && object->state == OBJECT_OPENING)
+    if (object && object->state == BF_OBJECT_OPENING)
         object->suspect = true;
     else if (object && is_nameless(object))
         doom(bf, object);
@@ -415,9 +420,9 @@ void bf_object_renew(struct bf *bf, const struct xobj *name)
 
 void bf_object_close_unused(struct bf *bf, const struct xobj *name)
 {
-    struct object *object = lookup(bf, name, object_hash(name));
+    struct bf_object *object = lookup(bf, name, object_hash(name));
 
-    if (object && object->state == OBJECT_OPEN && object->refs == 0)
+    if (object && object->state == BF_OBJECT_OPEN && object->refs == 0)
         doom(bf, object);
 }
 
@@ -449,9 +454,9 @@ int bf_objects_start(struct bf *bf, uint64_t limit)
 void bf_objects_stop(struct bf *bf)
 {
     for (uint32_t i = 0; bf->objects && i < bf->object_count; i++) {
-        if (bf->objects[i].fd >= 0 && bf->objects[i].state != OBJECT_UNUSED)
+        if (bf->objects[i].fd >= 0 && bf->objects[i].state != BF_OBJECT_UNUSED)
             close(bf->objects[i].fd);
-        if (bf->objects[i].direct_fd >= 0 && bf->objects[i].state != OBJECT_UNUSED)
+        if (bf->objects[i].direct_fd >= 0 && bf->objects[i].state != BF_OBJECT_UNUSED)
             close(bf->objects[i].direct_fd);
     }
     free(bf->objects);

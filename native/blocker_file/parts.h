@@ -23,7 +23,7 @@
  * -------------
  * The loop's thread owns everything below but where a member says otherwise. It does what does
  * not block: reads from the page cache, writes into it, opening what the kernel has in its
- * caches. All else is a `struct work`, handed to io_uring (reads that miss, direct I/O,
+ * caches. All else is a `struct bf_work`, handed to io_uring (reads that miss, direct I/O,
  * fallocate, fsync) or to a small pool of threads (loop/pool.h): opening a file and INFO as quick tasks;
  * large writes, COPY, HASH, LIST, the removal of a file, syncfs as slow ones. Its done() runs on the
  * loop again. A request's work lies in its `holder` scratch, so nothing is allocated per request
@@ -185,43 +185,43 @@
 struct bf;
 
 /* Something that is done elsewhere than on the loop. */
-struct work {
+struct bf_work {
     struct task task;               /* unused for io_uring */
     /* In a worker: 0 or more, or a negative errno. Unused for io_uring and in a group. */
-    int (*run)(struct bf *bf, struct work *work);
+    int (*run)(struct bf *bf, struct bf_work *work);
     /* On the loop. */
-    void (*done)(struct bf *bf, struct work *work, int result);
+    void (*done)(struct bf *bf, struct bf_work *work, int result);
     int result;
     int fd;                         /* in a group: of the temporary file, -1: none */
 };
-_Static_assert(offsetof(struct work, task) == 0, "work_of() casts");
+_Static_assert(offsetof(struct bf_work, task) == 0, "bf_work_of() casts");
 
-static inline struct work *work_of(struct task *task) { return (struct work *)task; }
-static inline struct work *work_next(const struct work *work) { return work_of(work->task.next); }
+static inline struct bf_work *bf_work_of(struct task *task) { return (struct bf_work *)task; }
+static inline struct bf_work *bf_work_next(const struct bf_work *work) { return bf_work_of(work->task.next); }
 
 /* What a request keeps while it is served. */
-struct held {
-    struct work work;
-    struct object *object;          /* in use by it */
+struct bf_held {
+    struct bf_work work;
+    struct bf_object *object;       /* in use by it */
     union {
         uint64_t position;          /* bytes of the I/O done so far */
         uint64_t temporary;         /* in a group: number of its temporary file */
     };
 };
-XREQ_HOLDER(held, struct held)
-static inline struct xreq *work_request(struct work *work)
+XREQ_HOLDER(bf_held, struct bf_held)
+static inline struct xreq *bf_work_request(struct bf_work *work)
 {
     return (struct xreq *)((char *)work - offsetof(struct xreq, holder));
 }
 
-enum object_state { OBJECT_UNUSED, OBJECT_OPENING, OBJECT_OPEN };
+enum bf_object_state { BF_OBJECT_UNUSED, BF_OBJECT_OPENING, BF_OBJECT_OPEN };
 
-struct object {
+struct bf_object {
     struct xobj name;
     uint64_t hash;
-    struct work open;               /* first: see open_work() */
+    struct bf_work open;            /* OPENING */
     int fd, direct_fd;              /* direct_fd: -1 unless the store does direct I/O */
-    enum object_state state;
+    enum bf_object_state state;
     uint32_t refs;
     bool create;                    /* OPENING: make it if it is missing */
     uint64_t grows_to;              /* OPENING: bytes, if it is made; 0: nobody knows */
@@ -231,17 +231,17 @@ struct object {
     bool dirty;                     /* on its volume's list */
     struct queue waiting;           /* for it to be opened; once open: for direct writes to end */
     uint32_t direct_writes;         /* under way */
-    struct volume *volume;
-    struct object *hash_next;
-    struct object *older, *newer;   /* among those open and not in use; or the free list */
-    struct object *dirty_prev, *dirty_next;
+    struct bf_volume *volume;
+    struct bf_object *hash_next;
+    struct bf_object *older, *newer;    /* among those open and not in use; or the free list */
+    struct bf_object *dirty_prev, *dirty_next;
 };
 
 /* What SYNC knows of a volume. Kept for the life of the peer. */
-struct volume {
+struct bf_volume {
     uint64_t id;
-    struct volume *next;
-    struct object *dirty;
+    struct bf_volume *next;
+    struct bf_object *dirty;
     uint32_t dirty_count;
     uint32_t left;                  /* fsyncs of this round still away */
     bool running;
@@ -252,25 +252,25 @@ struct volume {
     uint32_t failures_seen;         /* of bf->failures */
     uint32_t failures_begun;        /* ... when this round began */
     struct queue waiting, serving;
-    struct volume *syncfs_next;
+    struct bf_volume *syncfs_next;
 };
 
-struct sync_op {                    /* one fsync of a SYNC */
-    struct work work;
-    struct volume *volume;
-    struct object *object;
+struct bf_sync_op {                 /* one fsync of a SYNC */
+    struct bf_work work;
+    struct bf_volume *volume;
+    struct bf_object *object;
     bool folder;
-    struct sync_op *next;
+    struct bf_sync_op *next;
 };
 
-struct group {                      /* of the group commit */
+struct bf_group {                   /* of the group commit */
     struct task_list waiting;       /* for the next one */
-    struct work work;               /* the group that is away */
-    struct work *list;              /* its members, linked; NULL: none is away */
+    struct bf_work work;            /* the group that is away */
+    struct bf_work *list;           /* its members, linked; NULL: none is away */
 };
 
-struct lock {                       /* held by this process; the workers' (one at a time) */
-    struct lock *next;
+struct bf_lock {                    /* held by this process; the workers' (one at a time) */
+    struct bf_lock *next;
     struct xobj name;
     uint64_t token, number;
     int fd;                         /* its flock goes with it */
@@ -320,28 +320,28 @@ struct bf {
     bool has_data;                  /* the data of volumes: a SYNC (DATA) has come */
     bool troubled;                  /* a SYNC has failed in this life */
     bool no_nowait;                 /* the file system has no RWF_NOWAIT */
-    struct lock *locks;
+    struct bf_lock *locks;
     struct pool pool;
     struct finished finished;
     uint32_t active;                /* work for workers, not yet done */
-    struct group group;
+    struct bf_group group;
     struct ring ring;
     /* objects */
-    struct object *objects;
+    struct bf_object *objects;
     uint32_t object_count, bucket_mask;
-    struct object **buckets;
-    struct object *unused;          /* free list, by `older` */
-    struct object lru;              /* ring head: lru.newer is the oldest */
+    struct bf_object **buckets;
+    struct bf_object *unused;       /* free list, by `older` */
+    struct bf_object lru;           /* ring head: lru.newer is the oldest */
     /* volumes */
-    struct volume *volumes[BF_VOLUME_BUCKETS];
+    struct bf_volume *volumes[BF_VOLUME_BUCKETS];
     uint32_t volume_count;
-    struct volume rest;             /* id 0, digests, and volumes beyond BF_VOLUMES */
-    struct sync_op sync_ops[BF_SYNC_OPS];
-    struct sync_op *free_ops;
+    struct bf_volume rest;          /* id 0, digests, and volumes beyond BF_VOLUMES */
+    struct bf_sync_op sync_ops[BF_SYNC_OPS];
+    struct bf_sync_op *free_ops;
     uint32_t free_op_count;
-    struct work syncfs;
+    struct bf_work syncfs;
     bool syncfs_running;
-    struct volume *syncfs_waiting, *syncfs_serving;
+    struct bf_volume *syncfs_waiting, *syncfs_serving;
 };
 
 /* What follows goes up: a file calls only what is declared above its own part, and work comes back by done(). */
@@ -422,23 +422,23 @@ void bf_root_close(struct bf *bf);
 
 /* --- blocker_file/work.c: workers ----------------------------------------------------- */
 
-void bf_pool_add(struct bf *bf, struct work *work, enum pool_class class);
+void bf_pool_add(struct bf *bf, struct bf_work *work, enum pool_class class);
 /* It is no longer `active`, and its done() has been called. */
-void bf_work_done(struct bf *bf, struct work *work);
+void bf_work_done(struct bf *bf, struct bf_work *work);
 /* The same for all that workers have done. True if there was something. */
 bool bf_work_reap(struct bf *bf);
 
 /* --- blocker_file/volume.c: what is dirty of a volume. The loop. ----------------------- */
 
 /* What is known of the volume of an object, or of that id. Never NULL. */
-struct volume *bf_volume(struct bf *bf, const struct xobj *name);
-struct volume *bf_volume_by_id(struct bf *bf, uint64_t id);
+struct bf_volume *bf_volume_of(struct bf *bf, const struct xobj *name);
+struct bf_volume *bf_volume_by_id(struct bf *bf, uint64_t id);
 /* The object was written. */
-void bf_dirty(struct bf *bf, struct object *object);
+void bf_dirty(struct bf *bf, struct bf_object *object);
 /* Takes it from its volume's list, if it is there: it is being synced, or need not become durable. */
-void bf_undirty(struct object *object);
+void bf_undirty(struct bf_object *object);
 /* The object is about to be closed: its volume's list loses it. */
-void bf_dirty_closed(struct object *object);
+void bf_dirty_closed(struct bf_object *object);
 
 /* --- blocker_file/open.c: open objects. The loop. ----------------------------------- */
 
@@ -446,10 +446,10 @@ int bf_objects_start(struct bf *bf, uint64_t limit);
 void bf_objects_stop(struct bf *bf);
 /* Opens the object of a request, whose work is free meanwhile. done(): 0, and held->object is it, in use until
  * bf_object_put(); or why it cannot be opened. A WRITE or WRITE_ZEROES makes it if it is missing. */
-void bf_object_get(struct bf *bf, struct xreq *req, void (*done)(struct bf *bf, struct work *work, int error));
+void bf_object_get(struct bf *bf, struct xreq *req, void (*done)(struct bf *bf, struct bf_work *work, int error));
 /* One more user of an object in the table or in use. */
-void bf_object_hold(struct object *object);
-void bf_object_put(struct bf *bf, struct object *object);
+void bf_object_hold(struct bf_object *object);
+void bf_object_put(struct bf *bf, struct bf_object *object);
 /* An object was, or may have been, replaced or removed: what is open of it is forgotten if that is the
  * file that has lost its name. Two open objects that are one file would not know of each other's I/O. */
 void bf_object_renew(struct bf *bf, const struct xobj *name);
@@ -457,7 +457,7 @@ void bf_object_renew(struct bf *bf, const struct xobj *name);
  * If it was not in the end, the caller sets `lost` of its volume. */
 void bf_object_close_unused(struct bf *bf, const struct xobj *name);
 /* The open object if it is in the table and may be believed, else NULL. */
-struct object *bf_object_find(struct bf *bf, const struct xobj *name);
+struct bf_object *bf_object_find(struct bf *bf, const struct xobj *name);
 /* For a request that found every object in use, and is parked: is it of use to try again? And that try. */
 bool bf_object_can_get(const struct bf *bf);
 void bf_object_again(struct bf *bf, struct xreq *req);
@@ -477,7 +477,7 @@ void bf_sync_settle(struct bf *bf);
 void bf_sync_stop(struct bf *bf);
 void bf_sync_request(struct bf *bf, struct xreq *req);
 /* Answers the request after making its object durable. */
-void bf_sync_one(struct bf *bf, struct xreq *req, struct object *object);
+void bf_sync_one(struct bf *bf, struct xreq *req, struct bf_object *object);
 
 /* --- blocker_file/copy.c: COPY, HASH. The loop. -------------------------------------- */
 

@@ -12,8 +12,8 @@
 
 /* --- rounds ------------------------------------------------------------------------------ */
 
-static void round_start(struct bf *bf, struct volume *volume);
-static void sync_by_syncfs(struct bf *bf, struct volume *volume);
+static void round_start(struct bf *bf, struct bf_volume *volume);
+static void sync_by_syncfs(struct bf *bf, struct bf_volume *volume);
 
 static void reply_all(struct bf *bf, struct queue *queue, int error)
 {
@@ -30,7 +30,7 @@ static void reply_all(struct bf *bf, struct queue *queue, int error)
 }
 
 /* An error is about what those who came meanwhile ask for too. */
-static void round_end(struct bf *bf, struct volume *volume)
+static void round_end(struct bf *bf, struct bf_volume *volume)
 {
     uint32_t failures = load_acquire(&bf->failures);
     int error = volume->round_error;
@@ -49,7 +49,7 @@ static void round_end(struct bf *bf, struct volume *volume)
         round_start(bf, volume);
 }
 
-static void round_left(struct bf *bf, struct volume *volume, int result)
+static void round_left(struct bf *bf, struct bf_volume *volume, int result)
 {
     if (result < 0)
         volume->round_error = result;
@@ -69,7 +69,7 @@ static void round_left(struct bf *bf, struct volume *volume, int result)
 static void syncfs_start(struct bf *bf);
 
 /* The first of a life is about what earlier ones have left, too. */
-static int syncfs_run(struct bf *bf, struct work *work)
+static int syncfs_run(struct bf *bf, struct bf_work *work)
 {
     int rc = bf_syncfs(bf), told = bf->unknown ? bf_ask_witness(bf) : 0;
 
@@ -77,9 +77,9 @@ static int syncfs_run(struct bf *bf, struct work *work)
     return rc ? rc : told;
 }
 
-static void syncfs_done(struct bf *bf, struct work *work, int result)
+static void syncfs_done(struct bf *bf, struct bf_work *work, int result)
 {
-    struct volume *volume = bf->syncfs_serving, *next;
+    struct bf_volume *volume = bf->syncfs_serving, *next;
 
     (void)work;
     bf->unknown &= result != 0;
@@ -98,11 +98,11 @@ static void syncfs_start(struct bf *bf)
     bf->syncfs_running = true;
     bf->syncfs_serving = bf->syncfs_waiting;
     bf->syncfs_waiting = NULL;
-    bf->syncfs = (struct work){ .run = syncfs_run, .done = syncfs_done };
+    bf->syncfs = (struct bf_work){ .run = syncfs_run, .done = syncfs_done };
     bf_pool_add(bf, &bf->syncfs, POOL_SLOW);
 }
 
-static void sync_by_syncfs(struct bf *bf, struct volume *volume)
+static void sync_by_syncfs(struct bf *bf, struct bf_volume *volume)
 {
     while (volume->dirty)
         bf_undirty(volume->dirty);
@@ -115,10 +115,10 @@ static void sync_by_syncfs(struct bf *bf, struct volume *volume)
 
 /* --- object by object ----------------------------------------------------------------------- */
 
-static void sync_op_done(struct bf *bf, struct work *work, int result)
+static void sync_op_done(struct bf *bf, struct bf_work *work, int result)
 {
-    struct sync_op *op = (struct sync_op *)work;
-    struct volume *volume = op->volume;
+    struct bf_sync_op *op = (struct bf_sync_op *)work;
+    struct bf_volume *volume = op->volume;
 
     if (op->folder && result == 0)
         op->object->is_new = false;
@@ -129,13 +129,13 @@ static void sync_op_done(struct bf *bf, struct work *work, int result)
     round_left(bf, volume, result);
 }
 
-static void sync_op(struct bf *bf, struct volume *volume, struct object *object, int fd, bool folder)
+static void sync_op(struct bf *bf, struct bf_volume *volume, struct bf_object *object, int fd, bool folder)
 {
-    struct sync_op *op = bf->free_ops;
+    struct bf_sync_op *op = bf->free_ops;
 
     bf->free_ops = op->next;
     bf->free_op_count--;
-    *op = (struct sync_op){ .work.done = sync_op_done, .volume = volume, .object = object,
+    *op = (struct bf_sync_op){ .work.done = sync_op_done, .volume = volume, .object = object,
                             .folder = folder };
     volume->left++;
     bf_object_hold(object);
@@ -143,7 +143,7 @@ static void sync_op(struct bf *bf, struct volume *volume, struct object *object,
 }
 
 /* Descriptor of the folder an open object lies in. */
-static int folder_of(struct bf *bf, const struct object *object)
+static int folder_of(struct bf *bf, const struct bf_object *object)
 {
     char path[BF_PATH];
     const char *name;
@@ -154,10 +154,10 @@ static int folder_of(struct bf *bf, const struct object *object)
     return fd;
 }
 
-static void sync_objects(struct bf *bf, struct volume *volume)
+static void sync_objects(struct bf *bf, struct bf_volume *volume)
 {
     while (volume->dirty) {
-        struct object *object = volume->dirty;
+        struct bf_object *object = volume->dirty;
 
         bf_undirty(object);
         sync_op(bf, volume, object, object->fd, false);
@@ -166,7 +166,7 @@ static void sync_objects(struct bf *bf, struct volume *volume)
     }
 }
 
-static void round_start(struct bf *bf, struct volume *volume)
+static void round_start(struct bf *bf, struct bf_volume *volume)
 {
     volume->running = true;
     volume->serving = volume->waiting;
@@ -186,7 +186,7 @@ static void round_start(struct bf *bf, struct volume *volume)
 
 void bf_sync_request(struct bf *bf, struct xreq *req)
 {
-    struct volume *volume;
+    struct bf_volume *volume;
 
     if (!bf->sync) {
         peer_reply(bf->peer, req, 0);
@@ -204,41 +204,41 @@ void bf_sync_request(struct bf *bf, struct xreq *req)
 /* The volume's next SYNC must hear of a failure too: fsync tells it only once. */
 static void fua_finish(struct bf *bf, struct xreq *req, int result)
 {
-    struct object *object = held(req)->object;
+    struct bf_object *object = bf_held(req)->object;
 
     if (result < 0)
-        bf_volume(bf, &object->name)->error = result;
+        bf_volume_of(bf, &object->name)->error = result;
     bf_object_put(bf, object);
     peer_reply(bf->peer, req, result);
 }
 
-static void fua_folder_done(struct bf *bf, struct work *work, int result)
+static void fua_folder_done(struct bf *bf, struct bf_work *work, int result)
 {
     if (result == 0)
-        held(work_request(work))->object->is_new = false;
-    fua_finish(bf, work_request(work), result);
+        bf_held(bf_work_request(work))->object->is_new = false;
+    fua_finish(bf, bf_work_request(work), result);
 }
 
-static void fua_done(struct bf *bf, struct work *work, int result)
+static void fua_done(struct bf *bf, struct bf_work *work, int result)
 {
-    struct object *object = held(work_request(work))->object;
+    struct bf_object *object = bf_held(bf_work_request(work))->object;
 
     if (result < 0 || !object->is_new) {
-        fua_finish(bf, work_request(work), result);
+        fua_finish(bf, bf_work_request(work), result);
         return;
     }
     work->done = fua_folder_done;
     ring_fsync(&bf->ring, work, folder_of(bf, object), false);
 }
 
-void bf_sync_one(struct bf *bf, struct xreq *req, struct object *object)
+void bf_sync_one(struct bf *bf, struct xreq *req, struct bf_object *object)
 {
     if (!bf->sync) {
         fua_finish(bf, req, 0);
         return;
     }
-    held(req)->work.done = fua_done;
-    ring_fsync(&bf->ring, &held(req)->work, object->fd, true);
+    bf_held(req)->work.done = fua_done;
+    ring_fsync(&bf->ring, &bf_held(req)->work, object->fd, true);
 }
 
 /* --- start and stop ------------------------------------------------------------------------- */
@@ -254,11 +254,11 @@ void bf_sync_start(struct bf *bf)
 }
 
 /* Whether what was written to it is there, now that syncfs() has succeeded. */
-static int settle(const struct bf *bf, const struct volume *volume)
+static int settle(const struct bf *bf, const struct bf_volume *volume)
 {
     int rc = volume->lost && volume->failures_seen != bf->failures ? -EIO : volume->error;
 
-    for (const struct object *object = volume->dirty; object && rc == 0; object = object->dirty_next)
+    for (const struct bf_object *object = volume->dirty; object && rc == 0; object = object->dirty_next)
         if (fsync(object->fd) < 0)
             rc = -errno;
     return rc;
@@ -274,7 +274,7 @@ void bf_sync_settle(struct bf *bf)
     if (rc || bf->volume_count == BF_VOLUMES)
         xseg_volume_lost(bf->peer->seg, 0, rc ? rc : -EIO);
     for (uint32_t i = 0; i < BF_VOLUME_BUCKETS; i++)
-        for (struct volume *volume = bf->volumes[i]; volume; volume = volume->next) {
+        for (struct bf_volume *volume = bf->volumes[i]; volume; volume = volume->next) {
             int error = settle(bf, volume);
             if (error)
                 xseg_volume_lost(bf->peer->seg, volume->id, error);
@@ -287,7 +287,7 @@ void bf_sync_stop(struct bf *bf)
 {
     for (uint32_t i = 0; i < BF_VOLUME_BUCKETS; i++)
         while (bf->volumes[i]) {
-            struct volume *volume = bf->volumes[i];
+            struct bf_volume *volume = bf->volumes[i];
             bf->volumes[i] = volume->next;
             free(volume);
         }

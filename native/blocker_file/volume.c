@@ -7,14 +7,14 @@
 #include "blocker_file/parts.h"
 #include "segment/barrier.h"
 
-static uint64_t volume_of(const struct xobj *name)
+static uint64_t id_of(const struct xobj *name)
 {
     return name->kind == XOBJ_CONTENT || name->kind == XOBJ_NAME ? 0 : name->volume;
 }
 
-static struct volume *new_volume(struct bf *bf, uint64_t id)
+static struct bf_volume *new_volume(struct bf *bf, uint64_t id)
 {
-    struct volume *volume = bf->volume_count < BF_VOLUMES ? calloc(1, sizeof(*volume)) : NULL;
+    struct bf_volume *volume = bf->volume_count < BF_VOLUMES ? calloc(1, sizeof(*volume)) : NULL;
 
     if (!volume)
         return NULL;
@@ -24,9 +24,9 @@ static struct volume *new_volume(struct bf *bf, uint64_t id)
     return volume;
 }
 
-struct volume *bf_volume_by_id(struct bf *bf, uint64_t id)
+struct bf_volume *bf_volume_by_id(struct bf *bf, uint64_t id)
 {
-    struct volume **link = &bf->volumes[id * 0x9e3779b97f4a7c15u >> 52];
+    struct bf_volume **link = &bf->volumes[id * 0x9e3779b97f4a7c15u >> 52];
 
     if (id == 0)
         return &bf->rest;
@@ -38,14 +38,14 @@ struct volume *bf_volume_by_id(struct bf *bf, uint64_t id)
 }
 _Static_assert(BF_VOLUME_BUCKETS == 1 << (64 - 52), "bf_volume_by_id() takes the top 12 bits");
 
-struct volume *bf_volume(struct bf *bf, const struct xobj *name)
+struct bf_volume *bf_volume_of(struct bf *bf, const struct xobj *name)
 {
-    return bf_volume_by_id(bf, volume_of(name));
+    return bf_volume_by_id(bf, id_of(name));
 }
 
-void bf_undirty(struct object *object)
+void bf_undirty(struct bf_object *object)
 {
-    struct volume *volume = object->volume;
+    struct bf_volume *volume = object->volume;
 
     if (!object->dirty)
         return;
@@ -59,13 +59,13 @@ void bf_undirty(struct object *object)
     object->dirty = false;
 }
 
-void bf_dirty(struct bf *bf, struct object *object)
+void bf_dirty(struct bf *bf, struct bf_object *object)
 {
-    struct volume *volume;
+    struct bf_volume *volume;
 
     if (object->dirty || !bf->sync)
         return;
-    volume = object->volume = bf_volume(bf, &object->name);
+    volume = object->volume = bf_volume_of(bf, &object->name);
     object->dirty = true;
     object->dirty_prev = NULL;
     object->dirty_next = volume->dirty;
@@ -75,7 +75,7 @@ void bf_dirty(struct bf *bf, struct object *object)
     volume->dirty_count++;
 }
 
-void bf_dirty_closed(struct object *object)
+void bf_dirty_closed(struct bf_object *object)
 {
     if (!object->dirty)
         return;

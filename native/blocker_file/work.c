@@ -10,18 +10,18 @@ static void run(struct task *task, void *arg)
 {
     struct bf *bf = arg;
 
-    work_of(task)->result = work_of(task)->run(bf, work_of(task));
+    bf_work_of(task)->result = bf_work_of(task)->run(bf, bf_work_of(task));
     finished_add(&bf->finished, task);
 }
 
-void bf_pool_add(struct bf *bf, struct work *work, enum pool_class class)
+void bf_pool_add(struct bf *bf, struct bf_work *work, enum pool_class class)
 {
     bf->active++;
     work->task.run = run;
     pool_add(&bf->pool, &work->task, class);
 }
 
-void bf_work_done(struct bf *bf, struct work *work)
+void bf_work_done(struct bf *bf, struct bf_work *work)
 {
     assert(bf->active > 0);
     bf->active--;
@@ -35,7 +35,7 @@ bool bf_work_reap(struct bf *bf)
 
     for (; task; task = next) {
         next = task->next;
-        bf_work_done(bf, work_of(task));
+        bf_work_done(bf, bf_work_of(task));
     }
     return found;
 }
