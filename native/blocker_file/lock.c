@@ -73,7 +73,7 @@ static int parse_line(struct bf_holder *holder, const char *line)
     return 0;
 }
 
-/* Bytes of the first line. One of version 1 was its taker's for as long as that had the flock. */
+/* Returns the bytes of the first line. A lock of version 1 was held only while its taker had the flock. */
 static int parse_first(struct bf_holder *holder, const char *text, size_t size)
 {
     char state[5] = "", again[LOCK_HEAD];

@@ -157,8 +157,9 @@ static bool is_same_file(int one, int other)
     return fstat(one, &a) == 0 && fstat(other, &b) == 0 && a.st_ino == b.st_ino && a.st_dev == b.st_dev;
 }
 
-/* Takes over what was opened of the object: `fd`, and `direct_fd`, or why that failed, if the store does direct
- * I/O. EAGAIN: a COPY gave the name to another file between the two; both are closed. */
+/* Gives the object its files. direct_fd is for direct I/O, or a negative errno that says why there is none; it does
+ * not count where the store does no direct I/O. EAGAIN: they are two files, as a COPY gave the name to another one
+ * between the two openings. After an error both are closed. */
 static int take_files(struct bf *bf, struct bf_object *object, int fd, int direct_fd)
 {
     if (bf->direct && (direct_fd < 0 || !is_same_file(fd, direct_fd))) {
@@ -182,8 +183,8 @@ static void made(const struct bf *bf, struct bf_object *object, int fd)
         return;                     /* it was for speed only */
 }
 
-/* Finds the object's file in the kernel's caches, or makes it where it is said to be missing, which takes
- * far less than to wake a worker. EAGAIN: a worker must look. */
+/* Opens a file that the kernel has in its caches; or, with `make`, makes one that most likely is not there. Either
+ * takes far less than to wake a worker. EAGAIN: a worker must look. */
 static int open_inline(struct bf *bf, struct bf_object *object, bool make)
 {
     char path[BF_PATH];
@@ -295,7 +296,7 @@ static void opened(struct bf *bf, struct bf_object *object)
     bf_object_put(bf, object);
 }
 
-/* Whoever only wanted to read learns why not; those who write start again, to make it. */
+/* Readers are told why. Those who make an object that is missing begin again, if this try did not make it. */
 static void open_failed(struct bf *bf, struct bf_object *object, int error)
 {
     struct queue waiting = object->waiting;

@@ -359,7 +359,7 @@ int bf_ask_witness(struct bf *bf);
 
 /* Gives up a part of the reserve if that is what `error` asks for. True: try again. */
 bool bf_reserve_give(struct bf *bf, int error);
-/* Makes what is missing of it, if there is plenty of space. */
+/* Makes what is missing of the reserve, if there is plenty of space. */
 void bf_reserve_fill(struct bf *bf);
 
 /* --- blocker_file/place.c: names and folders. Any thread. ------------------------- */
@@ -405,7 +405,7 @@ int bf_lift(struct bf *bf, uint64_t volume);
 
 /* --- blocker_file/lock.c: locks. A worker, one at a time. ----------------------------- */
 
-/* The next three: 1: it was ours already. 0: it is ours once its folder is synced. */
+/* 1: it was ours already. 0: it is ours once its folder is synced. */
 int bf_lock_acquire(struct bf *bf, struct xreq *req);
 int bf_lock_release(struct bf *bf, struct xreq *req);
 /* Lets go of a lock if it is ours. */
@@ -423,9 +423,9 @@ void bf_root_close(struct bf *bf);
 /* --- blocker_file/work.c: workers ----------------------------------------------------- */
 
 void bf_pool_add(struct bf *bf, struct bf_work *work, enum pool_class class);
-/* It is no longer `active`, and its done() has been called. */
+/* Calls the done() of work that is over. */
 void bf_work_done(struct bf *bf, struct bf_work *work);
-/* The same for all that workers have done. True if there was something. */
+/* The same for all that workers have done since the last call. True: there was something. */
 bool bf_work_reap(struct bf *bf);
 
 /* --- blocker_file/volume.c: what is dirty of a volume. The loop. ----------------------- */
@@ -450,11 +450,11 @@ void bf_object_get(struct bf *bf, struct xreq *req, void (*done)(struct bf *bf, 
 /* One more user of an object in the table or in use. */
 void bf_object_hold(struct bf_object *object);
 void bf_object_put(struct bf *bf, struct bf_object *object);
-/* An object was, or may have been, replaced or removed: what is open of it is forgotten if that is the
- * file that has lost its name. Two open objects that are one file would not know of each other's I/O. */
+/* The object was, or may have been, replaced or removed. Forgets the file that is open if it has lost its name. It
+ * keeps a file that has its name still: two open objects that are one file would not know of each other's I/O. */
 void bf_object_renew(struct bf *bf, const struct xobj *name);
-/* It is about to be removed, and nobody uses it: whoever closes it last frees its space, which takes long.
- * If it was not in the end, the caller sets `lost` of its volume. */
+/* For an object that is about to be removed. Closes it if nobody uses it, as the last to close a removed file frees
+ * its space, which takes long. If the object is not removed after all, the caller sets `lost` of its volume. */
 void bf_object_close_unused(struct bf *bf, const struct xobj *name);
 /* The open object if it is in the table and may be believed, else NULL. */
 struct bf_object *bf_object_find(struct bf *bf, const struct xobj *name);

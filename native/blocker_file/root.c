@@ -245,7 +245,7 @@ static int check_direct(struct bf *bf)
     return 0;
 }
 
-/* Takes over the supervisor's descriptor of the root. One of what was mounted there before tells nothing. */
+/* Takes over the supervisor's descriptor of the root, unless it is of what was mounted there before. */
 static int open_witness(struct bf *bf)
 {
     struct statx there, here;

@@ -29,7 +29,7 @@ static void reply_all(struct bf *bf, struct queue *queue, int error)
     }
 }
 
-/* An error is about what those who came meanwhile ask for too. */
+/* An error is told to those, too, who came while the round was under way. */
 static void round_end(struct bf *bf, struct bf_volume *volume)
 {
     uint32_t failures = load_acquire(&bf->failures);
@@ -57,7 +57,7 @@ static void round_left(struct bf *bf, struct bf_volume *volume, int result)
     if (--volume->left)
         return;
     if (volume->round_error && !volume->by_syncfs) {
-        volume->by_syncfs = true;   /* so that what `root` would tell of this is not told to a later round */
+        volume->by_syncfs = true;   /* or a later round would be told what `root` has to tell of this error */
         sync_by_syncfs(bf, volume);
     } else {
         round_end(bf, volume);
