@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What native/objects/blocker.h promises, of blocker-rados: the tests of the other blockers, run here."""
 import pytest
+from borrow import borrowed
 from loops import peers
-
-from on_rados.borrow import borrowed
 
 # INFO's `arg` is the object's size: RADOS does not tell how much space an object takes.
 # What lies past an object's end is zeros for REPLACE's comparison, too.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command vlmc, with everything in RADOS: the tests of test_vlmc_cli.py, run here."""
-from on_rados.borrow import borrowed
+from borrow import borrowed
 
 globals().update(borrowed("test_vlmc_cli"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Takes over the tests of another module: they run here with the fixtures of this folder."""
+"""Takes over the tests of another module: they run here with the fixtures of the folder that asks."""
 import importlib
 from typing import Any
 
