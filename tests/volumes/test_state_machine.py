@@ -2,7 +2,7 @@
 """Random walks over several volumes, compared with plain byte arrays.
 
 CI takes the same walks every time (derandomize), so that a failure there is never a matter of luck;
-`make soak` takes new ones for as long as it is told (test_soak.py). Hypothesis shrinks what fails, and
+`make soak` takes new ones for as long as it is told. Hypothesis shrinks what fails, and
 prints the steps. ARCHIPELAGO_RANDOM=1 makes these walks new ones, too.
 """
 import os
