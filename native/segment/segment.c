@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * segment/segment.c - laying out and mapping the segment; routes.
+ * segment/segment.c - laying out and mapping the segment.
  */
 #include <assert.h>
 #include <errno.h>
@@ -11,7 +11,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "segment/barrier.h"
@@ -46,16 +45,6 @@ static const struct xparams defaults = {
 
 uint64_t xbuffer_size(uint32_t class) { return class < XSEG_CLASSES ? buffer_sizes[class] : 0; }
 uint64_t xstack_size(uint32_t class) { return class < XMAP_STACK_CLASSES ? stack_sizes[class] : 0; }
-
-static uint64_t read_clock(clockid_t clock)
-{
-    struct timespec now;
-    clock_gettime(clock, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-uint64_t clock_ns(void) { return read_clock(CLOCK_MONOTONIC); }
-uint64_t clock_boot_ns(void) { return read_clock(CLOCK_BOOTTIME); }
 
 /* Changes when a shared struct does: another build's segment is refused. */
 static uint64_t layout_hash(void)
@@ -200,7 +189,6 @@ static int reserve(int fd, uint64_t size)
 
 int xseg_format(int fd, const struct xparams *params)
 {
-    struct timespec now;
     struct xseg seg = { 0 };
     struct xheader h;
     int rc;
@@ -214,8 +202,7 @@ int xseg_format(int fd, const struct xparams *params)
         return -errno;
     memcpy(h.run, params->run, sizeof(h.run));
     h.run[sizeof(h.run) - 1] = 0;
-    clock_gettime(CLOCK_REALTIME, &now);
-    h.created_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+    h.created_ns = clock_wall_ns();
     h.magic = 0;
     memcpy(seg.base, &h, sizeof(h));
     point(&seg, &h);
@@ -310,61 +297,4 @@ void xseg_volume_lost(struct xseg *seg, uint64_t id, int error)
         if (load_acquire(&vol->state) != XVOL_FREE && (id ? vol->id == id : has_unsynced(vol)))
             swap_if(&vol->lost, 0u, (uint32_t)-error & XLOST_ERRNO);
     }
-}
-
-/* --- routes --------------------------------------------------------------- */
-
-static int route_lookup(struct xseg *seg, const char *edge, uint32_t *route)
-{
-    for (uint32_t i = 0; i < XSEG_ROUTES; i++)
-        if (load_acquire(&seg->routes[i].used) == 1
-            && strncmp(seg->routes[i].edge, edge, XSEG_EDGE_MAX) == 0) {
-            *route = i;
-            return 0;
-        }
-    return -ENOENT;
-}
-
-static int route_add(struct xseg *seg, const char *edge, uint32_t port, uint32_t *route)
-{
-    for (uint32_t i = 0; i < XSEG_ROUTES; i++) {
-        struct xroute *r = &seg->routes[i];
-        if (!swap_if(&r->used, 0u, 2u))
-            continue;
-        snprintf(r->edge, sizeof(r->edge), "%s", edge);
-        store_relaxed(&r->port, port);
-        store_release(&r->used, 1u);
-        *route = i;
-        return 0;
-    }
-    return -ENOSPC;
-}
-
-int route_find(struct xseg *seg, const char *from, const char *to, uint32_t *route)
-{
-    char edge[XSEG_EDGE_MAX];
-    uint32_t port;
-    int rc;
-
-    if (snprintf(edge, sizeof(edge), "%s>%s", from, to) >= (int)sizeof(edge))
-        return -ENAMETOOLONG;
-    if (route_lookup(seg, edge, route) == 0)
-        return 0;
-    rc = port_find(seg, to, &port);
-    return rc ? rc : route_add(seg, edge, port, route);
-}
-
-int route_set(struct xseg *seg, const char *edge, uint32_t port)
-{
-    uint32_t route;
-
-    if (port >= XSEG_PORTS)
-        return -EINVAL;
-    if (strlen(edge) >= XSEG_EDGE_MAX)
-        return -ENAMETOOLONG;
-    if (route_lookup(seg, edge, &route) == 0) {
-        store_release(&seg->routes[route].port, port);
-        return 0;
-    }
-    return route_add(seg, edge, port, &route);
 }

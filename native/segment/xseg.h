@@ -41,6 +41,7 @@
 #include <stdint.h>
 
 #include "segment/barrier.h"
+#include "segment/clock.h"
 #include "segment/layout.h"
 
 #define XBELL_SLEEP_MS 100
@@ -327,8 +328,5 @@ static inline uint32_t route_port(const struct xseg *seg, uint32_t route)
 }
 /* Turns an edge to another port; takes effect with the next request sent over it. */
 int route_set(struct xseg *seg, const char *edge, uint32_t port);
-
-uint64_t clock_ns(void);            /* CLOCK_MONOTONIC */
-uint64_t clock_boot_ns(void);       /* CLOCK_BOOTTIME: goes on while the machine sleeps */
 
 #endif

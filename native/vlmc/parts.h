@@ -43,7 +43,7 @@
  * has the volume open. So no request of another life is begun while such writes are here, begun or held back; it
  * waits in `behind`. A sender's death is looked for only while its writes are here and something comes from another:
  * with one sender alone, each request costs a comparison. After a death of vlmc's own the port gives out the requests
- * of dead senders first (segment/port.c), so that they stand before all others again.
+ * of dead senders first (segment/recover.c), so that they stand before all others again.
  *
  * Freezing
  * --------

@@ -19,7 +19,8 @@ DECODERS = {
     ("native/map/index.c", "journal_index"): ["fuzz_map", "journal"],
     ("native/objects/name.c", "object_name_parse"): ["fuzz_object_name"],
     ("native/nbd/negotiate.c", "nbd_take32"): ["fuzz_nbd"],
-    ("native/segment/port.c", "take_list accept_request"): ["fuzz_slots"],
+    ("native/segment/inbox.c", "take_list"): ["fuzz_slots"],
+    ("native/segment/port.c", "accept_request"): ["fuzz_slots"],
     ("native/vlmc/frames.c", "read_frame stack_of"): ["fuzz_slots"],
     ("native/nbd/request.c", "nbd_get32"): ["fuzz_nbd"],
     ("native/nbd/keeper.c", "pass_handshake carry_request take_reply"): ["fuzz_keeper"],
@@ -45,7 +46,7 @@ DECODERS = {
 
 # Other files in which something is decoded, and why that needs no target.
 NO_DECODERS = {
-    "native/segment/bell.c": "the kernel's /proc/PID/stat",
+    "native/segment/process.c": "the kernel's /proc/PID/stat",
     "native/loop/peer.c": "options, which tools/config.py has checked",
     "native/blocker_rados/fence.c": "one number in an answer of the cluster's monitors",
     "tools/archipelago/instance.py": "the kernel's", "xseg/ours.py": "the kernel's",

@@ -2,6 +2,7 @@
 """Reading ports and requests out of a segment. Everything here only looks: it joins no port."""
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -113,7 +114,7 @@ def target(segment: Segment, c: Any) -> str:
 
 def request(segment: Segment, c: Any) -> dict[str, Any]:
     """A request that is not free, for people."""
-    age_us = max(0, lib.clock_ns() - c.sent_ns) // 1000 if c.sent_ns else 0
+    age_us = max(0, time.monotonic_ns() - c.sent_ns) // 1000 if c.sent_ns else 0
     return {"slot": c.index, "op": OPS.get(c.op, str(c.op)), "state": STATES.get(c.state, str(c.state)),
             "from": port_name(segment, c.src), "to": port_name(segment, c.dst),
             "owner": port_name(segment, c.owner), "age_us": age_us, "target": target(segment, c),
