@@ -141,4 +141,4 @@ soak: packages-test build ## the random tests, for long (SOAK_MINUTES=60)
 	ARCHIPELAGO_SOAK_MINUTES=$(or $(SOAK_MINUTES),60) $(PY) -m pytest -rs -m soak --timeout=0 $(TESTS) $(ARGS)
 
 clean: ## removes what was built, but not .venv
-	rm -rf build build-asan build-fuzz xseg/_native* *.egg-info $(VENV)/.native $(VENV)/.commands
+	rm -rf build build-asan build-fuzz xseg/_native* native/segment/layout_hash.h *.egg-info $(VENV)/.native $(VENV)/.commands

@@ -5,8 +5,11 @@ The declarations Python sees are read out of native/, where each structure and f
 declared once; nothing is repeated here. What cffi's parser cannot read is dropped: comments,
 preprocessor lines other than `#define NAME value`, bodies of static inline functions (the few
 that Python needs are exported by native/export.c) and variadic functions.
+
+From the same text comes XSEG_LAYOUT, by which processes of another build know that the segment is not theirs.
 """
 import glob
+import hashlib
 import os
 import platform
 import re
@@ -15,9 +18,16 @@ from cffi import FFI
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 NATIVE = os.path.join(ROOT, "native")
-HEADERS = ["segment/layout.h", "map/layout.h", "segment/xseg.h", "loop/peer.h", "map/map.h", "map/index.h",
+LAYOUT = "segment/layout.h"
+HEADERS = [LAYOUT, "map/layout.h", "segment/xseg.h", "loop/peer.h", "map/map.h", "map/index.h",
            "export.h", "nbd/keeper.h"]
 PROGRAMS = ("fuzz", "load")         # folders of native/ that are programs of their own
+
+
+def read(name: str) -> str:
+    """The text of a header of native/."""
+    with open(os.path.join(NATIVE, name), encoding="utf-8") as header:
+        return header.read()
 
 
 def declarations(text: str) -> str:
@@ -36,6 +46,21 @@ def declarations(text: str) -> str:
     lines = [f"#define {name} {m.group(1)}" if (m := number.fullmatch(value)) else f"#define {name} ..."
              for name, value in defines if "(" not in name and (number.fullmatch(value) or "UINT" in value)]
     return "\n".join(lines) + "\n" + text
+
+
+def layout_number(text: str) -> int:
+    """A number of 64 bits that changes with what a header declares, and not with its comments and spaces."""
+    words = " ".join(declarations(text).split())
+    return int.from_bytes(hashlib.sha256(words.encode()).digest()[:8])
+
+
+def write_layout_number() -> None:
+    """Makes the header with XSEG_LAYOUT; touches it only if that has changed, as its includers are compiled then."""
+    made = f"/* Made by xseg/_build.py from {LAYOUT}. */\n#define XSEG_LAYOUT {layout_number(read(LAYOUT)):#x}ull\n"
+    path = "segment/layout_hash.h"
+    if not os.path.exists(os.path.join(NATIVE, path)) or read(path) != made:
+        with open(os.path.join(NATIVE, path), "w", encoding="utf-8") as header:
+            header.write(made)
 
 
 def sources() -> list[str]:
@@ -60,10 +85,10 @@ def compile_flags() -> tuple[list[str], list[str]]:
 
 def make() -> FFI:
     """The builder that setup.py hands to cffi."""
+    write_layout_number()
     builder = FFI()
     for name in HEADERS:
-        with open(os.path.join(NATIVE, name), encoding="utf-8") as header:
-            builder.cdef(declarations(header.read()))
+        builder.cdef(declarations(read(name)))
     flags, link = compile_flags()
     includes = "".join(f'#include "{name}"\n' for name in HEADERS)
     builder.set_source("xseg._native", includes, sources=sources(), include_dirs=[NATIVE],

@@ -42,7 +42,7 @@ struct map_item {
     uint64_t block;
     uint32_t layers;
     uint32_t bitmap_size;
-    struct xobj layer[4];
+    struct xobj layer[XMAP_LAYERS];
     const uint8_t *bitmaps;         /* layers - 1 of them */
     const uint8_t *encoded;
     uint64_t encoded_size;

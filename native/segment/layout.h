@@ -4,7 +4,8 @@
  *
  * The cffi declarations of xseg/ are generated from this file, so it holds only
  * what both a C compiler and cffi's parser read: enums, structs, fixed arrays.
- * Sizes and offsets are asserted in segment/segment.c and checked again when xseg/ loads.
+ * What depends on a size or offset is asserted in segment/segment.c. A hash of this text without its comments
+ * (XSEG_LAYOUT, made by xseg/_build.py) stands in the segment's header: processes of another build do not join.
  *
  * The segment
  * -----------
@@ -124,6 +125,8 @@ enum xlimit {
     XSEG_EDGE_MAX = 64,             /* bytes of "from>to", with the final NUL */
     XSEG_NAME_MAX = 255,            /* bytes of a volume's name, without NUL */
     XSEG_PATH_MAX = 192,            /* bytes of the doorbell folder, with NUL */
+    XSEG_WHY_MAX = 256,             /* bytes of a sentence, with the final NUL */
+    XSEG_TIMED = 3,                 /* kinds of requests whose latency is told: READ, WRITE, others */
     XSEG_LATENCY_BUCKETS = 24,      /* bucket i counts [2^i, 2^(i+1)) microseconds */
     XSEG_NONE = 0,                  /* "no request/buffer": numbers are stored + 1 */
     XSEG_FENCED = 1,                /* of trusted_until_ns: what is in memory is no longer true */
@@ -238,12 +241,12 @@ struct xport {
     uint32_t first;                 /* its slots are [first, first + count) */
     uint32_t count;
     uint32_t ready;                 /* the peer's start has finished */
-    char role[32];                  /* empty: a free dynamic port */
-    char type[32];
-    char process[32];               /* the process the configuration puts it in */
+    char role[XSEG_ROLE_MAX];       /* empty: a free dynamic port */
+    char type[XSEG_ROLE_MAX];
+    char process[XSEG_ROLE_MAX];    /* the process the configuration puts it in */
     uint64_t bound_ns;              /* CLOCK_REALTIME of the bind */
-    uint64_t buffers_held[3];       /* buffers of each class this port holds */
-    uint64_t buffers_max[3];        /* its quota */
+    uint64_t buffers_held[XSEG_CLASSES];  /* buffers of each class this port holds */
+    uint64_t buffers_max[XSEG_CLASSES];  /* its quota */
     uint64_t sending;               /* slot number + 1 being put into another's inbox; 0: none */
     /* counters; the owner alone writes them */
     uint64_t received;              /* requests that came in */
@@ -260,7 +263,7 @@ struct xport {
     uint64_t dropped;               /* replies to an earlier incarnation */
     uint64_t bad;                   /* slots and links it met that made no sense */
     uint64_t in_doubt;              /* atomic; of a blocker: changes that timed out, and may yet be done */
-    uint64_t latency_us[3][24];     /* READ, WRITE, others: time until a sent request came back */
+    uint64_t latency_us[XSEG_TIMED][XSEG_LATENCY_BUCKETS];  /* time until a sent request came back */
 };
 
 struct xbell {
@@ -274,7 +277,7 @@ struct xbell {
 struct xroute {
     uint32_t port;                  /* atomic */
     uint32_t used;                  /* atomic */
-    char edge[64];                  /* "from>to" */
+    char edge[XSEG_EDGE_MAX];       /* "from>to" */
     uint64_t pad[7];
 };
 
@@ -302,9 +305,9 @@ struct xvolume {
     uint64_t parent;                /* id of the snapshot it was cloned from, or 0 */
     uint32_t administrative;        /* kept open by `vlmc open`, `vlmc lock`: enum xvolume_kept */
     uint32_t closing;               /* the mapper has asked vlmc to close it */
-    char name[256];
-    uint16_t opens[128];            /* how many times each port has it open ... */
-    uint32_t opened_by[128];        /* ... in this incarnation of it */
+    char name[XSEG_NAME_MAX + 1];
+    uint16_t opens[XSEG_PORTS];     /* how many times each port has it open ... */
+    uint32_t opened_by[XSEG_PORTS]; /* ... in this incarnation of it */
     /* the mapper's: both change when a record has become durable, before its reply */
     uint64_t commit_seq;            /* number of the last journal record appended */
     uint64_t journal_offset;        /* where the next record goes */
@@ -345,9 +348,9 @@ struct xframe {
     uint64_t pad0;
     uint32_t stack_class;           /* of its volume's stacks */
     uint32_t pad[7];
-    uint32_t dirty[32];             /* bit per entry: changed, in no record yet */
-    uint32_t committing[32];        /* bit per entry: in a record on its way */
-    struct xentry entry[1024];
+    uint32_t dirty[XMAP_LEAF / 32]; /* bit per entry: changed, in no record yet */
+    uint32_t committing[XMAP_LEAF / 32];  /* bit per entry: in a record on its way */
+    struct xentry entry[XMAP_LEAF];
 };
 
 /* A stack of layers, topmost first. What follows in the record's memory are
@@ -356,7 +359,7 @@ struct xframe {
 struct xstack {
     uint32_t layers;                /* 1..XMAP_LAYERS */
     uint32_t bitmap_size;           /* bytes of one bitmap, a multiple of 8 */
-    struct xobj layer[4];           /* index is the block number for XOBJ_DATA */
+    struct xobj layer[XMAP_LAYERS]; /* index is the block number for XOBJ_DATA */
 };
 
 enum xextent_flag {
@@ -385,33 +388,33 @@ struct xheader {
     uint32_t magic;
     uint32_t version;
     uint64_t size;                  /* bytes of the whole segment */
-    uint64_t layout;                /* hash of the sizes: another build's segment is refused */
+    uint64_t layout;                /* XSEG_LAYOUT: another build's segment is refused */
     uint64_t created_ns;            /* CLOCK_REALTIME */
     uint32_t slots;                 /* request slots in all */
     uint32_t static_slots;          /* per static port */
     uint32_t dynamic_slots;         /* per dynamic port */
     uint32_t frames;                /* a multiple of XMAP_WAYS */
-    uint32_t buffers[3];            /* of each class */
-    uint32_t stacks[3];             /* of each class */
+    uint32_t buffers[XSEG_CLASSES]; /* of each class */
+    uint32_t stacks[XMAP_STACK_CLASSES];  /* of each class */
     uint64_t bells_offset;
     uint64_t ports_offset;
     uint64_t routes_offset;
     uint64_t reqs_offset;
-    uint64_t owners_offset[3];
+    uint64_t owners_offset[XSEG_CLASSES];
     uint64_t volumes_offset;
     uint64_t frames_offset;
-    uint64_t stacks_offset[3];
-    uint64_t buffers_offset[3];
+    uint64_t stacks_offset[XMAP_STACK_CLASSES];
+    uint64_t buffers_offset[XSEG_CLASSES];
     uint64_t flow;                  /* atomic; last flow id given out */
     uint64_t trusted_until_ns;      /* atomic; see XSEG_FENCED */
     uint64_t fence_epoch;           /* atomic */
     uint32_t ending;                /* atomic */
     uint32_t closing;               /* atomic */
-    uint64_t stores[32];            /* by port: which folder and mount a file store is (tools/stores.py); 0: none */
-    uint64_t locks[2048];           /* the mapper's: ids of volumes whose lock it has, or is about to take; 0: none.
+    uint64_t stores[XSEG_STATIC_PORTS]; /* by port: folder and mount of a file store (tools/stores.py); 0: none */
+    uint64_t locks[XSEG_LOCKS];     /* the mapper's: ids of volumes whose lock it has, or is about to take; 0: none.
                                      * A successor gives back those of volumes that are not open */
-    char fenced_why[256];           /* by whom and for what, written once by who sets XSEG_FENCED; or empty */
-    char run[192];                  /* folder of the doorbells */
+    char fenced_why[XSEG_WHY_MAX];  /* by whom and for what, written once by who sets XSEG_FENCED; or empty */
+    char run[XSEG_PATH_MAX];        /* folder of the doorbells */
 };
 
 #endif

@@ -13,7 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "segment/barrier.h"
+#include "segment/layout_hash.h"
 #include "segment/ours.h"
 #include "segment/xseg.h"
 
@@ -32,7 +32,6 @@ static_assert(sizeof(struct xbell) == 64, "a doorbell has a line of its own");
 static_assert(sizeof(struct xentry) == 16, "an entry is published by one store");
 static_assert(sizeof(struct xframe) % 16 == 0, "entries stay aligned");
 static_assert(offsetof(struct xframe, entry) % 16 == 0, "entries are aligned");
-static_assert(XMAP_LEAF == 1024 && XSEG_PORTS == 128 && XSEG_LOCKS == 2048, "array bounds in segment/layout.h");
 
 static const uint64_t buffer_sizes[XSEG_CLASSES] = { 4096, 65536, 1048576 };
 static const uint64_t stack_sizes[XMAP_STACK_CLASSES] = { 192, 576, 1728 };
@@ -45,39 +44,6 @@ static const struct xparams defaults = {
 
 uint64_t xbuffer_size(uint32_t class) { return class < XSEG_CLASSES ? buffer_sizes[class] : 0; }
 uint64_t xstack_size(uint32_t class) { return class < XMAP_STACK_CLASSES ? stack_sizes[class] : 0; }
-
-/* Changes when a shared struct does: another build's segment is refused. */
-static uint64_t layout_hash(void)
-{
-#define AT(type, member) offsetof(struct type, member)
-    const uint64_t parts[] = {
-        XOP_COUNT, XOBJ_KINDS, XSEG_PORTS, XSEG_STATIC_PORTS, XSEG_VOLUMES, XSEG_ROUTES,
-        sizeof(struct xheader), AT(xheader, slots), AT(xheader, buffers), AT(xheader, stacks),
-        AT(xheader, bells_offset), AT(xheader, owners_offset), AT(xheader, ending), AT(xheader, closing),
-        AT(xheader, stores), AT(xheader, locks), AT(xheader, run),
-        sizeof(struct xbell), AT(xbell, sleeping), AT(xbell, tag),
-        sizeof(struct xport), AT(xport, head), AT(xport, tag), AT(xport, bell), AT(xport, first),
-        AT(xport, ready), AT(xport, draining), AT(xport, role), AT(xport, bound_ns),
-        AT(xport, buffers_held), AT(xport, sending), AT(xport, received), AT(xport, recovered),
-        AT(xport, bad), AT(xport, latency_us),
-        sizeof(struct xroute), AT(xroute, edge),
-        sizeof(struct xslot), AT(xslot, src), AT(xslot, owner), AT(xslot, sent_ns), AT(xslot, parent),
-        AT(xslot, op), AT(xslot, volume), AT(xslot, offset), AT(xslot, data), AT(xslot, done),
-        AT(xslot, object),
-        sizeof(struct xvolume), AT(xvolume, id), AT(xvolume, size), AT(xvolume, block_shift),
-        AT(xvolume, lock_number), AT(xvolume, name), AT(xvolume, opens), AT(xvolume, opened_by),
-        AT(xvolume, commit_seq),
-        AT(xvolume, epoch), AT(xvolume, dirty), AT(xvolume, lost), AT(xvolume, reads),
-        sizeof(struct xframe), AT(xframe, valid), AT(xframe, stack_class),
-        AT(xframe, dirty), AT(xframe, committing), AT(xframe, entry),
-        sizeof(struct xstack), AT(xstack, layer),
-    };
-#undef AT
-    uint64_t hash = 14695981039346656037u;
-    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++)
-        hash = (hash ^ parts[i]) * 1099511628211u;
-    return hash;
-}
 
 static uint64_t place(uint64_t *at, uint64_t bytes, uint64_t align)
 {
@@ -96,7 +62,7 @@ static void plan(const struct xparams *p, struct xheader *h)
     memset(h, 0, sizeof(*h));
     h->magic = XSEG_MAGIC;
     h->version = XSEG_VERSION;
-    h->layout = layout_hash();
+    h->layout = XSEG_LAYOUT;
     h->static_slots = or_default(p->static_slots, defaults.static_slots);
     h->dynamic_slots = or_default(p->dynamic_slots, defaults.dynamic_slots);
     h->slots = h->static_slots * XSEG_STATIC_PORTS
@@ -234,7 +200,7 @@ static int check_header(const struct xheader *h, uint64_t size, uint32_t *found)
     *found = h->magic == XSEG_MAGIC ? h->version : 0;
     if (h->magic != XSEG_MAGIC || h->version != XSEG_VERSION)
         return -EPROTO;
-    return h->layout == layout_hash() && bounds_ok(h, size) ? 0 : -EPROTO;
+    return h->layout == XSEG_LAYOUT && bounds_ok(h, size) ? 0 : -EPROTO;
 }
 
 int xseg_attach(int fd, struct xseg **out, uint32_t *found)

@@ -50,10 +50,10 @@
 struct xparams {                    /* of xseg_format(); 0 takes the default */
     uint32_t static_slots;          /* 4096; requests a role may have under way */
     uint32_t dynamic_slots;         /* 256 */
-    uint32_t buffers[3];            /* 8192, 1024, 192 */
+    uint32_t buffers[XSEG_CLASSES]; /* 8192, 1024, 192 */
     uint32_t frames;                /* 2048 leaf pages kept */
-    uint32_t stacks[3];             /* 65536, 131072, 16384 */
-    char run[192];                  /* folder for doorbells; must exist */
+    uint32_t stacks[XMAP_STACK_CLASSES];  /* 65536, 131072, 16384 */
+    char run[XSEG_PATH_MAX];        /* folder for doorbells; must exist */
 };
 
 /* What is private to this process: bounds and places were checked when it joined, and the segment's own
@@ -67,20 +67,20 @@ struct xseg {
     uint32_t static_slots;          /* per static port */
     uint32_t dynamic_slots;         /* per dynamic port */
     uint32_t frame_count;
-    uint32_t buffer_count[3];
-    uint32_t stack_count[3];
-    char run[192];                  /* folder of the doorbells */
+    uint32_t buffer_count[XSEG_CLASSES];
+    uint32_t stack_count[XMAP_STACK_CLASSES];
+    char run[XSEG_PATH_MAX];        /* folder of the doorbells */
     struct xheader *header;
     struct xbell *bells;
     struct xport *ports;
     struct xroute *routes;
     struct xslot *slots;
-    uint32_t *owners[3];            /* port + 1 that holds each buffer */
+    uint32_t *owners[XSEG_CLASSES]; /* port + 1 that holds each buffer */
     struct xvolume *volumes;
     struct xframe *frames;
-    uint8_t *stacks[3];
-    uint8_t *buffers[3];
-    int bell_fd[64];                /* opened on first use; -1 */
+    uint8_t *stacks[XMAP_STACK_CLASSES];
+    uint8_t *buffers[XSEG_CLASSES];
+    int bell_fd[XSEG_BELLS];        /* opened on first use; -1 */
 };
 
 /* Bytes of a buffer of class c, and of a stack record of class c. */
@@ -221,11 +221,11 @@ struct port {
     uint64_t looked_ns;             /* when it last did */
     uint64_t told_ns;               /* when the log was last told of a bad slot */
     uint64_t ring;                  /* bells to ring at the next port_ring(): bit set */
-    uint64_t buffers_held[3];       /* of each class, in use or cached */
-    uint64_t buffers_max[3];
-    uint32_t cached[3][PORT_BUFFER_CACHE];  /* buffers held but not in use */
-    uint32_t cached_count[3];
-    uint32_t hint[3];               /* where the search for a free buffer goes on */
+    uint64_t buffers_held[XSEG_CLASSES];  /* of each class, in use or cached */
+    uint64_t buffers_max[XSEG_CLASSES];
+    uint32_t cached[XSEG_CLASSES][PORT_BUFFER_CACHE];  /* buffers held but not in use */
+    uint32_t cached_count[XSEG_CLASSES];
+    uint32_t hint[XSEG_CLASSES];    /* where the search for a free buffer goes on */
 };
 
 /* Sets aside a static port for a role, before its peer exists; requests may be sent to
