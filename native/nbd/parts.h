@@ -2,14 +2,18 @@
  *
  * nbd/parts.h - the NBD server: what its files share.
  *
- *   nbd/nbd.c            the peer: its options, turns, and the mapper's and vlmc's replies
+ *   nbd/nbd.c        the peer: its options, turns, and the mapper's and vlmc's replies
  *   nbd/listen.c     sockets it is reached at
- *   nbd/connection.c a connection from accept to the CLOSE of its volume
- *   nbd/allow.c      who a client is, and which exports there are for him
- *   nbd/negotiate.c  the handshake, with nbd/talk.c, and nbd/export.c for what asks the mapper
+ *   nbd/drive.c      what a connection does next, from accept to its end
  *   nbd/request.c    from received bytes to pieces sent on to vlmc
- *   nbd/reply.c      from pieces that came back to bytes sent
+ *   nbd/reply.c      from pieces that came back to bytes to be sent
+ *   nbd/negotiate.c  the handshake, with nbd/talk.c, and nbd/export.c for what asks the mapper
+ *   nbd/allow.c      who a client is, and which exports there are for him
  *   nbd/order.c      what waits for a connection that has ended
+ *   nbd/connection.c what all of these need: requests, the end of a connection, who waits for slots
+ *   nbd/output.c     what is to be sent
+ *
+ * Calls go down this list. Who is below sets `stop`, or a bit in `dirty`, and flush() goes on from there.
  *
  * A connection
  * ------------
@@ -275,54 +279,81 @@ int nbd_listen_watch(struct nbd *nbd);
 void nbd_listen_pause(struct nbd *nbd);
 void nbd_listen_close(struct nbd *nbd);
 
-/* --- nbd/connection.c ----------------------------------------------------------- */
+/* --- nbd/output.c: below all others -------------------------------------------------- */
 
-/* Takes over the socket. */
-void nbd_connect(struct nbd *nbd, int fd);
-/* Closes the socket and gives back all that is not away. It is GONE then, but not freed. */
-void nbd_drop(struct nbd_connection *conn);
-/* From flush(): one that is GONE with nothing away closes its volume, then is freed. */
-void nbd_bury(struct nbd_connection *conn);
-/* Drops one that has finished: nothing more to take in, nothing under way or to send. */
-void nbd_settle(struct nbd_connection *conn);
-/* Asks epoll for what is wanted now. Between, EPOLLIN may stay although nothing is wanted:
- * most who are held back are not for long. */
-void nbd_update_events(struct nbd_connection *conn);
-/* Marks it hungry; it is called back by nbd_feed(). */
-void nbd_starve(struct nbd_connection *conn);
-/* True if hungry ones come first. */
-bool nbd_must_queue(const struct nbd_connection *conn);
-/* Gives each hungry one a try. True if one got something. */
-bool nbd_feed(struct nbd *nbd);
-/* Drops those whose handshake lasts too long, and those that others starve for. */
-void nbd_tick(struct nbd *nbd, uint64_t now_ns);
+/* Adds bytes to what is to be sent; when they are, `req` and `command`, if not NULL, are free again. */
+void nbd_output_push(struct nbd_connection *conn, const void *base, size_t size, const struct xreq *req,
+                     const struct nbd_command *command);
+/* Piece `i` of a READ, if it is back and waits for others of its command; else NULL. */
+struct xreq *nbd_output_piece(struct nbd_connection *conn, const struct nbd_command *command, uint32_t i);
+/* Puts back all of a command that wait so. */
+void nbd_output_forget_pieces(struct nbd_connection *conn, const struct nbd_command *command);
+/* Puts back every slot that waits to be sent, or for others of its command. */
+void nbd_output_forget(struct nbd_connection *conn);
+/* Sends what the socket takes. A negative errno: it takes nothing any more. */
+int nbd_output_send(struct nbd_connection *conn);
+static inline bool nbd_has_output(const struct nbd_connection *conn)
+{
+    return conn->out_start < conn->out_end || conn->talk_start < conn->talk_end;
+}
+
+/* --- nbd/connection.c: what all others need ------------------------------------------ */
 
 /* A request of ours that comes back to this connection. NULL: no slot. */
 struct xreq *nbd_errand(struct nbd_connection *conn, enum nbd_errand errand, uint32_t op);
 /* Sends it. */
 void nbd_errand_send(struct nbd_connection *conn, struct xreq *req, enum nbd_target target);
+static inline struct nbd_export *nbd_export_of(const struct nbd_connection *conn)
+{
+    return &conn->nbd->exports[conn->volume - 1];
+}
+static inline uint32_t nbd_staged(const struct nbd_connection *conn)
+{
+    return conn->in_end - conn->in_start;
+}
+/* Its client sends no more: see "Order". */
+void nbd_end(struct nbd_connection *conn);
+/* Closes the socket and gives back all that is not away. It is GONE then, but not freed. */
+void nbd_drop(struct nbd_connection *conn);
+/* From flush(): one that is GONE with nothing away closes its volume, then is freed. */
+void nbd_bury(struct nbd_connection *conn);
+/* Marks it hungry; it is called back by nbd_feed(). */
+void nbd_starve(struct nbd_connection *conn);
+/* It is hungry no more. */
+void nbd_sate(struct nbd_connection *conn);
+/* True if hungry ones come first. */
+bool nbd_must_queue(const struct nbd_connection *conn);
+
+/* --- nbd/drive.c: what a connection does next ------------------------------------------ */
+
+/* Takes over the socket. */
+void nbd_connect(struct nbd *nbd, int fd);
+/* Goes on with what is staged. */
+void nbd_parse(struct nbd_connection *conn);
+/* Sends what it can, and goes on with what is staged if that was held back. */
+void nbd_send(struct nbd_connection *conn);
+/* Drops one that has finished: nothing more to take in, nothing under way or to send. */
+void nbd_settle(struct nbd_connection *conn);
+/* From flush(): gives each hungry one a try. True if one got something. */
+bool nbd_feed(struct nbd *nbd);
+/* From flush(): lets those go on that waited for something earlier to be over. True if there were some. */
+bool nbd_go_on(struct nbd *nbd);
+/* Drops those whose handshake lasts too long, and those that others starve for. */
+void nbd_tick(struct nbd *nbd, uint64_t now_ns);
 
 /* --- nbd/order.c: see "Order" ------------------------------------------------------ */
 
 /* The handshake is over: commands on this volume come. */
 void nbd_serve(struct nbd_connection *conn, uint32_t volume);
-/* Its client sends no more. */
-void nbd_end(struct nbd_connection *conn);
-/* It serves no longer. */
-void nbd_leave(struct nbd_connection *conn);
-/* Nothing of it is under way any more. */
-void nbd_over(struct nbd_connection *conn);
-/* True if no command may be begun now: nbd_go_on() calls it back. */
+/* True if no command may be begun now: it stops, and goes on from nbd_go_on(). */
 bool nbd_must_wait(struct nbd_connection *conn);
 /* True if it has ended, is not over, and there are others on its volume. */
 static inline bool nbd_holds_others(const struct nbd_connection *conn)
 {
-    return conn->ended && conn->nbd->exports[conn->volume - 1].connections > 1;
+    return conn->ended && nbd_export_of(conn)->connections > 1;
 }
 /* After bytes came in, before a command in them is begun: which others of its volume have ended? */
 void nbd_look_at_others(struct nbd_connection *conn);
-/* From flush(): lets those go on that need not wait any more. True if there were some. */
-bool nbd_go_on(struct nbd *nbd);
 
 /* --- nbd/allow.c ------------------------------------------------------------------ */
 
@@ -349,31 +380,20 @@ void nbd_listed(struct nbd_connection *conn, struct xreq *req);
 
 /* --- nbd/request.c ------------------------------------------------------------------ */
 
-/* Takes bytes from the socket and does with them what can be done. */
-void nbd_receive(struct nbd_connection *conn);
-/* Goes on with what is staged. */
-void nbd_parse(struct nbd_connection *conn);
-static inline uint32_t nbd_staged(const struct nbd_connection *conn)
-{
-    return conn->in_end - conn->in_start;
-}
+/* One step each with what is staged: of the data of a refused command, of the command that is being taken in, of
+ * the next one. False: it must wait. */
+bool nbd_request_skip(struct nbd_connection *conn);
+bool nbd_request_issue(struct nbd_connection *conn);
+bool nbd_request_begin(struct nbd_connection *conn);
 
 /* --- nbd/reply.c ---------------------------------------------------------------------- */
 
 void nbd_piece_back(struct nbd_connection *conn, struct xreq *req);
-/* Sends what it can, and goes on with what is staged if that was held back. */
-void nbd_send(struct nbd_connection *conn);
 void nbd_succeed(struct nbd_connection *conn, struct nbd_command *command);
 /* error: a negative errno. message may be NULL. */
 void nbd_fail(struct nbd_connection *conn, struct nbd_command *command, int error,
               const char *message);
 /* A simple reply to a READ goes out piece by piece from now on. */
 void nbd_read_stream(struct nbd_connection *conn, struct nbd_command *command);
-/* Puts back every slot that waits to be sent, or for others of its command. */
-void nbd_reply_forget(struct nbd_connection *conn);
-static inline bool nbd_has_output(const struct nbd_connection *conn)
-{
-    return conn->out_start < conn->out_end || conn->talk_start < conn->talk_end;
-}
 
 #endif

@@ -1,13 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * nbd/reply.c - from pieces that came back to bytes sent. See nbd/parts.h.
+ * nbd/reply.c - from pieces that came back to bytes to be sent. See nbd/parts.h.
  */
 #include <assert.h>
 #include <errno.h>
-#include <linux/sockios.h>
-#include <sys/epoll.h>
-#include <sys/ioctl.h>
-#include <sys/socket.h>
 
 #include "nbd/parts.h"
 #include "segment/barrier.h"
@@ -44,28 +40,7 @@ static uint32_t find_error(const struct nbd_command *command, int error)
     return 0;
 }
 
-/* --- output ----------------------------------------------------------------------- */
-
-/* Adds bytes to what is to be sent; then `req` and `command` are free again. */
-static void push(struct nbd_connection *conn, const void *base, size_t size,
-                 const struct xreq *req, const struct nbd_command *command)
-{
-    assert(size > 0);
-    if (conn->out_end == NBD_OUT) {
-        uint32_t waiting = conn->out_end - conn->out_start;
-        assert(conn->out_start > 0);
-        memmove(conn->out, conn->out + conn->out_start, waiting * sizeof(conn->out[0]));
-        memmove(conn->parts, conn->parts + conn->out_start, waiting * sizeof(conn->parts[0]));
-        conn->out_start = 0;
-        conn->out_end = waiting;
-    }
-    conn->out[conn->out_end] = (struct iovec){ (void *)base, size };
-    conn->parts[conn->out_end++] = (struct nbd_part){
-        .slot = req ? req->index + 1 : 0,
-        .command = command ? (uint32_t)(command - conn->commands) + 1 : 0,
-    };
-    nbd_set_add(&conn->nbd->dirty, conn->index);
-}
+/* --- heads, and replies without data ---------------------------------------------- */
 
 static void put_chunk(uint8_t *head, const struct nbd_command *command, uint32_t flags,
                       uint32_t type, uint32_t length)
@@ -102,10 +77,10 @@ void nbd_succeed(struct nbd_connection *conn, struct nbd_command *command)
     count_served(conn, command, false);
     if (conn->structured && command->type == NBD_CMD_READ) {
         put_chunk(command->head, command, NBD_DONE, NBD_CHUNK_NONE, 0);
-        push(conn, command->head, NBD_CHUNK_SIZE, NULL, command);
+        nbd_output_push(conn, command->head, NBD_CHUNK_SIZE, NULL, command);
     } else {
         put_simple(command->head, command, 0);
-        push(conn, command->head, NBD_SIMPLE_SIZE, NULL, command);
+        nbd_output_push(conn, command->head, NBD_SIMPLE_SIZE, NULL, command);
     }
 }
 
@@ -119,7 +94,7 @@ void nbd_fail(struct nbd_connection *conn, struct nbd_command *command, int erro
     count_served(conn, command, true);
     if (!conn->structured) {
         put_simple(command->head, command, errors[i].code);
-        push(conn, command->head, NBD_SIMPLE_SIZE, NULL, command);
+        nbd_output_push(conn, command->head, NBD_SIMPLE_SIZE, NULL, command);
         return;
     }
     if (!message)
@@ -128,8 +103,8 @@ void nbd_fail(struct nbd_connection *conn, struct nbd_command *command, int erro
     put_chunk(command->head, command, NBD_DONE, NBD_CHUNK_ERROR, NBD_ERROR_SIZE - NBD_CHUNK_SIZE + length);
     tail = nbd_put32(tail, errors[i].code);
     nbd_put16(tail, length);
-    push(conn, command->head, NBD_ERROR_SIZE, NULL, NULL);
-    push(conn, message, length, NULL, command);
+    nbd_output_push(conn, command->head, NBD_ERROR_SIZE, NULL, NULL);
+    nbd_output_push(conn, message, length, NULL, command);
 }
 
 /* --- reads --------------------------------------------------------------------------- */
@@ -150,28 +125,10 @@ static void read_chunk(struct nbd_connection *conn, struct nbd_command *command,
     put_chunk(head, command, last ? NBD_DONE : 0, NBD_CHUNK_DATA,
               NBD_DATA_SIZE - NBD_CHUNK_SIZE + size);
     nbd_put64(head + NBD_CHUNK_SIZE, req->offset);
-    push(conn, head, NBD_DATA_SIZE, NULL, NULL);
-    push(conn, xreq_data(conn->nbd->peer->seg, req), size, req, last ? command : NULL);
+    nbd_output_push(conn, head, NBD_DATA_SIZE, NULL, NULL);
+    nbd_output_push(conn, xreq_data(conn->nbd->peer->seg, req), size, req, last ? command : NULL);
     if (last)
         count_served(conn, command, false);
-}
-
-static struct xreq *waiting_piece(struct nbd_connection *conn, struct nbd_command *command, uint32_t i)
-{
-    uint32_t slot = conn->pieces[command - conn->commands][i];
-
-    return slot ? &conn->nbd->peer->port->reqs[slot - 1] : NULL;
-}
-
-static void forget_pieces(struct nbd_connection *conn, struct nbd_command *command)
-{
-    uint32_t *slots = conn->pieces[command - conn->commands];
-
-    for (uint32_t i = 0; i < NBD_PIECES; i++)
-        if (slots[i]) {
-            xreq_put(conn->nbd->peer->port, waiting_piece(conn, command, i));
-            slots[i] = 0;
-        }
 }
 
 /* Gives out, in order, what has come of a simple reply. */
@@ -183,22 +140,22 @@ static void read_in_order(struct nbd_connection *conn, struct nbd_command *comma
     if (command->error && command->begun) {
         nbd_drop(conn);             /* it was promised data; the protocol knows no other way */
     } else if (command->error && all) {
-        forget_pieces(conn, command);
+        nbd_output_forget_pieces(conn, command);
         nbd_fail(conn, command, command->error, NULL);
     }
     if (command->error || !(all || command->streaming))
         return;
     while (command->pushed < command->pieces
-           && (req = waiting_piece(conn, command, command->pushed))) {
+           && (req = nbd_output_piece(conn, command, command->pushed))) {
         bool last = command->pushed == command->pieces - 1;
 
         if (!command->begun) {
             put_simple(command->head, command, 0);
-            push(conn, command->head, NBD_SIMPLE_SIZE, NULL, NULL);
+            nbd_output_push(conn, command->head, NBD_SIMPLE_SIZE, NULL, NULL);
             command->begun = true;
         }
         conn->pieces[command - conn->commands][command->pushed++] = 0;
-        push(conn, xreq_data(conn->nbd->peer->seg, req), req->size, req, last ? command : NULL);
+        nbd_output_push(conn, xreq_data(conn->nbd->peer->seg, req), req->size, req, last ? command : NULL);
         if (last)
             count_served(conn, command, false);
     }
@@ -253,8 +210,8 @@ static void status_chunk(struct nbd_connection *conn, struct nbd_command *comman
     }
     put_chunk(head, command, NBD_DONE, NBD_CHUNK_STATUS, NBD_STATUS_SIZE - NBD_CHUNK_SIZE + 8 * n);
     nbd_put32(head + NBD_CHUNK_SIZE, NBD_CONTEXT_ALLOCATION);
-    push(conn, head, NBD_STATUS_SIZE, NULL, NULL);
-    push(conn, extents, 8 * n, req, command);
+    nbd_output_push(conn, head, NBD_STATUS_SIZE, NULL, NULL);
+    nbd_output_push(conn, extents, 8 * n, req, command);
     count_served(conn, command, false);
 }
 
@@ -309,116 +266,4 @@ void nbd_piece_back(struct nbd_connection *conn, struct xreq *req)
         xreq_put(port, req);
         finish(conn, command);
     }
-}
-
-/* --- sending ---------------------------------------------------------------------------------- */
-
-static void release(struct nbd_connection *conn, struct nbd_part part)
-{
-    struct peer *peer = conn->nbd->peer;
-
-    if (part.slot)
-        xreq_put(peer->port, &peer->port->reqs[part.slot - 1]);
-    if (part.command) {
-        struct nbd_command *command = &conn->commands[part.command - 1];
-
-        assert(command->used && conn->free_count < NBD_COMMANDS);
-        command->used = false;
-        if (command->type == NBD_CMD_READ || command->type == NBD_CMD_WRITE)
-            conn->bytes -= command->length;
-        conn->free[conn->free_count++] = (uint8_t)(part.command - 1);
-    }
-}
-
-void nbd_reply_forget(struct nbd_connection *conn)
-{
-    while (conn->out_start < conn->out_end)
-        release(conn, conn->parts[conn->out_start++]);
-    for (uint32_t i = 0; i < NBD_COMMANDS; i++)
-        if (conn->commands[i].used && conn->commands[i].type == NBD_CMD_READ)
-            forget_pieces(conn, &conn->commands[i]);
-}
-
-static void sent(struct nbd_connection *conn, size_t n)
-{
-    while (n > 0) {
-        struct iovec *part = &conn->out[conn->out_start];
-
-        assert(conn->out_start < conn->out_end);
-        if (n < part->iov_len) {
-            part->iov_base = (uint8_t *)part->iov_base + n;
-            part->iov_len -= n;
-            return;
-        }
-        n -= part->iov_len;
-        release(conn, conn->parts[conn->out_start++]);
-    }
-    if (conn->out_start == conn->out_end)
-        conn->out_start = conn->out_end = 0;
-}
-
-static ssize_t transmit(struct nbd_connection *conn, struct iovec *parts, size_t count)
-{
-    struct msghdr message = { .msg_iov = parts, .msg_iovlen = count };
-    ssize_t n = sendmsg(conn->watch.fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
-
-    if (n < 0 && errno != EAGAIN && errno != EINTR)
-        nbd_drop(conn);
-    else if (n > 0 && conn->phase == NBD_SERVE)
-        conn->since_ns = loop_now(conn->nbd->peer->loop);
-    return n;
-}
-
-static void send_talk(struct nbd_connection *conn)
-{
-    struct iovec talk = { conn->talk + conn->talk_start, conn->talk_end - conn->talk_start };
-    ssize_t n = transmit(conn, &talk, 1);
-
-    if (n > 0)
-        conn->talk_start += (uint32_t)n;
-    conn->full = conn->talk_start < conn->talk_end;
-    if (conn->talk_start == conn->talk_end)
-        conn->talk_start = conn->talk_end = 0;
-}
-
-/* A client with many answers that it has not taken yet will send as many commands by and by. */
-static void let_gather(struct nbd_connection *conn, size_t sent)
-{
-    struct nbd *nbd = conn->nbd;
-    int behind;
-    uint64_t ns;
-
-    conn->untaken += sent;
-    if (conn->untaken < NBD_NAP_FROM || ioctl(conn->watch.fd, SIOCOUTQ, &behind) < 0)
-        return;
-    conn->untaken = (size_t)behind;
-    if (behind < NBD_NAP_FROM)
-        return;
-    ns = (uint64_t)behind / 1024 * NBD_NAP_STEP;
-    ns = ns < NBD_NAP_NS ? ns : NBD_NAP_NS;
-    nbd->nap_ns = ns > nbd->nap_ns ? ns : nbd->nap_ns;
-}
-
-void nbd_send(struct nbd_connection *conn)
-{
-    ssize_t n;
-
-    if (conn->phase != NBD_GONE && conn->talk_start < conn->talk_end)
-        send_talk(conn);
-    if (conn->phase != NBD_GONE && conn->talk_start == conn->talk_end && conn->out_start < conn->out_end) {
-        n = transmit(conn, conn->out + conn->out_start, conn->out_end - conn->out_start);
-        if (n > 0)
-            sent(conn, (size_t)n);
-        conn->full = conn->out_start < conn->out_end;
-        if (n > 0 && !conn->full)
-            let_gather(conn, (size_t)n);
-    }
-    if (conn->phase == NBD_GONE)
-        return;
-    if (conn->stop & NBD_STOP_ROOM && conn->free_count >= NBD_COMMANDS - NBD_RESUME
-        && conn->bytes < NBD_BYTES)
-        conn->stop &= ~NBD_STOP_ROOM;
-    nbd_parse(conn);
-    if (conn->full != !!(conn->events & EPOLLOUT) || !(conn->events & EPOLLIN))
-        nbd_update_events(conn);
 }

@@ -4,7 +4,6 @@
  */
 #include <assert.h>
 #include <errno.h>
-#include <sys/uio.h>
 
 #include "nbd/parts.h"
 #include "segment/barrier.h"
@@ -55,6 +54,14 @@ static uint32_t buffer_size(const struct nbd_command *command, uint32_t length)
     return rules[command->type].span == XSEG_IO_MAX ? length : 0;
 }
 
+/* Waits for a slot or a buffer. */
+static void starve(struct nbd_connection *conn, struct nbd_command *command)
+{
+    nbd_starve(conn);
+    if (command->type == NBD_CMD_READ && !conn->structured)
+        nbd_read_stream(conn, command);
+}
+
 /* A request for the next piece of a command. NULL: the connection is hungry now. */
 static struct xreq *make_piece(struct nbd_connection *conn, struct nbd_command *command)
 {
@@ -69,7 +76,7 @@ static struct xreq *make_piece(struct nbd_connection *conn, struct nbd_command *
         req = NULL;
     }
     if (!req) {
-        nbd_starve(conn);
+        starve(conn, command);
         return NULL;
     }
     req->volume = conn->volume;
@@ -121,8 +128,7 @@ static bool fill(struct nbd_connection *conn, struct nbd_command *command)
     return true;
 }
 
-/* Sends on what can be of the command that is being taken in. False: it must wait. */
-static bool issue(struct nbd_connection *conn)
+bool nbd_request_issue(struct nbd_connection *conn)
 {
     struct nbd_command *command = conn->current;
 
@@ -143,8 +149,7 @@ static bool issue(struct nbd_connection *conn)
     return true;
 }
 
-/* Throws away data of a command that is refused. */
-static bool skip(struct nbd_connection *conn)
+bool nbd_request_skip(struct nbd_connection *conn)
 {
     uint32_t take = nbd_staged(conn);
 
@@ -249,8 +254,7 @@ static void start(struct nbd_connection *conn, struct nbd_command *command)
     }
 }
 
-/* Begins the command whose head is staged. */
-static bool begin(struct nbd_connection *conn)
+bool nbd_request_begin(struct nbd_connection *conn)
 {
     const uint8_t *head = conn->in + conn->in_start;
 
@@ -276,81 +280,4 @@ static bool begin(struct nbd_connection *conn)
     }
     start(conn, take_command(conn, head));
     return true;
-}
-
-/* --- bytes ------------------------------------------------------------------------ */
-
-static bool step(struct nbd_connection *conn)
-{
-    if (conn->phase == NBD_GONE || conn->stop & NBD_STOP_WAIT)
-        return false;
-    if (conn->skip)
-        return skip(conn);
-    if (conn->current)
-        return issue(conn);
-    if (conn->stop & NBD_STOP_END)
-        return false;
-    if (conn->phase == NBD_HELLO)
-        return nbd_hello(conn);
-    return conn->phase == NBD_HAGGLE ? nbd_haggle(conn) : begin(conn);
-}
-
-void nbd_parse(struct nbd_connection *conn)
-{
-    while (step(conn))
-        ;                           /* each step takes staged bytes, or ends something */
-    nbd_settle(conn);
-    if (conn->phase != NBD_GONE && conn->in_start == conn->in_end)
-        conn->in_start = conn->in_end = 0;
-}
-
-static void make_room(struct nbd_connection *conn)
-{
-    if (conn->in_start == 0)
-        return;
-    memmove(conn->in, conn->in + conn->in_start, nbd_staged(conn));
-    conn->in_end -= conn->in_start;
-    conn->in_start = 0;
-}
-
-/* Shares out what was read: first to the piece being filled. */
-static void took(struct nbd_connection *conn, uint32_t n)
-{
-    uint32_t filled = 0;
-
-    if (conn->fill) {
-        filled = conn->fill_size - conn->fill_at;
-        filled = n < filled ? n : filled;
-        conn->fill_at += filled;
-    }
-    conn->in_end += n - filled;
-    if (conn->phase == NBD_SERVE)
-        conn->since_ns = loop_now(conn->nbd->peer->loop);
-}
-
-void nbd_receive(struct nbd_connection *conn)
-{
-    struct iovec to[2];
-    int count = 0;
-    ssize_t n;
-
-    make_room(conn);
-    assert(!conn->fill || nbd_staged(conn) == 0);
-    if (conn->fill)
-        to[count++] = (struct iovec){ conn->fill_data + conn->fill_at, conn->fill_size - conn->fill_at };
-    assert(conn->in_end < NBD_STAGING);
-    to[count++] = (struct iovec){ conn->in + conn->in_end, NBD_STAGING - conn->in_end };
-    n = readv(conn->watch.fd, to, count);
-    if (n < 0 && (errno == EAGAIN || errno == EINTR))
-        return;
-    if (n < 0) {
-        nbd_drop(conn);
-        return;
-    }
-    conn->eof = n == 0;
-    if (conn->eof)
-        nbd_end(conn);
-    nbd_look_at_others(conn);
-    took(conn, (uint32_t)n);
-    nbd_parse(conn);
 }
