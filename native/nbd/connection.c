@@ -25,9 +25,7 @@ struct xreq *nbd_errand(struct nbd_connection *conn, enum nbd_errand errand, uin
     if (!req)
         return NULL;
     req->op = (uint16_t)op;
-    req->client = conn->index;
-    req->sender[0] = errand;
-    req->sender[1] = conn->serial;
+    *nbd_note_of(req) = (struct nbd_note){ .errand = errand, .connection = conn->index, .serial = conn->serial };
     return req;
 }
 

@@ -139,7 +139,7 @@ static void close_at_once(struct nbd_connection *conn, struct xreq *req, uint32_
     req->op = XOP_CLOSE;
     req->volume = volume;
     req->size = 0;
-    req->sender[0] = NBD_CLOSE_INFO;
+    nbd_note_of(req)->errand = NBD_CLOSE_INFO;
     nbd->away++;
     peer_send(nbd->peer, req, NBD_TO_MAPPER);
 }

@@ -114,22 +114,23 @@ static void nbd_request(struct peer *peer, struct xreq *req)
 static void nbd_reply(struct peer *peer, struct xreq *req)
 {
     struct nbd *nbd = peer->state;
+    const struct nbd_note *note = nbd_note_of(req);
     struct nbd_connection *conn = NULL;
 
-    if (req->client < nbd->connections_max && req->sender[0] != NBD_CLOSE_INFO)
-        conn = nbd->connections[req->client];
-    if (!conn || conn->serial != req->sender[1] || conn->away == 0) {
+    if (note->connection < nbd->connections_max && note->errand != NBD_CLOSE_INFO)
+        conn = nbd->connections[note->connection];
+    if (!conn || conn->serial != note->serial || conn->away == 0) {
         if (nbd->away)
             nbd->away--;
         xreq_put(peer->port, req);
         return;
     }
     conn->away--;
-    if (req->sender[0] == NBD_OPEN)
+    if (note->errand == NBD_OPEN)
         nbd_opened(conn, req);
-    else if (req->sender[0] == NBD_LIST)
+    else if (note->errand == NBD_LIST)
         nbd_listed(conn, req);
-    else if (conn->phase == NBD_GONE || req->sender[0] != NBD_PIECE)
+    else if (conn->phase == NBD_GONE || note->errand != NBD_PIECE)
         xreq_put(peer->port, req);
     else
         nbd_piece_back(conn, req);

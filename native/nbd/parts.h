@@ -115,9 +115,18 @@ enum nbd_stop {                     /* why no further command is begun */
     NBD_STOP_WAIT = NBD_STOP_ROOM | NBD_STOP_HUNGRY | NBD_STOP_MAPPER | NBD_STOP_ORDER
 };
 
-enum nbd_errand {                   /* in sender[0]: what a request of ours is for */
+enum nbd_errand {                   /* what a request of ours is for */
     NBD_PIECE = 1, NBD_OPEN, NBD_CLOSE, NBD_LIST, NBD_CLOSE_INFO
 };
+
+struct nbd_note {                   /* scratch of a request of ours */
+    uint32_t errand;                /* enum nbd_errand */
+    uint32_t connection;            /* its index, */
+    uint32_t serial;                /* and which one of that index */
+    uint32_t command;               /* a piece: the command's number, */
+    uint32_t piece;                 /* and its own in that */
+};
+XREQ_SENDER(nbd_note_of, struct nbd_note)
 
 struct nbd_client {                 /* as the kernel noted him when he connected */
     int32_t pid;                    /* 0: he came over TCP; then the others are NBD_NOBODY */

@@ -228,12 +228,12 @@ static void finish(struct nbd_connection *conn, struct nbd_command *command)
 }
 
 /* The command that a returned piece belongs to, unless another peer scribbled over it. */
-static struct nbd_command *command_of(struct nbd_connection *conn, const struct xreq *req)
+static struct nbd_command *command_of(struct nbd_connection *conn, struct xreq *req)
 {
-    uint32_t number = (uint32_t)req->sender[2], piece = (uint32_t)(req->sender[2] >> 32);
-    struct nbd_command *command = &conn->commands[number % NBD_COMMANDS];
+    const struct nbd_note *note = nbd_note_of(req);
+    struct nbd_command *command = &conn->commands[note->command % NBD_COMMANDS];
 
-    return number < NBD_COMMANDS && command->used && piece < command->made
+    return note->command < NBD_COMMANDS && command->used && note->piece < command->made
         && command->arrived < command->made ? command : NULL;
 }
 
@@ -258,7 +258,7 @@ void nbd_piece_back(struct nbd_connection *conn, struct xreq *req)
     if (command->type == NBD_CMD_READ && conn->structured) {
         read_chunk(conn, command, req);
     } else if (command->type == NBD_CMD_READ) {
-        conn->pieces[command - conn->commands][req->sender[2] >> 32] = req->index + 1;
+        conn->pieces[command - conn->commands][nbd_note_of(req)->piece] = req->index + 1;
         read_in_order(conn, command);
     } else if (with_data && !req->error) {
         status_chunk(conn, command, req);

@@ -83,7 +83,8 @@ static struct xreq *make_piece(struct nbd_connection *conn, struct nbd_command *
     req->generation = conn->generation;
     req->offset = command->offset + command->issued;
     req->size = length;
-    req->sender[2] = (uint64_t)command->made << 32 | (uint32_t)(command - conn->commands);
+    nbd_note_of(req)->command = (uint32_t)(command - conn->commands);
+    nbd_note_of(req)->piece = command->made;
     if (command->flags & NBD_FUA && rules[command->type].writes)
         req->flags |= XREQ_FUA;
     if (command->flags & NBD_NO_HOLE)

@@ -13,8 +13,6 @@ KNOWN = [
     ("native/blocker_rados/doubt.c", "native/blocker_rados/fence.c", "native/blocker_rados/lease.c",
      "native/blocker_rados/node.c", "native/blocker_rados/op.c", "native/blocker_rados/past.c",
      "native/blocker_rados/trust.c"),
-    ("native/nbd/connection.c", "native/nbd/export.c", "native/nbd/negotiate.c", "native/nbd/order.c",
-     "native/nbd/reply.c", "native/nbd/request.c"),
     ("native/segment/bell.c", "native/segment/process.h"),
     ("native/segment/port.c", "native/segment/request.c", "native/segment/segment.c"),
     ("native/vlmc/commit.c", "native/vlmc/frames.c", "native/vlmc/order.c", "native/vlmc/own.c",
