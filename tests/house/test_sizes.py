@@ -7,7 +7,6 @@ import tree
 FUNCTION_LINES = 70
 FILE_LINES = 600
 LONG = {                # files that are longer, and what will be taken out of them; the list only gets shorter
-    "native/segment/port.c": "routes",
     "native/vlmc/commit.c": "merging",
 }
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import ast
+import functools
 import io
 import os
 import tokenize
 from collections.abc import Collection, Iterator
+
+
+@functools.cache
+def tree_of(text: str) -> ast.Module:
+    return ast.parse(text)
 
 
 def module_of(path: str) -> str:
@@ -27,7 +33,7 @@ def imports(path: str, text: str, modules: Collection[str]) -> set[str]:
     """Which of `modules` the file imports, anywhere in it."""
     package = module_of(path).split(".") if path.endswith("__init__.py") else module_of(path).split(".")[:-1]
     wanted = set()
-    for node in run_nodes(ast.parse(text)):
+    for node in run_nodes(tree_of(text)):
         if isinstance(node, ast.Import):
             wanted |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -42,14 +48,14 @@ def imports(path: str, text: str, modules: Collection[str]) -> set[str]:
 
 def functions(text: str) -> Iterator[tuple[str, int]]:
     """Each function's name and how many lines it has."""
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(tree_of(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node.name, (node.end_lineno or node.lineno) - node.lineno + 1
 
 
 def strings(text: str) -> list[str]:
     """All strings, docstrings among them."""
-    return [node.value for node in ast.walk(ast.parse(text))
+    return [node.value for node in ast.walk(tree_of(text))
             if isinstance(node, ast.Constant) and isinstance(node.value, str)]
 
 
@@ -58,4 +64,4 @@ def prose(text: str) -> list[str]:
     found = [token.string for token in tokenize.generate_tokens(io.StringIO(text).readline)
              if token.type == tokenize.COMMENT]
     kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-    return found + [ast.get_docstring(node) or "" for node in ast.walk(ast.parse(text)) if isinstance(node, kinds)]
+    return found + [ast.get_docstring(node) or "" for node in ast.walk(tree_of(text)) if isinstance(node, kinds)]
