@@ -48,6 +48,7 @@ static int control(struct loop *loop, int what, struct watch *watch, uint32_t ev
 {
     struct epoll_event event = { .events = events, .data.ptr = watch };
 
+    assert(watch->fd >= 0 && watch->ready);
     return epoll_ctl(loop->epoll, what, watch->fd, &event) < 0 ? -errno : 0;
 }
 
@@ -122,6 +123,7 @@ static int bind_peer(struct peer *peer, const char *const *targets, uint32_t tar
     uint32_t number;
     int rc = port_find(peer->seg, peer->role, &number);
 
+    assert(target_count <= PEER_TARGETS_MAX && !peer->port);
     if (rc)
         return peer_fail(peer, rc, "no port is declared for the role %s", peer->role);
     rc = port_bind(peer->seg, number, peer->role, peer->loop->bell, &peer->port);
@@ -145,6 +147,7 @@ int loop_add(struct loop *loop, const char *type, const char *role,
     struct peer *peer = calloc(1, sizeof(*peer));
     int rc;
 
+    assert(!loop->draining);        /* its drain() would never be called */
     *out = peer;
     if (!peer)
         return -ENOMEM;
@@ -169,6 +172,7 @@ int loop_add(struct loop *loop, const char *type, const char *role,
     }
     if (rc)
         return peer->error[0] ? rc : peer_fail(peer, rc, "%s", strerror(-rc));
+    assert(peer->ops->request && peer->ops->reply);
     store_release(&peer->port->shared->ready, 1u);
     loop->peers[loop->peer_count++] = peer;
     return 0;
@@ -245,6 +249,7 @@ static void find_helpers(struct loop *loop)
         const struct port *port = loop->peers[i]->port;
         const struct xreq *reqs = &port->reqs[port->first];
 
+        assert(port->free_count <= port->count);
         for (uint32_t n = 0; n < port->count && port->free_count < port->count; n++)
             if (reqs[n].place == XREQ_AWAY)
                 loop->helps[reqs[n].dst % XSEG_PORTS] = true;
@@ -255,6 +260,7 @@ static void dispatch(struct loop *loop, uint32_t number, struct xreq *req)
 {
     struct peer *peer = loop->peers[number];
 
+    assert(req->place == (xreq_is_reply(peer->port, req) ? XREQ_MINE : XREQ_SERVED));
     if (xreq_is_reply(peer->port, req)) {
         peer->ops->reply(peer, req);
     } else if (loop->draining && is_foreign(loop, req)) {
@@ -268,6 +274,7 @@ static void dispatch(struct loop *loop, uint32_t number, struct xreq *req)
 /* Serves what was kept back and is wanted now. */
 static void reconsider_foreign(struct loop *loop)
 {
+    assert(loop->draining);
     find_helpers(loop);
     for (uint32_t i = 0; i < loop->peer_count; i++) {
         struct queue kept = loop->foreign[i];
@@ -281,7 +288,10 @@ static void reconsider_foreign(struct loop *loop)
 
 static void set_now(struct loop *loop)
 {
-    loop->now_ns = clock_ns();
+    uint64_t now = clock_ns();
+
+    assert(now >= loop->now_ns);
+    loop->now_ns = now;
     for (uint32_t i = 0; i < loop->peer_count; i++)
         loop->peers[i]->port->now_ns = loop->now_ns;
 }
@@ -332,6 +342,7 @@ static uint64_t sleep_ns(struct loop *loop)
         if (deadline < end)
             end = deadline;
     }
+    assert(end <= loop->now_ns + SLEEP_NS);     /* a sender that died before it rang costs no more */
     return end > loop->now_ns ? end - loop->now_ns : 0;
 }
 
@@ -373,6 +384,7 @@ static bool nap(struct loop *loop)
         uint64_t wanted = peer->ops->nap ? peer->ops->nap(peer) : 0;
         ns = wanted > ns ? wanted : ns;
     }
+    assert(ns <= SLEEP_NS);
     if (ns)
         clock_nanosleep(CLOCK_MONOTONIC, 0, &(struct timespec){ .tv_nsec = (long)ns }, NULL);
     return ns && poll_events(loop, 0);
@@ -397,6 +409,8 @@ static bool all_idle(struct loop *loop)
 {
     for (uint32_t i = 0; i < loop->peer_count; i++) {
         struct peer *peer = loop->peers[i];
+
+        assert(peer->parked_count <= peer->in_flight);
         if (peer->in_flight || (peer->ops->idle && !peer->ops->idle(peer)))
             return false;
     }
@@ -418,6 +432,7 @@ static void run_once(struct loop *loop)
 
 static void begin_drain(struct loop *loop)
 {
+    assert(!loop->draining);
     loop->draining = true;
     for (uint32_t i = 0; i < loop->peer_count; i++)
         if (loop->peers[i]->ops->drain)
@@ -427,6 +442,7 @@ static void begin_drain(struct loop *loop)
 /* What was kept back goes into its inbox again, for the port's next owner. */
 static void return_foreign(struct loop *loop)
 {
+    assert(loop->draining);
     for (uint32_t i = 0; i < loop->peer_count; i++) {
         struct xreq *req;
         while ((req = queue_pop(loop->peers[i], &loop->foreign[i])))
@@ -438,6 +454,7 @@ int loop_run(struct loop *loop, uint32_t drain_ms)
 {
     uint64_t end;
 
+    assert(loop->peer_count > 0 && !loop->draining);
     prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS);
     while (!load_acquire(&loop->stopping))
         run_once(loop);
@@ -447,6 +464,7 @@ int loop_run(struct loop *loop, uint32_t drain_ms)
         run_once(loop);
     while (!all_idle(loop) && clock_ns() < end);
     return_foreign(loop);
+    assert(!all_idle(loop) || loop->parked_count == 0);
     return all_idle(loop) ? 0 : -ETIMEDOUT;
 }
 

@@ -445,7 +445,7 @@ static uint64_t merge_out(const struct merge *m, struct record *rec)
     return m->first + m->count;
 }
 
-int64_t map_merge(const void *leaf, const struct journal_span *journals, uint32_t journal_count,
+int64_t map_merge(const void *leaf, const struct journal_span *journals, uint32_t spans,
                   uint64_t first, uint32_t count, const struct record_info *info,
                   void *out, uint64_t capacity, uint64_t *next)
 {
@@ -463,7 +463,7 @@ int64_t map_merge(const void *leaf, const struct journal_span *journals, uint32_
         free(m);
         return -EBADMSG;
     }
-    for (uint32_t j = 0; j < journal_count; j++)
+    for (uint32_t j = 0; j < spans; j++)
         journal_each(&journals[j], merge_item, m);
     record_begin(&rec, out, capacity, info);
     *next = merge_out(m, &rec);

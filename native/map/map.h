@@ -135,10 +135,10 @@ void item_to_entry(const struct map_item *item, struct xentry *entry, struct xst
  * ended and what it saw; scan->reason tells why it ended before `length`. */
 void journal_scan(const void *journal, uint64_t length, uint64_t volume, struct journal_scan *scan);
 /* The entries of blocks [first, first + count), all of one leaf: those of the leaf page
- * (NULL: none) overlaid by `journals` stretches in order; a leaf record into out. Entries
+ * (NULL: none) overlaid by `spans` stretches of journal in order; a leaf record into out. Entries
  * that are zeros are left out. *next = first block that found no room, or first + count.
  * Returns bytes of the record, or a negative errno (EBADMSG). */
-int64_t map_merge(const void *leaf, const struct journal_span *journals, uint32_t journal_count,
+int64_t map_merge(const void *leaf, const struct journal_span *journals, uint32_t spans,
                   uint64_t first, uint32_t count, const struct record_info *info,
                   void *out, uint64_t capacity, uint64_t *next);
 
