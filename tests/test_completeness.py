@@ -10,7 +10,7 @@ import pytest
 import tools.archipelago
 import tools.vlmc
 import tools.xsegtool
-from tools import config
+from tools.instance import config
 from xseg._native import ffi, lib
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

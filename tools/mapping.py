@@ -22,9 +22,10 @@ import re
 import time
 from dataclasses import MISSING, asdict, dataclass, field, fields
 
-from tools import blockdev, locking
+from tools import blockdev
+from tools.instance import locking
+from tools.instance.messages import COUNT_LIMIT, PID_MAX, from_json, is_number
 from tools.mapping_methods import METHODS, boot_id
-from tools.messages import COUNT_LIMIT, PID_MAX, from_json, is_number
 from xseg import ours
 from xseg.client import Client
 from xseg.errors import Busy, Damaged, Exists, Invalid, NotFound, XsegError, error

@@ -2,8 +2,8 @@
 """Processes that stand by, so that one that dies has its successor at once.
 
 Most of what a process's start takes is the interpreter and its modules. A spare has all that behind it and waits at
-a pipe (`tools.host --gate`); it has no pid file, has not touched the segment, and belongs to nobody's pipeline. Taking
-it is writing the pid file, then a byte. It ends by itself with the supervisor.
+a pipe (--gate of tools/instance/host.py); it has no pid file, has not touched the segment, and belongs to nobody's
+pipeline. Taking it is writing the pid file, then a byte. It ends by itself with the supervisor.
 
 A spare is what its process would have been when it was made: its code, and the sockets it has inherited. So the
 supervisor drops it whenever an operator starts or stops the process, and it is not taken when the sockets are others
@@ -16,7 +16,7 @@ import os
 import subprocess
 from dataclasses import dataclass
 
-from tools.archipelago.instance import Instance
+from tools.instance.instance import Instance
 
 
 @dataclass

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The supervisor of an instance: python -m tools.supervisor --home HOME [PROCESS...]
 
-`archipelago start` leaves one, or is one (--foreground). It starts processes (tools/host.py) and holds a
+`archipelago start` leaves one, or is one (--foreground). It starts processes (tools/instance/host.py) and holds a
 pidfd of each, so it hears of a death at once. What a dead peer held is recovered by its successor
 when it binds the port (native/segment/layout.h); all the supervisor has to do is to start it.
 
@@ -18,7 +18,7 @@ This file is its life: how it begins, ends, and goes on as another. What it does
 * **Its own restart** (`archipelago restart --supervisor`, after an upgrade) is just that, only that it becomes
   its successor by execve(): it stays the same process for systemd, and the parent of what it has started. It hands
   its listening sockets on, and processes that wait to be started, or are given up, by way of run/supervisor.json.
-* **Its end**, by SIGTERM or `archipelago stop`, is the instance's: tools/ending.py.
+* **Its end**, by SIGTERM or `archipelago stop`, is the instance's: tools/instance/ending.py.
 
 What is known of deaths is in run/supervisor.json, for `archipelago status` as well.
 """
@@ -36,8 +36,8 @@ import socket
 import sys
 from typing import Any
 
-from tools import ending
-from tools.archipelago.instance import Instance
+from tools.instance import ending
+from tools.instance.instance import Instance
 from tools.supervisor_clients import Clients
 from tools.supervisor_operators import Operators
 from tools.supervisor_processes import Processes

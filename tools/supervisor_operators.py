@@ -2,16 +2,16 @@
 """What operators ask of the supervisor: verbs over run/supervisor.sock, one operator at a time.
 
 A connection carries one JSON object a line, {"verb": ..., "processes": [...]}, and its answer: {"said": [lines for
-people]} or {"errno", "error"}; Instance.ask_supervisor() is the other side. What is no such line (tools/messages.py),
-or does not come in time, or from anybody but the supervisor's own user and root, is answered by an error, and nothing
-is done.
+people]} or {"errno", "error"}; Instance.ask_supervisor() is the other side. What is no such line
+(tools/instance/messages.py), or does not come in time, or from anybody but the supervisor's own user and root, is
+answered by an error, and nothing is done.
 
     start     starts those of the processes that do not run; returns when they are ready
     stop      stops them, and does not start them again
     restart   both
     renew     the supervisor becomes its successor; the connection ends when it does so
     quit      the supervisor ends, processes go on; the connection ends with it
-    end       ends the instance (tools/ending.py), "force": true though writes are lost; then as quit
+    end       ends the instance (tools/instance/ending.py), "force": true though writes are lost; then as quit
 """
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from tools.messages import Order, parse_order
+from tools.instance.messages import Order, parse_order
 from tools.supervisor_processes import Processes
 from xseg import ours
 from xseg.errors import Busy, Invalid, NotOurs

@@ -31,7 +31,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tools.archipelago.instance import Instance
+from tools.instance.instance import Instance
 from tools.spares import Spares
 from tools.supervisor_sockets import Sockets
 from xseg._native import lib

@@ -14,8 +14,8 @@ import socket
 import stat
 from typing import Any, NamedTuple
 
-from tools.config import Config
-from tools.messages import parse_sockets
+from tools.instance.config import Config
+from tools.instance.messages import parse_sockets
 from xseg import ours
 
 BACKLOG = 128

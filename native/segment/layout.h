@@ -381,9 +381,10 @@ struct xextent { uint32_t length; uint32_t flags; };
  *
  * ending: no process of this segment is to be started again, so a blocker that stops now leaves for good.
  *
- * closing: set by who ends the instance (tools/ending.py) until the segment is removed, or the end is given up.
- * Endpoints finish what their clients have under way, end their connections and accept no other; the mapper opens
- * nothing. So what is closed then stays closed, and the segment is removed when no volume in it holds anything. */
+ * closing: set by who ends the instance (tools/instance/ending.py) until the segment is removed, or the end is given
+ * up. Endpoints finish what their clients have under way, end their connections and accept no other; the mapper
+ * opens nothing. So what is closed then stays closed, and the segment is removed when no volume in it holds
+ * anything. */
 struct xheader {
     uint32_t magic;
     uint32_t version;
@@ -410,7 +411,8 @@ struct xheader {
     uint64_t fence_epoch;           /* atomic */
     uint32_t ending;                /* atomic */
     uint32_t closing;               /* atomic */
-    uint64_t stores[XSEG_STATIC_PORTS]; /* by port: folder and mount of a file store (tools/stores.py); 0: none */
+    uint64_t stores[XSEG_STATIC_PORTS]; /* by port: folder and mount of a file store, as
+                                     * tools/instance/stores.py tells; 0: none */
     uint64_t locks[XSEG_LOCKS];     /* the mapper's: ids of volumes whose lock it has, or is about to take; 0: none.
                                      * A successor gives back those of volumes that are not open */
     char fenced_why[XSEG_WHY_MAX];  /* by whom and for what, written once by who sets XSEG_FENCED; or empty */

@@ -5,7 +5,7 @@ import threading
 import pytest
 from support import Instance
 
-from tools import config
+from tools.instance import config
 from xseg.client import Client
 from xseg.errors import Invalid
 

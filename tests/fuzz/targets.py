@@ -17,7 +17,8 @@ from typing import Any
 import msgpack
 
 from peers.mapper.header import HEADER_MAGIC, NAME_MAGIC, STORED, Header, pack_frame, unpack_header, unpack_name
-from tools import config, image_source, mapping, messages
+from tools import image_source, mapping
+from tools.instance import config, messages
 from xseg.client import control_answer
 from xseg.errors import XsegError
 from xseg.request import Reply

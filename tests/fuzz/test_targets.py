@@ -36,8 +36,8 @@ DECODERS = {
     ("peers/mapper/tree.py", "read_page items_of"): ["page", "journal"],
     ("peers/mapper/verbs/__init__.py", "unpack"): ["control"],
     ("peers/mapper/verbs/arguments.py", "parse"): ["control"],
-    ("tools/config.py", "read"): ["config"],
-    ("tools/messages.py", "parse_order parse_answer parse_deaths parse_changes parse_pid parse_sockets"): [
+    ("tools/instance/config.py", "read"): ["config"],
+    ("tools/instance/messages.py", "parse_order parse_answer parse_deaths parse_changes parse_pid parse_sockets"): [
         "order", "answer", "notes"],
     ("tools/mapping.py", "parse_entry"): ["mapped"],
     ("tools/image_source.py", "parse_info detect refuse_references data_file_name"): ["image"],
@@ -47,11 +47,12 @@ DECODERS = {
 # Other files in which something is decoded, and why that needs no target.
 NO_DECODERS = {
     "native/segment/process.c": "the kernel's /proc/PID/stat",
-    "native/loop/peer.c": "options, which tools/config.py has checked",
+    "native/loop/peer.c": "options, which tools/instance/config.py has checked",
     "native/blocker_rados/fence.c": "one number in an answer of the cluster's monitors",
-    "tools/archipelago/instance.py": "the kernel's", "xseg/ours.py": "the kernel's",
+    "tools/instance/instance.py": "the kernel's", "xseg/ours.py": "the kernel's",
     "tools/xsegtool/look.py": "the kernel's /proc/PID/stat",
-    "tools/archipelago/route.py": "one word of a command line", "tools/vlmc/_common.py": "as tools/config.py reads it",
+    "tools/archipelago/route.py": "one word of a command line",
+    "tools/vlmc/_common.py": "as tools/instance/config.py reads it",
     "tools/cluster.py": "clusters for tests and the demo", "tools/demo.py": "the demo's own commands",
 }
 DECODING = re.compile(r"json\.loads?\(|unpackb\(|tomllib\.loads?\(|unpack_from\(|iter_unpack\(|struct\.unpack\("

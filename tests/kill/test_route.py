@@ -8,7 +8,7 @@ import pytest
 from load import BLOCK, SIZE, finish_fio, fio
 from support import config_of, wait_until
 
-from tools import config
+from tools.instance import config
 from xseg._native import lib
 
 pytest_plugins = ["kill_fixtures"]

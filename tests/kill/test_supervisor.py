@@ -15,7 +15,7 @@ import pytest
 from load import Killer
 from support import BIN, Instance, config_of, processes_of, run, segments_of, wait_until
 
-from tools import config
+from tools.instance import config
 from tools.supervisor import END_MORE_S
 from xseg._native import lib
 from xseg.client import Client
@@ -344,7 +344,7 @@ def test_its_successor_has_the_listening_sockets(supervised):
 def test_a_process_that_nobody_knows_of_ends(supervised):
     """Whoever started it was killed before the pid file was written."""
     instance = supervised(config_of(PAIR, APART))
-    stray = subprocess.run([sys.executable, "-m", "tools.host", "--home", instance.home, "--process", "back"],
+    stray = subprocess.run([sys.executable, "-m", "tools.instance.host", "--home", instance.home, "--process", "back"],
                            capture_output=True, text=True, timeout=60)
     assert stray.returncode == 1 and "does not name this process" in stray.stderr
 

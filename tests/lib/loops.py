@@ -16,8 +16,8 @@ from typing import Any
 
 from support import SMALL_SEGMENT
 
-from tools import config
-from tools.host import NativeLoop
+from tools.instance import config
+from tools.instance.host import NativeLoop
 from xseg._native import lib
 from xseg.errors import NoBuffers, NoSlots
 from xseg.port import Port

@@ -61,7 +61,7 @@ def toml(value: Any) -> str:
     return json.dumps(value)
 
 
-def processes_of(home: str, module: bytes = b"tools.host") -> list[int]:
+def processes_of(home: str, module: bytes = b"tools.instance.host") -> list[int]:
     """Pids of the pipeline processes of an instance, or of what else runs this module for it."""
     found = []
     for path in glob.glob("/proc/[0-9]*/cmdline"):

@@ -13,8 +13,8 @@ from loops import peers
 from support import BIN, Instance, wait_until
 from two_nodes import BLOCK, Opened, signalled
 
-from tools.archipelago import instance
 from tools.cluster import instance_config
+from tools.instance import instance
 from xseg import client
 from xseg._native import lib
 from xseg.errors import Busy, TimedOut

@@ -121,7 +121,7 @@ class Node:
         return task
 
     async def live_mapper(self) -> None:
-        """As tools/host.py does it."""
+        """As tools/instance/host.py does it."""
         mapper = self.mapper
         await mapper.start()
         mapper.ids = SeededIds(self.dice)

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from support import Instance, config_of, processes_of, run, segments_of, wait_until
 
-from tools import config
+from tools.instance import config
 from xseg._native import lib
 from xseg.errors import NotRunning
 from xseg.segment import Segment, name_for

@@ -20,10 +20,10 @@ from __future__ import annotations
 import argparse
 import time
 
-from tools import config
-from tools.archipelago.instance import POLL_S, Instance
 from tools.archipelago.start import bring_up
 from tools.archipelago.stop import take_down
+from tools.instance import config
+from tools.instance.instance import POLL_S, Instance
 from xseg.errors import NotRunning, TimedOut
 
 HELP = "restart the process of one role, or all, one by one; guests see a pause"

@@ -20,11 +20,11 @@ import os
 import time
 from typing import Any
 
-from tools import config
-from tools.archipelago.instance import Instance
 from tools.archipelago.start import bring_up
 from tools.archipelago.status import picture
 from tools.archipelago.stop import take_down
+from tools.instance import config
+from tools.instance.instance import Instance
 from xseg._native import ffi, lib
 from xseg.errors import Exists, Invalid, NotRunning, TimedOut, XsegError
 from xseg.segment import Segment

@@ -21,8 +21,8 @@ import os
 import subprocess
 import sys
 
-from tools import ending, messages
-from tools.archipelago.instance import Instance
+from tools.instance import ending, messages
+from tools.instance.instance import Instance
 from xseg import ours
 from xseg.errors import Exists, XsegError
 

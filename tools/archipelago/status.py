@@ -20,8 +20,8 @@ import resource
 from typing import Any
 
 from tools import cli
-from tools.archipelago.instance import Instance
-from tools.host import FILES_WANTED
+from tools.instance.host import FILES_WANTED
+from tools.instance.instance import Instance
 from tools.xsegtool import look
 from xseg._native import ffi, lib
 from xseg.errors import Busy, NotRunning

@@ -15,8 +15,8 @@ import argparse
 import errno
 import os
 
-from tools import ending
-from tools.archipelago.instance import Instance
+from tools.instance import ending
+from tools.instance.instance import Instance
 from xseg.errors import XsegError
 
 HELP = "stop the pipeline, or the process of one role"

@@ -69,8 +69,8 @@ def served_uri(home: str, name: str) -> str:
 
 
 def nbd_socket(home: str) -> str:
-    """The path of the NBD socket, as the running instance's archipelago.toml has it. Invalid. (tools.config is slow to
-    import.)"""
+    """The path of the NBD socket, as the running instance's archipelago.toml has it. Invalid. (The module
+    tools.instance.config is slow to import.)"""
     path = os.path.join(home, "run", "archipelago.toml")
     said = _said_socket(path) if os.path.exists(path) else ""
     return os.path.normpath(os.path.join(home, os.path.expanduser(said or "run/nbd.sock")))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mapper's part in the end of an instance (tools/ending.py): the verb close_all."""
+"""The mapper's part in the end of an instance (tools/instance/ending.py): the verb close_all."""
 from typing import TYPE_CHECKING
 
 from peers.mapper.store import gather_bounded

@@ -16,7 +16,7 @@ from xseg.errors import Invalid, XsegError
 
 VERBS = ("start", "stop", "restart", "renew", "quit", "end")
 PROCESSES_MAX = 256             # named in one request
-PROCESS = re.compile(r"[a-z][a-z0-9_+-]{0,30}")         # tools/config.py makes them of roles
+PROCESS = re.compile(r"[a-z][a-z0-9_+-]{0,30}")         # tools/instance/config.py makes them of roles
 PID_MAX = 1 << 22               # of Linux
 COUNT_LIMIT = 1 << 63
 ERRNO_MAX = 4095

@@ -27,7 +27,7 @@ import sys
 import time
 from typing import IO, TYPE_CHECKING, Any
 
-from tools import config, locking, messages, stores
+from tools.instance import config, locking, messages, stores
 from tools.xsegtool import look
 from xseg import ours
 from xseg._native import lib
@@ -181,7 +181,7 @@ class Instance:
             pid, started = messages.parse_pid(ours.read(self.path("run", process + ".pid")))
         except (FileNotFoundError, UnicodeDecodeError):
             return 0
-        return pid if runs(pid, started, "tools.host", process) else 0
+        return pid if runs(pid, started, "tools.instance.host", process) else 0
 
     def pid_file_exists(self, process: str) -> bool:
         return os.path.exists(self.path("run", process + ".pid"))
@@ -212,13 +212,13 @@ class Instance:
     def spawn(self, process: str, sockets: dict[str, int], gate: int | None = None) -> subprocess.Popen:
         """Starts a program that can become a process once it is admitted, detached, its output in log/PROCESS.log.
 
-        `sockets`: "ROLE.OPTION" -> a descriptor that listens, for it to inherit. `gate`: see tools/host.py.
+        `sockets`: "ROLE.OPTION" -> a descriptor that listens, for it to inherit. `gate`: see tools/instance/host.py.
         """
         inherited = " ".join(f"{name}={fd}" for name, fd in sockets.items())
         gates = [] if gate is None else [gate]
         with self.log_file(process) as log:
             return subprocess.Popen(
-                [sys.executable, "-P", "-m", "tools.host", "--home", self.home, "--process", process,
+                [sys.executable, "-P", "-m", "tools.instance.host", "--home", self.home, "--process", process,
                  *(word for gate in gates for word in ("--gate", str(gate)))],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/",
                 pass_fds=(*sockets.values(), *gates), env={**os.environ, "ARCHIPELAGO_SOCKETS": inherited})

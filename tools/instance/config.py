@@ -59,7 +59,7 @@ import tomllib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tools.messages import parse_changes
+from tools.instance.messages import parse_changes
 from xseg import ours
 from xseg.errors import Invalid, NotOurs, XsegError
 from xseg.segment import PARAMETERS
@@ -94,7 +94,8 @@ PARAMETER_MAX = 1 << 22
 SEGMENT_MINIMA: dict[str, int | tuple[int, ...]] = {
     "static_slots": 16, "dynamic_slots": 4, "buffers": (16, 16, 16), "frames": 8, "stacks": (1024, 1024, 1024)}
 SCANTY = "ARCHIPELAGO_SCANTY"           # set: tests want to see what happens with fewer
-PEERS_FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "peers")
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+PEERS_FOLDER = os.path.join(ROOT, "peers")
 
 
 def peer_modules() -> dict[str, str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One process of a pipeline: python -m tools.host --home HOME --process NAME.
+"""One process of a pipeline: python -m tools.instance.host --home HOME --process NAME.
 
 It joins the segment and runs the peers that the configuration puts into it: the native ones in
 one C loop on a thread of its own, those served by Python in an asyncio loop on the main thread.
@@ -25,8 +25,8 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from tools import config
-from tools.messages import parse_pid, parse_sockets
+from tools.instance import config
+from tools.instance.messages import parse_pid, parse_sockets
 from xseg import ours
 from xseg._native import ffi, lib
 from xseg.errors import NotRunning, XsegError, check
@@ -218,7 +218,7 @@ def raise_limits() -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="tools.host", description="One process of a pipeline.")
+    parser = argparse.ArgumentParser(prog="tools.instance.host", description="One process of a pipeline.")
     parser.add_argument("--home", required=True, help="home of the instance")
     parser.add_argument("--process", required=True, help="name of the process in the layout")
     parser.add_argument("--gate", type=int, metavar="FD", help="stand by until a byte comes from this pipe")

@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tools.archipelago.instance import Instance
+from tools.instance.instance import Instance
 from xseg._native import lib
 from xseg.client import Client, control_answer
 from xseg.errors import NotRunning, TimedOut, XsegError
