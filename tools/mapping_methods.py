@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 from tools import blockdev
-from tools.instance.instance import runs, send_signal, start_time
+from tools.instance.process import runs, send_signal, start_time
 from xseg import ours
 from xseg.errors import error
 from xseg.volume_name import by_id

@@ -12,7 +12,7 @@ import pytest
 from support import Instance
 
 from tools import supervisor_operators
-from tools.instance.instance import start_time
+from tools.instance.process import start_time
 
 LAYOUT = 'layout = [["vlmc", "nbd"], ["blockerb"], ["mapper", "blockerm"]]\n'
 

@@ -14,7 +14,7 @@ import pytest
 from strangers import STRANGER, as_stranger, give, needs_root
 from support import SMALL_SEGMENT, Instance, config_of, processes_of, wait_until
 
-from tools.instance.instance import start_time
+from tools.instance.process import start_time
 from tools.mapping_methods import boot_id
 from xseg._native import lib
 from xseg.client import Client

@@ -18,7 +18,6 @@ import glob
 import json
 import logging
 import os
-import select
 import signal
 import socket
 import stat
@@ -28,6 +27,7 @@ import time
 from typing import IO, TYPE_CHECKING, Any
 
 from tools.instance import config, locking, messages, stores
+from tools.instance.process import KILL_TIMEOUT_S, runs, send_signal, start_time, wait_for_end
 from tools.xsegtool import look
 from xseg import ours
 from xseg._native import lib
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from tools import mapping
 
 STOP_TIMEOUT_S = 10.0
-KILL_TIMEOUT_S = 5.0
 POLL_S = 0.005
 LOG_LINES = 15                  # of a process that died, shown to the operator
 PASSAGE_MODE = 0o711            # others may pass through to what they know the name of, and see nothing
@@ -47,49 +46,6 @@ FOLDERS = {"run": PASSAGE_MODE, "run/mapped": ours.FOLDER_MODE, "log": ours.FOLD
 LOOK_S = 1.0                    # between looks at whether a supervisor that does not answer is frozen
 RECEIVE_BYTES = 65536
 ASK_TIMEOUT_S = 120.0           # of a supervisor beyond start_s and stop_s: it may have many processes to start
-
-
-def start_time(pid: int) -> int:
-    """Start time of a process in clock ticks after boot; 0: there is none, or all its threads have ended."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            fields = file.read().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    ended = fields[0] == "X" or (fields[0] == "Z" and int(fields[17]) <= 1)
-    return 0 if ended else int(fields[19])
-
-
-def runs(pid: int, started: int, *words: str) -> bool:
-    """True if the process of that start time runs, and is a program that was started with these words: what a file
-    says of a pid is believed no further."""
-    if pid <= 0 or not started or start_time(pid) != started:
-        return False
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            said = file.read().split(b"\0")
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return said == [b""] or all(word.encode() in said for word in words)     # nothing: its first thread has ended
-
-
-def send_signal(pid: int, started: int, number: int) -> None:
-    """Sends a signal to the process of that start time, and never to another that got its pid meanwhile."""
-    with contextlib.suppress(ProcessLookupError):
-        pidfd = os.pidfd_open(pid)
-        try:
-            if start_time(pid) == started:
-                signal.pidfd_send_signal(pidfd, number)
-        finally:
-            os.close(pidfd)
-
-
-def wait_for_end(pid: int) -> None:
-    """Returns when a process has ended, or KILL_TIMEOUT_S have passed."""
-    with contextlib.suppress(ProcessLookupError):
-        pidfd = os.pidfd_open(pid)
-        select.select([pidfd], [], [], KILL_TIMEOUT_S)
-        os.close(pidfd)
 
 
 def peer_pid(made: socket.socket) -> int:
