@@ -11,8 +11,8 @@ import tempfile
 import pytest
 from support import Instance
 
-from tools import supervisor_operators
 from tools.instance.process import start_time
+from tools.supervisor import operators
 
 LAYOUT = 'layout = [["vlmc", "nbd"], ["blockerb"], ["mapper", "blockerm"]]\n'
 
@@ -65,7 +65,7 @@ def test_what_is_no_request_is_answered_and_does_nothing(node, line, words):
 
 def test_a_line_that_does_not_end_is_answered_in_time(node):
     with socket.socket(socket.AF_UNIX) as made:
-        made.settimeout(supervisor_operators.LINE_S + 50)
+        made.settimeout(operators.LINE_S + 50)
         made.connect(f"{node.home}/run/supervisor.sock")
         made.sendall(b'{"verb": "st')
         with made.makefile("rb") as stream:
@@ -73,7 +73,7 @@ def test_a_line_that_does_not_end_is_answered_in_time(node):
 
 
 def test_many_silent_connections_keep_nobody_out_for_long(node):
-    silent = [socket.socket(socket.AF_UNIX) for _ in range(supervisor_operators.OPERATORS_MAX)]
+    silent = [socket.socket(socket.AF_UNIX) for _ in range(operators.OPERATORS_MAX)]
     try:
         for made in silent:
             made.connect(f"{node.home}/run/supervisor.sock")

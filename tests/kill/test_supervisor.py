@@ -16,7 +16,7 @@ from load import Killer
 from support import BIN, Instance, config_of, processes_of, run, segments_of, wait_until
 
 from tools.instance import config
-from tools.supervisor import END_MORE_S
+from tools.supervisor.supervisor import END_MORE_S
 from xseg._native import lib
 from xseg.client import Client
 

@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     instance = Instance(args.home)
     instance.make_folders()
     if args.foreground:
-        from tools import supervisor
+        from tools.supervisor import supervisor
         return supervisor.foreground(instance, args.role)
     with instance.locked():
         wanted = wanted_of(instance, args.role)

@@ -7,8 +7,9 @@ one C loop on a thread of its own, those served by Python in an asyncio loop on 
 what is left over stays in the segment for the next process of this name. Exit status 0 then, 1
 when a peer cannot start (the last line of the log says why) or the loop ended by itself.
 
-With --gate FD it stands by (tools/spares.py): it loads all the code it will need, and begins when a byte comes
-from that pipe. If the pipe ends instead, whoever held the other side has died, or needs it no more, and so it ends.
+With --gate FD it stands by (tools/supervisor/spares.py): it loads all the code it will need, and begins when a byte
+comes from that pipe. If the pipe ends instead, whoever held the other side has died, or needs it no more, and so it
+ends.
 """
 from __future__ import annotations
 

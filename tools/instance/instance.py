@@ -5,7 +5,7 @@ A process is known by run/PROCESS.pid, "PID START\\n", where START is its start 
 ticks after boot, so that a pid that was used again is not taken for it. Whoever starts or stops
 processes holds run/lock meanwhile.
 
-Processes are started and stopped by the supervisor (tools/supervisor.py) where there is one: it is
+Processes are started and stopped by the supervisor (tools/supervisor/) where there is one: it is
 asked over run/supervisor.sock, one JSON object a line and an answer. What it knows of deaths is in
 run/supervisor.json.
 """

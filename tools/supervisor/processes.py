@@ -14,7 +14,7 @@
   answers what waits there and what comes with EHOSTDOWN, until an operator starts or restarts the process.
 * **Starts.** One that is not ready after `start_s` is killed, and has died. One that waits for the answer of
   another peer meanwhile is not to blame, and goes on waiting.
-* **Spares.** A spare stands by for each process (tools/spares.py) and is the next one when it dies.
+* **Spares.** A spare stands by for each process (tools/supervisor/spares.py) and is the next one when it dies.
 * **Bells.** Whenever somebody dies all are rung, so that nobody sleeps on what the dead one did not say.
 """
 from __future__ import annotations
@@ -32,8 +32,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tools.instance.instance import Instance
-from tools.spares import Spares
-from tools.supervisor_sockets import Sockets
+from tools.supervisor.sockets import Sockets
+from tools.supervisor.spares import Spares
 from xseg._native import lib
 from xseg.aio import AsyncPort, Hub
 from xseg.errors import XsegError

@@ -26,7 +26,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from tools.instance.messages import Order, parse_order
-from tools.supervisor_processes import Processes
+from tools.supervisor.processes import Processes
 from xseg import ours
 from xseg.errors import Busy, Invalid, NotOurs
 from xseg.peer import tell_failure

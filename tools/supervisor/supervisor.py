@@ -7,10 +7,11 @@ when it binds the port (native/segment/layout.h); all the supervisor has to do i
 
 This file is its life: how it begins, ends, and goes on as another. What it does meanwhile:
 
-    supervisor_processes.py   the states of a process: start, time-out, death, restart, giving up; its spare
-    supervisor_clients.py     finishes for clients that died
-    supervisor_sockets.py     sockets that peers listen at, kept while their process is restarted
-    supervisor_operators.py   run/supervisor.sock and its verbs
+    processes.py    the states of a process: start, time-out, death, restart, giving up
+    spares.py       processes that stand by
+    clients.py      finishes for clients that died
+    sockets.py      sockets that peers listen at, kept while their process is restarted
+    operators.py    run/supervisor.sock and its verbs
 
 * **Its own death** harms nobody: processes go on, unwatched, until `archipelago start` makes a new
   supervisor, which finds them by their pid files and the start times therein, and takes their listening
@@ -38,10 +39,10 @@ from typing import Any
 
 from tools.instance import ending
 from tools.instance.instance import Instance
-from tools.supervisor_clients import Clients
-from tools.supervisor_operators import Operators
-from tools.supervisor_processes import Processes
-from tools.supervisor_sockets import Sockets
+from tools.supervisor.clients import Clients
+from tools.supervisor.operators import Operators
+from tools.supervisor.processes import Processes
+from tools.supervisor.sockets import Sockets
 from xseg import ours
 from xseg.aio import Hub
 from xseg.errors import Busy
@@ -264,6 +265,3 @@ def main() -> int:
         log.error("%s", failure)
         return 1
 
-
-if __name__ == "__main__":
-    sys.exit(main())

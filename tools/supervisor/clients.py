@@ -10,7 +10,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 
-from tools.supervisor_processes import refuse
+from tools.supervisor.processes import refuse
 from xseg._native import lib
 from xseg.aio import AsyncPort, Hub
 from xseg.errors import Busy
