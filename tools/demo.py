@@ -23,7 +23,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from tools import cli, cluster, demo_image, image_source, mapping
+from tools import cli, cluster, demo_image, image_source
+from tools.mapping import mapping
 from tools.vlmc._common import nbd_uri
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

@@ -10,7 +10,7 @@ import subprocess
 import pytest
 from support import Instance, run, wait_until
 
-from tools import blockdev
+from tools.mapping import blockdev
 from xseg.errors import NoSpace
 
 BLOCK = 65536

@@ -11,7 +11,7 @@ import time
 import pytest
 from support import run, wait_until
 
-from tools import blockdev, mapping
+from tools.mapping import blockdev, mapping
 
 pytestmark = [pytest.mark.skipif(bool(mapping.why_not()), reason=mapping.why_not()), pytest.mark.layout("colocated")]
 BANK = os.path.join(os.path.dirname(__file__), "bank.py")

@@ -17,8 +17,9 @@ from typing import Any
 import msgpack
 
 from peers.mapper.header import HEADER_MAGIC, NAME_MAGIC, STORED, Header, pack_frame, unpack_header, unpack_name
-from tools import image_source, mapping
+from tools import image_source
 from tools.instance import config, messages
+from tools.mapping import mapping
 from xseg.client import control_answer
 from xseg.errors import XsegError
 from xseg.request import Reply

@@ -39,7 +39,7 @@ DECODERS = {
     ("tools/instance/config.py", "read"): ["config"],
     ("tools/instance/messages.py", "parse_order parse_answer parse_deaths parse_changes parse_pid parse_sockets"): [
         "order", "answer", "notes"],
-    ("tools/mapping.py", "parse_entry"): ["mapped"],
+    ("tools/mapping/mapping.py", "parse_entry"): ["mapped"],
     ("tools/image_source.py", "parse_info detect refuse_references data_file_name"): ["image"],
     ("xseg/client.py", "control_answer"): ["mapper_answer"],
 }

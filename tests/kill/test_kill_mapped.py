@@ -8,7 +8,7 @@ import pytest
 from load import BLOCK, SIZE, Killer
 from support import wait_until
 
-from tools import mapping
+from tools.mapping import mapping
 
 pytest_plugins = ["kill_fixtures"]
 pytestmark = pytest.mark.skipif(bool(mapping.why_not()), reason=mapping.why_not())

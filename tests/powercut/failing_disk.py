@@ -9,7 +9,7 @@ import sys
 import pytest
 from support import run, wait_until
 
-from tools import blockdev, mapping
+from tools.mapping import blockdev, mapping
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 MAKE = {"ext4": ["mkfs.ext4", "-q", "-E", "lazy_itable_init=0"], "xfs": ["mkfs.xfs", "-q"]}

@@ -14,7 +14,7 @@ import pytest
 from cut_oracle import SECTOR, Image, Op, Snap
 from support import Instance, processes_of, run, wait_until
 
-from tools import blockdev, mapping
+from tools.mapping import blockdev, mapping
 from xseg._native import lib
 from xseg.errors import XsegError
 from xseg.segment import Segment, name_for

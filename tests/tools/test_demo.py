@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import pytest
 from support import run
 
-from tools import blockdev, demo, mapping
+from tools import demo
+from tools.mapping import blockdev, mapping
 
 needs_devices = pytest.mark.skipif(bool(mapping.why_not()), reason=mapping.why_not())
 

@@ -11,7 +11,7 @@ import sys
 import pytest
 from support import libnbd, run, wait_until
 
-from tools import blockdev, mapping
+from tools.mapping import blockdev, mapping
 
 pytestmark = pytest.mark.skipif(bool(mapping.why_not()), reason=mapping.why_not())
 one_layout = pytest.mark.layout("colocated")
@@ -213,7 +213,7 @@ def test_the_keeper_serves_no_volume_but_the_one_it_was_told(instance, volume, t
         try:
             wait_until(lambda: os.path.exists(path), "qemu-nbd listens")
             handle = libnbd().NBD()
-            command = [sys.executable, "-P", "-m", "tools.keeper", path, identity]
+            command = [sys.executable, "-P", "-m", "tools.mapping.keeper", path, identity]
             if served:
                 handle.connect_command(command)
                 assert handle.get_size() == 1 << 20

@@ -15,7 +15,7 @@ from strangers import STRANGER, as_stranger, give, needs_root
 from support import SMALL_SEGMENT, Instance, config_of, processes_of, wait_until
 
 from tools.instance.process import start_time
-from tools.mapping_methods import boot_id
+from tools.mapping.methods import boot_id
 from xseg._native import lib
 from xseg.client import Client
 from xseg.errors import NotOurs

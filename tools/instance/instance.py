@@ -36,7 +36,7 @@ from xseg.removed import ELSEWHERE, runs_elsewhere
 from xseg.segment import Segment, name_for, names_of, new_name, record, text
 
 if TYPE_CHECKING:
-    from tools import mapping
+    from tools.mapping import mapping
 
 STOP_TIMEOUT_S = 10.0
 POLL_S = 0.005
@@ -470,7 +470,7 @@ class Instance:
 
     def mapped(self) -> list[mapping.Entry]:
         """Volumes that are block devices now. What a dead mapping left behind does not count."""
-        from tools import mapping
+        from tools.mapping import mapping
         return [entry for entry in mapping.shown_entries(self.home) if entry.alive]
 
     def refuse_while_mapped(self, consequence: str, restart: bool = False) -> None:

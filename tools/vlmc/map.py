@@ -29,7 +29,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import sys
 
-    from tools import cli, mapping
+    from tools import cli
+    from tools.mapping import mapping
     info = control(args, "info", name=args.name)
     entry = mapping.Entry(args.name, info["id"], args.home, args.read_only or info["readonly"])
     for note in mapping.attach(entry, served_uri(args.home, args.name)):

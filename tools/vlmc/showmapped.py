@@ -17,7 +17,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from tools import cli, mapping
+    from tools import cli
+    from tools.mapping import mapping
     shown = [entry.shown() for entry in mapping.shown_entries(args.home)]
     if args.json:
         cli.print_json(shown)

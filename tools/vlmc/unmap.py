@@ -21,7 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import sys
 
-    from tools import mapping
+    from tools.mapping import mapping
     entry, notes = mapping.detach(args.home, args.name, args.force)
     for note in notes:
         print(f"vlmc: {note}", file=sys.stderr)

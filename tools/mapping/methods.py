@@ -6,7 +6,7 @@
               /dev/fuse, /dev/loop-control, nbdfuse
 
 Each reaches the volume through the instance's NBD socket like any other client, by an export name that holds its
-id; nbdfuse by way of a keeper (tools/keeper.py). Each has:
+id; nbdfuse by way of a keeper (keeper.py). Each has:
 
     keeps_on            whether its devices survive that the NBD server is restarted
     missing()           "", or a sentence that says what this machine lacks
@@ -32,14 +32,14 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
-from tools import blockdev
 from tools.instance.process import runs, send_signal, start_time
+from tools.mapping import blockdev
 from xseg import ours
 from xseg.errors import error
 from xseg.volume_name import by_id
 
 if TYPE_CHECKING:
-    from tools.mapping import Entry
+    from tools.mapping.mapping import Entry
 
 READY_S = 20.0                  # that nbdfuse or the kernel may take to connect
 END_S = 10.0                    # that a process may take to end, a device to be detached
@@ -152,7 +152,7 @@ class Nbdfuse:
             child = subprocess.Popen(
                 ["nbdfuse", *(["--readonly"] if entry.readonly else []), "--pidfile", ready,
                  os.path.join(entry.mountpoint, FILE),
-                 "--command", sys.executable, "-P", "-m", "tools.keeper", socket_of(uri), entry.id],
+                 "--command", sys.executable, "-P", "-m", "tools.mapping.keeper", socket_of(uri), entry.id],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/")
         entry.pid, entry.start_time = child.pid, start_time(child.pid)
         end = time.monotonic() + READY_S

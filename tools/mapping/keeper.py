@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Serves one NBD client at standard input, by the server at SOCKET, and connects again when that is restarted.
 
-python -m tools.keeper SOCKET ID serves the volume of that id, whatever it is called, and no other. nbdfuse starts it
-(tools/mapping_methods.py), and it ends with nbdfuse. See native/nbd/keeper.h. Exit status 1 when the server does not
-come back.
+python -m tools.mapping.keeper SOCKET ID serves the volume of that id, whatever it is called, and no other. nbdfuse
+starts it (methods.py), and it ends with nbdfuse. See native/nbd/keeper.h. Exit status 1 when the server does not come
+back.
 """
 from __future__ import annotations
 

@@ -22,10 +22,10 @@ import re
 import time
 from dataclasses import MISSING, asdict, dataclass, field, fields
 
-from tools import blockdev
 from tools.instance import locking
 from tools.instance.messages import COUNT_LIMIT, PID_MAX, from_json, is_number
-from tools.mapping_methods import METHODS, boot_id
+from tools.mapping import blockdev
+from tools.mapping.methods import METHODS, boot_id
 from xseg import ours
 from xseg.client import Client
 from xseg.errors import Busy, Damaged, Exists, Invalid, NotFound, XsegError, error
@@ -45,7 +45,7 @@ class Entry:
     id: str                             # the volume's
     home: str
     readonly: bool
-    method: str = ""                    # of mapping_methods.py
+    method: str = ""                    # of methods.py
     device: str = ""                    # "": not made yet
     pid: int = 0                        # of nbdfuse or nbd-client
     start_time: int = 0                 # of that process, in clock ticks after boot
