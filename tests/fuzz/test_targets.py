@@ -53,7 +53,7 @@ NO_DECODERS = {
     "tools/xsegtool/look.py": "the kernel's /proc/PID/stat",
     "tools/archipelago/route.py": "one word of a command line",
     "tools/vlmc/_common.py": "as tools/instance/config.py reads it",
-    "tools/cluster.py": "clusters for tests and the demo", "tools/demo.py": "the demo's own commands",
+    "tools/cluster.py": "clusters for tests and the demo", "tools/demo/__main__.py": "the demo's own commands",
 }
 DECODING = re.compile(r"json\.loads?\(|unpackb\(|tomllib\.loads?\(|unpack_from\(|iter_unpack\(|struct\.unpack\("
                       r"|\bv?f?sscanf\(|\bstrtou?l?l\(")

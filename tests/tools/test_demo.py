@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 from support import run
 
-from tools import demo
+from tools.demo import __main__ as demo
 from tools.mapping import blockdev, mapping
 
 needs_devices = pytest.mark.skipif(bool(mapping.why_not()), reason=mapping.why_not())

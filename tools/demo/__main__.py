@@ -23,11 +23,12 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from tools import cli, cluster, demo_image, image_source
+from tools import cli, cluster, image_source
+from tools.demo.image import cached
 from tools.mapping import mapping
 from tools.vlmc._common import nbd_uri
 
-REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 CACHE = os.path.join(REPOSITORY, ".cache")
 CLONES = 200
 FILE_BYTES = 32 << 20                   # of the file that is written into the mounted clone
@@ -363,7 +364,7 @@ def main() -> int:
     try:
         if not demo.image:
             chapter("A Debian root disk, kept in " + CACHE)
-            demo.image = demo_image.cached(CACHE, demo.run)
+            demo.image = cached(CACHE, demo.run)
         demo.tell()
         demo.summary()
     except (Failed, OSError, subprocess.SubprocessError) as failure:
