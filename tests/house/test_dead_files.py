@@ -6,7 +6,7 @@ import re
 import py_source
 import tree
 
-from tools import config
+from tools.instance import config
 from tools.vlmc import verbs
 from xseg._build import HEADERS
 
