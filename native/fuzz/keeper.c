@@ -75,7 +75,7 @@ static void check_talk(const struct keeper *k)
 
 static void check_requests(const struct keeper *k)
 {
-    for (int i = 0; i < KEEP_COMMANDS; i++) {
+    for (int i = 0; i < NBD_KEEP_COMMANDS; i++) {
         const uint8_t *frame = k->slots[i].frame;
         if (frame)
             assert(k->slots[i].size >= NBD_REQUEST_SIZE && nbd_get32(frame) == NBD_REQUEST_MAGIC);
@@ -84,7 +84,7 @@ static void check_requests(const struct keeper *k)
 
 static void clean_up(struct keeper *k)
 {
-    for (int i = 0; i < KEEP_COMMANDS; i++)
+    for (int i = 0; i < NBD_KEEP_COMMANDS; i++)
         free(k->slots[i].frame);
     free(k->reply);
     memset(k->slots, 0, sizeof(k->slots));
@@ -96,7 +96,7 @@ static void talk(struct keeper *k, int next)
 {
     if (pass_handshake(k) == 0) {
         check_talk(k);
-        for (int i = 0; i < KEEP_COMMANDS && carry_request(k) == 0; i++)
+        for (int i = 0; i < NBD_KEEP_COMMANDS && carry_request(k) == 0; i++)
             check_requests(k);
         for (int64_t size = 1; size > 0;)
             size = take_reply(k);

@@ -37,16 +37,16 @@ void nbd_errand_send(struct nbd_connection *conn, struct xreq *req, enum nbd_tar
 
 /* --- life --------------------------------------------------------------------------- */
 
-void nbd_sate(struct nbd_connection *conn)
+void nbd_unqueue(struct nbd_connection *conn)
 {
     struct nbd *nbd = conn->nbd;
 
-    if (!(conn->stop & NBD_STOP_HUNGRY))
+    if (!(conn->stop & NBD_STOP_QUEUE))
         return;
-    conn->stop &= ~NBD_STOP_HUNGRY;
-    nbd_set_remove(&nbd->hungry, conn->index);
-    assert(nbd->hungry_count > 0);
-    nbd->hungry_count--;
+    conn->stop &= ~NBD_STOP_QUEUE;
+    nbd_set_remove(&nbd->queued, conn->index);
+    assert(nbd->queue_count > 0);
+    nbd->queue_count--;
 }
 
 void nbd_end(struct nbd_connection *conn)
@@ -88,7 +88,7 @@ void nbd_drop(struct nbd_connection *conn)
     loop_unwatch(peer->loop, &conn->watch);
     close(conn->watch.fd);
     conn->watch.fd = -1;
-    nbd_sate(conn);
+    nbd_unqueue(conn);
     nbd_output_forget(conn);
     if (conn->fill)
         xreq_put(peer->port, conn->fill);
@@ -99,7 +99,7 @@ void nbd_drop(struct nbd_connection *conn)
     nbd_set_add(&conn->nbd->dirty, conn->index);
 }
 
-void nbd_bury(struct nbd_connection *conn)
+void nbd_retire(struct nbd_connection *conn)
 {
     struct nbd *nbd = conn->nbd;
     struct xreq *req;
@@ -129,16 +129,16 @@ void nbd_bury(struct nbd_connection *conn)
 
 bool nbd_must_queue(const struct nbd_connection *conn)
 {
-    return conn->nbd->hungry_count > 0 && !conn->nbd->feeding;
+    return conn->nbd->queue_count > 0 && !conn->nbd->serving_queue;
 }
 
-void nbd_starve(struct nbd_connection *conn)
+void nbd_queue(struct nbd_connection *conn)
 {
     struct nbd *nbd = conn->nbd;
 
-    if (conn->stop & NBD_STOP_HUNGRY)
+    if (conn->stop & NBD_STOP_QUEUE)
         return;
-    conn->stop |= NBD_STOP_HUNGRY;
-    nbd_set_add(&nbd->hungry, conn->index);
-    nbd->hungry_count++;
+    conn->stop |= NBD_STOP_QUEUE;
+    nbd_set_add(&nbd->queued, conn->index);
+    nbd->queue_count++;
 }

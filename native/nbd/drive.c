@@ -48,7 +48,7 @@ static bool step(struct nbd_connection *conn)
         return false;
     if (conn->phase == NBD_HELLO)
         return nbd_hello(conn);
-    return conn->phase == NBD_HAGGLE ? nbd_haggle(conn) : nbd_request_begin(conn);
+    return conn->phase == NBD_OPTIONS ? nbd_options(conn) : nbd_request_begin(conn);
 }
 
 void nbd_settle(struct nbd_connection *conn)
@@ -197,27 +197,27 @@ void nbd_connect(struct nbd *nbd, int fd)
 
 /* --- turns of those that waited --------------------------------------------------------------- */
 
-bool nbd_feed(struct nbd *nbd)
+bool nbd_serve_queue(struct nbd *nbd)
 {
-    uint32_t first = nbd->hungry_next, before = nbd->hungry_count;
+    uint32_t first = nbd->queue_next, before = nbd->queue_count;
 
     if (before == 0)
         return false;
-    nbd->feeding = true;
+    nbd->serving_queue = true;
     for (uint32_t n = 0; n < nbd->connections_max; n++) {
         uint32_t i = (first + n) % nbd->connections_max;
 
-        if (!nbd_set_has(&nbd->hungry, i))
+        if (!nbd_set_has(&nbd->queued, i))
             continue;
-        if (nbd->hungry_next == first)
-            nbd->hungry_next = i + 1;       /* another comes first next time */
-        nbd_sate(nbd->connections[i]);
+        if (nbd->queue_next == first)
+            nbd->queue_next = i + 1;       /* another comes first next time */
+        nbd_unqueue(nbd->connections[i]);
         nbd_parse(nbd->connections[i]);
         if (!(nbd->connections[i]->events & EPOLLIN))
             nbd_update_events(nbd->connections[i]);
     }
-    nbd->feeding = false;
-    return nbd->hungry_count < before;
+    nbd->serving_queue = false;
+    return nbd->queue_count < before;
 }
 
 bool nbd_go_on(struct nbd *nbd)
@@ -258,7 +258,7 @@ static bool too_slow(const struct nbd_connection *conn, uint64_t now_ns)
         return false;
     if (nbd->draining)
         return age_ns > NBD_LINGER_NS;
-    return (nbd_holds_others(conn) || (nbd->hungry_count > 0 && !(conn->stop & NBD_STOP_HUNGRY)))
+    return (nbd_holds_others(conn) || (nbd->queue_count > 0 && !(conn->stop & NBD_STOP_QUEUE)))
         && age_ns > NBD_STALL_NS;
 }
 

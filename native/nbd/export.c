@@ -68,7 +68,7 @@ static bool ask_open(struct nbd_connection *conn, struct nbd_text name)
         req = NULL;
     }
     if (!req) {
-        nbd_starve(conn);
+        nbd_queue(conn);
         return false;
     }
     memcpy(xreq_data(peer->seg, req), name.data, name.size);
@@ -163,7 +163,7 @@ void nbd_opened(struct nbd_connection *conn, struct xreq *req)
     xbuf_put(peer->port, req);
     conn->stop &= ~NBD_STOP_MAPPER;
     if (conn->phase == NBD_GONE) {
-        conn->volume = handle;      /* nbd_bury() closes it */
+        conn->volume = handle;      /* nbd_retire() closes it */
     } else if (error) {
         refuse_open(conn, error);
     } else if (!may_have(conn, &peer->seg->volumes[handle - 1])) {
@@ -238,7 +238,7 @@ bool nbd_option_list(struct nbd_connection *conn, struct nbd_reader *in)
         req = NULL;
     }
     if (!req) {
-        nbd_starve(conn);
+        nbd_queue(conn);
         return false;
     }
     req->size = req->data_size = NBD_NAMES_BUFFER;

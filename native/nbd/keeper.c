@@ -37,9 +37,9 @@ struct keeper {
     pthread_mutex_t wire;
     pthread_mutex_t table;
     pthread_cond_t room;            /* a slot has become free */
-    uint8_t talk[KEEP_TALK];        /* the client's flags and options, as the server got them */
+    uint8_t talk[NBD_KEEP_TALK];        /* the client's flags and options, as the server got them */
     uint32_t talked;
-    struct kept slots[KEEP_COMMANDS];
+    struct kept slots[NBD_KEEP_COMMANDS];
     uint8_t *reply;                 /* the one that is being carried */
     uint32_t reply_room;
 };
@@ -84,13 +84,13 @@ static bool note_information(struct keeper *k, const uint8_t *data, uint32_t siz
  * type, or a negative errno. */
 static int64_t take_answers(struct keeper *k, int server, bool relay)
 {
-    uint8_t answer[NBD_OPTION_REPLY_SIZE + KEEP_TALK];
-    for (int i = 0; i < KEEP_ANSWERS; i++) {
+    uint8_t answer[NBD_OPTION_REPLY_SIZE + NBD_KEEP_TALK];
+    for (int i = 0; i < NBD_KEEP_ANSWERS; i++) {
         int rc = take(server, answer, NBD_OPTION_REPLY_SIZE);
         if (rc < 0)
             return rc;
         uint32_t type = nbd_get32(answer + 12), size = nbd_get32(answer + 16);
-        if (nbd_get64(answer) != NBD_REPLY_MAGIC || size > KEEP_TALK)
+        if (nbd_get64(answer) != NBD_REPLY_MAGIC || size > NBD_KEEP_TALK)
             return -EPROTO;
         rc = take(server, answer + NBD_OPTION_REPLY_SIZE, size);
         bool ours = rc == 0 && type == NBD_REP_INFO && note_information(k, answer + NBD_OPTION_REPLY_SIZE, size);
@@ -109,7 +109,7 @@ static int64_t take_answers(struct keeper *k, int server, bool relay)
 /* Appends to what is remembered. */
 static int remember(struct keeper *k, const void *data, uint32_t size)
 {
-    if (size > KEEP_TALK - k->talked)
+    if (size > NBD_KEEP_TALK - k->talked)
         return -EPROTO;
     memcpy(k->talk + k->talked, data, size);
     k->talked += size;
@@ -165,7 +165,7 @@ static int remember_option(struct keeper *k, const uint8_t *head, const uint8_t 
 /* Passes one option and its answers on. 1: transmission begins. */
 static int pass_option(struct keeper *k)
 {
-    uint8_t head[NBD_OPTION_SIZE], data[KEEP_TALK];
+    uint8_t head[NBD_OPTION_SIZE], data[NBD_KEEP_TALK];
     int rc = take(k->client, head, sizeof(head));
     if (rc < 0)
         return rc;
@@ -194,7 +194,7 @@ static int pass_handshake(struct keeper *k)
         rc = remember(k, flags, sizeof(flags));
     if (rc == 0)
         rc = give(k->server, flags, sizeof(flags));
-    for (int i = 0; rc == 0 && i < KEEP_OPTIONS; i++)
+    for (int i = 0; rc == 0 && i < NBD_KEEP_OPTIONS; i++)
         rc = pass_option(k);
     return rc == 1 ? 0 : rc < 0 ? rc : -EPROTO;
 }
@@ -265,7 +265,7 @@ static int connect_again(struct keeper *k)
         int fd = connect_to(k->path);
         if (fd >= 0) {
             seen = now_s();
-            limit_wait(fd, KEEP_PATIENCE_S);
+            limit_wait(fd, NBD_KEEP_PATIENCE_S);
             if (repeat_handshake(k, fd) == 0) {
                 limit_wait(fd, 0);
                 put_server(k, fd);
@@ -273,9 +273,9 @@ static int connect_again(struct keeper *k)
             }
             close(fd);
         }
-        if (now_s() - seen > KEEP_ABSENT_S || now_s() - began > KEEP_PATIENCE_S)
+        if (now_s() - seen > NBD_KEEP_ABSENT_S || now_s() - began > NBD_KEEP_PATIENCE_S)
             return -ETIMEDOUT;
-        usleep(KEEP_POLL_US);
+        usleep(NBD_KEEP_POLL_US);
     }
     return 0;
 }
@@ -286,7 +286,7 @@ static int connect_again(struct keeper *k)
 static void send_rest(struct keeper *k)
 {
     pthread_mutex_lock(&k->wire);
-    for (int i = 0; i < KEEP_COMMANDS && k->server >= 0; i++) {
+    for (int i = 0; i < NBD_KEEP_COMMANDS && k->server >= 0; i++) {
         struct kept *slot = &k->slots[i];
         pthread_mutex_lock(&k->table);
         bool due = slot->frame && slot->life != k->life;
@@ -310,7 +310,7 @@ static void keep(struct keeper *k, uint8_t *frame, uint32_t size)
 {
     pthread_mutex_lock(&k->table);
     for (;;) {
-        for (int i = 0; i < KEEP_COMMANDS; i++) {
+        for (int i = 0; i < NBD_KEEP_COMMANDS; i++) {
             if (k->slots[i].frame)
                 continue;
             k->slots[i] = (struct kept){ .frame = frame, .size = size };
@@ -329,7 +329,7 @@ static int carry_request(struct keeper *k)
     if (rc < 0)
         return rc;
     uint32_t command = nbd_get16(head + 6), size = command == NBD_CMD_WRITE ? nbd_get32(head + 24) : 0;
-    if (nbd_get32(head) != NBD_REQUEST_MAGIC || size > KEEP_FRAME_MAX)
+    if (nbd_get32(head) != NBD_REQUEST_MAGIC || size > NBD_KEEP_FRAME_MAX)
         return -EPROTO;
     if (command == NBD_CMD_DISC)
         return -EPIPE;              /* all that matters of it */
@@ -368,7 +368,7 @@ static struct kept *find(struct keeper *k, const uint8_t *cookie)
 {
     struct kept *found = NULL;
     pthread_mutex_lock(&k->table);
-    for (int i = 0; i < KEEP_COMMANDS && !found; i++) {
+    for (int i = 0; i < NBD_KEEP_COMMANDS && !found; i++) {
         struct kept *slot = &k->slots[i];
         if (slot->frame && slot->life == k->life && memcmp(slot->frame + 8, cookie, 8) == 0)
             found = slot;
@@ -390,9 +390,9 @@ static int make_room(struct keeper *k, uint32_t size)
 {
     if (size <= k->reply_room)
         return 0;
-    uint8_t *larger = size > KEEP_FRAME_MAX ? NULL : realloc(k->reply, size);
+    uint8_t *larger = size > NBD_KEEP_FRAME_MAX ? NULL : realloc(k->reply, size);
     if (!larger)
-        return size > KEEP_FRAME_MAX ? -EPROTO : -ENOMEM;
+        return size > NBD_KEEP_FRAME_MAX ? -EPROTO : -ENOMEM;
     k->reply = larger;
     k->reply_room = size;
     return 0;
@@ -416,7 +416,7 @@ static int64_t take_reply(struct keeper *k)
         size = nbd_get32(k->reply + 16);
     else if (nbd_get32(k->reply + 4) == 0 && nbd_get16(slot->frame + 6) == NBD_CMD_READ)
         size = nbd_get32(slot->frame + 24);
-    rc = size > KEEP_FRAME_MAX ? -EPROTO : make_room(k, head + size);
+    rc = size > NBD_KEEP_FRAME_MAX ? -EPROTO : make_room(k, head + size);
     if (rc == 0)
         rc = take(k->server, k->reply + head, size);
     if (rc < 0)
@@ -453,7 +453,7 @@ int nbd_keep(int client, const char *path, const char *name, const char *id)
     static struct keeper keeper = { .wire = PTHREAD_MUTEX_INITIALIZER, .table = PTHREAD_MUTEX_INITIALIZER,
                                     .room = PTHREAD_COND_INITIALIZER, .life = 1 };
     struct keeper *k = &keeper;     /* one in a process, and its threads may outlive this call */
-    assert(!k->path && *id && strlen(id) <= KEEP_ID_MAX);
+    assert(!k->path && *id && strlen(id) <= NBD_KEEP_ID_MAX);
     k->client = client;
     k->path = path;
     k->name = name;

@@ -24,28 +24,28 @@
  * are looked at. `wire` is taken first. A slot's frame is freed by the second thread, when
  * its reply has come: never before it was written whole.
  *
- * A server whose socket is not there is waited for KEEP_ABSENT_S, one whose socket is
- * there KEEP_PATIENCE_S; then the client's connection ends.
+ * A server whose socket is not there is waited for NBD_KEEP_ABSENT_S, one whose socket is
+ * there NBD_KEEP_PATIENCE_S; then the client's connection ends.
  */
 #ifndef ARCHIPELAGO_NBD_KEEPER_H
 #define ARCHIPELAGO_NBD_KEEPER_H
 
-enum keep_bound {
-    KEEP_COMMANDS = 256,            /* under way; then the client waits */
-    KEEP_TALK = 16384,              /* bytes of a client's handshake, or of one answer */
-    KEEP_OPTIONS = 64,              /* in a handshake */
-    KEEP_ANSWERS = 1024,            /* to an option */
-    KEEP_FRAME_MAX = 67108864,      /* bytes of a request or reply */
-    KEEP_ID_MAX = 64,
-    KEEP_ABSENT_S = 10,
-    KEEP_PATIENCE_S = 300,
-    KEEP_POLL_US = 10000            /* between two tries to connect */
+enum nbd_keep_bound {
+    NBD_KEEP_COMMANDS = 256,            /* under way; then the client waits */
+    NBD_KEEP_TALK = 16384,              /* bytes of a client's handshake, or of one answer */
+    NBD_KEEP_OPTIONS = 64,              /* in a handshake */
+    NBD_KEEP_ANSWERS = 1024,            /* to an option */
+    NBD_KEEP_FRAME_MAX = 67108864,      /* bytes of a request or reply */
+    NBD_KEEP_ID_MAX = 64,
+    NBD_KEEP_ABSENT_S = 10,
+    NBD_KEEP_PATIENCE_S = 300,
+    NBD_KEEP_POLL_US = 10000            /* between two tries to connect */
 };
 
 /* Serves the client at the socket `client` until its connection ends: 0. `path` is the server's
  * socket, `name` the export. -ECONNREFUSED, -ENOENT...: there is no server to begin with;
  * -ETIMEDOUT: it did not come back; -EPROTO: somebody does not speak NBD; -ESTALE: the server does
- * not tell `id` of it, which is a text of at most KEEP_ID_MAX bytes. */
+ * not tell `id` of it, which is a text of at most NBD_KEEP_ID_MAX bytes. */
 int nbd_keep(int client, const char *path, const char *name, const char *id);
 
 #endif

@@ -12,7 +12,7 @@
 #define CONNECTIONS_DEFAULT 256
 #define HANDSHAKE_S_DEFAULT 10
 #define HANDSHAKE_S_MAX 3600
-#define NBD_SOCKET_MODE 0660
+#define SOCKET_MODE 0660
 
 /* --- start and stop ----------------------------------------------------------- */
 
@@ -38,7 +38,7 @@ static int read_options(struct peer *peer, struct nbd *nbd)
         return peer_fail(peer, -EINVAL, "option connections: 1 to %d", NBD_CONNECTIONS_MAX);
     if (handshake_s < 1 || handshake_s > HANDSHAKE_S_MAX)
         return peer_fail(peer, -EINVAL, "option handshake_s: 1 to %d", HANDSHAKE_S_MAX);
-    if (peer_option_u64(peer, "socket_mode", NBD_SOCKET_MODE, &mode) != 0
+    if (peer_option_u64(peer, "socket_mode", SOCKET_MODE, &mode) != 0
         || peer_option_u64(peer, "socket_owner", NBD_NOBODY, &uid) != 0
         || peer_option_u64(peer, "socket_group", NBD_NOBODY, &gid) != 0)
         return -EINVAL;
@@ -63,7 +63,7 @@ static int listen_at(struct peer *peer, struct nbd *nbd)
     return rc ? rc : nbd_listen_watch(nbd);
 }
 
-static int nbd_start(struct peer *peer)
+static int start(struct peer *peer)
 {
     struct nbd *nbd;
     int rc;
@@ -86,7 +86,7 @@ static int nbd_start(struct peer *peer)
     return rc;
 }
 
-static void nbd_stop(struct peer *peer)
+static void stop(struct peer *peer)
 {
     struct nbd *nbd = peer->state;
 
@@ -103,7 +103,7 @@ static void nbd_stop(struct peer *peer)
 
 /* --- turns ---------------------------------------------------------------------------- */
 
-static void nbd_request(struct peer *peer, struct xreq *req)
+static void request(struct peer *peer, struct xreq *req)
 {
     if (req->op == XOP_INFO && !req->volume)
         peer_reply(peer, req, nbd_allow_tell(peer->state, req));
@@ -111,7 +111,7 @@ static void nbd_request(struct peer *peer, struct xreq *req)
         peer_reply(peer, req, req->op == XOP_PING ? 0 : -EOPNOTSUPP);
 }
 
-static void nbd_reply(struct peer *peer, struct xreq *req)
+static void reply(struct peer *peer, struct xreq *req)
 {
     struct nbd *nbd = peer->state;
     const struct nbd_note *note = nbd_note_of(req);
@@ -138,7 +138,7 @@ static void nbd_reply(struct peer *peer, struct xreq *req)
         nbd_set_add(&nbd->dirty, conn->index);
 }
 
-/* Sends what has gathered, and buries the dead. */
+/* Sends what has gathered, and frees connections that are over. */
 static void send_all(struct nbd *nbd)
 {
     for (uint32_t w = 0; w < NBD_CONNECTIONS_MAX / 64; w++) {
@@ -147,7 +147,7 @@ static void send_all(struct nbd *nbd)
         for (nbd->dirty.word[w] = 0; todo; todo &= todo - 1) {
             struct nbd_connection *conn = nbd->connections[w * 64 + (uint32_t)__builtin_ctzll(todo)];
             if (conn && conn->phase == NBD_GONE)
-                nbd_bury(conn);
+                nbd_retire(conn);
             else if (conn)
                 nbd_send(conn);
         }
@@ -199,7 +199,7 @@ static void look_for_closing(struct nbd *nbd)
     nbd->closing = nbd->draining = closing;
 }
 
-static bool nbd_flush(struct peer *peer)
+static bool flush(struct peer *peer)
 {
     struct nbd *nbd = peer->state;
     uint64_t now_ns = loop_now(peer->loop);
@@ -211,18 +211,18 @@ static bool nbd_flush(struct peer *peer)
     nbd_tick(nbd, now_ns);
     send_all(nbd);
     fed = nbd_go_on(nbd);
-    fed |= nbd_feed(nbd);
+    fed |= nbd_serve_queue(nbd);
     return has_more(nbd) || fed;
 }
 
-static uint64_t nbd_deadline(struct peer *peer)
+static uint64_t deadline(struct peer *peer)
 {
     const struct nbd *nbd = peer->state;
 
-    return nbd->hungry_count ? loop_now(peer->loop) + NBD_HUNGRY_NS : UINT64_MAX;
+    return nbd->queue_count ? loop_now(peer->loop) + NBD_RETRY_NS : UINT64_MAX;
 }
 
-static uint64_t nbd_nap(struct peer *peer)
+static uint64_t nap(struct peer *peer)
 {
     struct nbd *nbd = peer->state;
     uint64_t ns = nbd->nap_ns;
@@ -231,7 +231,7 @@ static uint64_t nbd_nap(struct peer *peer)
     return ns;
 }
 
-static void nbd_drain(struct peer *peer)
+static void drain(struct peer *peer)
 {
     struct nbd *nbd = peer->state;
 
@@ -239,7 +239,7 @@ static void nbd_drain(struct peer *peer)
     end_connections(nbd);
 }
 
-static bool nbd_idle(struct peer *peer)
+static bool idle(struct peer *peer)
 {
     const struct nbd *nbd = peer->state;
 
@@ -248,13 +248,13 @@ static bool nbd_idle(struct peer *peer)
 
 const struct peer_ops nbd_ops = {
     .type = "nbd",
-    .start = nbd_start,
-    .request = nbd_request,
-    .reply = nbd_reply,
-    .flush = nbd_flush,
-    .deadline = nbd_deadline,
-    .nap = nbd_nap,
-    .drain = nbd_drain,
-    .idle = nbd_idle,
-    .stop = nbd_stop,
+    .start = start,
+    .request = request,
+    .reply = reply,
+    .flush = flush,
+    .deadline = deadline,
+    .nap = nap,
+    .drain = drain,
+    .idle = idle,
+    .stop = stop,
 };

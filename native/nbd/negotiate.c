@@ -136,7 +136,7 @@ bool nbd_hello(struct nbd_connection *conn)
     }
     conn->in_start += sizeof(flags);
     conn->no_zeroes = flags & NBD_NO_ZEROES;
-    conn->phase = NBD_HAGGLE;
+    conn->phase = NBD_OPTIONS;
     return true;
 }
 
@@ -161,7 +161,7 @@ static bool refuse_long(struct nbd_connection *conn, uint32_t size)
     return true;
 }
 
-bool nbd_haggle(struct nbd_connection *conn)
+bool nbd_options(struct nbd_connection *conn)
 {
     const uint8_t *head = conn->in + conn->in_start;
     struct nbd_reader in;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * nbd/order.c - nothing is begun on a volume before what a dead connection left there is done. See "Order"
- * in nbd/parts.h.
+ * nbd/order.c - nothing is begun on a volume before what a connection that ended left there is done. See
+ * "Order" in nbd/parts.h.
  */
 #include <poll.h>
 #include <sys/socket.h>

@@ -17,21 +17,22 @@
  *
  * A connection
  * ------------
- * HELLO waits for the client's flags, HAGGLE for options, SERVE for commands. GONE has no
- * socket any more, and stays until what it has `away` at other peers is back and its volume
- * is closed. It takes in bytes through a staging buffer, many commands by one system call;
- * only the rest of a long write goes straight into its data buffer.
+ * A connection in phase HELLO waits for the client's flags, in phase OPTIONS for options of the handshake, in
+ * phase SERVE for commands. In phase GONE it has no socket any more. It stays until the requests that it has
+ * `away` at other peers are back and its volume is closed. Bytes are taken in through a staging buffer, those of
+ * many commands by one system call. Only the rest of a long write goes straight into its data buffer.
  *
  * A command is cut into pieces of XSEG_IO_MAX bytes at most, each a request of its own to
- * vlmc. At most one command of a connection, `current`, is being taken in: it waits there
- * for bytes from the client, for a slot or for a buffer ("hungry"), and nothing behind it is
- * looked at meanwhile. Hungry connections get their turns round robin from flush().
+ * vlmc. At most one command of a connection, `current`, is being taken in. It may have to wait
+ * for bytes from the client, for a slot or for a buffer, and nothing behind it is looked at
+ * meanwhile. A connection that waits for a slot or buffer is "queued"; flush() gives the queued
+ * ones their turns, round robin.
  *
  * Replies are gathered over a turn as parts of one sendmsg() and go out from flush(), the
  * data straight from the buffers it came back in; slot, buffer and command are free again
  * when their last byte is sent. So a client that does not read holds at most what the bounds
- * below allow it, then nothing more is read from it; and when others go hungry for that,
- * one that has taken or given nothing for STALL_NS is dropped.
+ * below allow it, and then nothing more is read from it. While others are queued, a connection
+ * whose client has taken or given nothing for STALL_NS is dropped.
  *
  * A client that is slower than the server has many answers in its socket that it has not taken
  * yet, and sends its next commands one by one, as it takes them. To serve each by itself would
@@ -46,7 +47,7 @@
  * begin() waits (NBD_STOP_ORDER) while the port has not recovered, as what the last life had sent is not home, and
  * while an earlier connection of the volume has `ended` and is not over. It has ended when its client can send no
  * more: it was dropped, or the end of its bytes was read, or is seen to come. It is over when nothing of it is away
- * (nbd_bury()). One that stopped only sending still has its commands served, and so holds others until it has all
+ * (nbd_retire()). One that stopped only sending still has its commands served, and so holds others until it has all
  * its answers, or takes none of them for STALL_NS. Of two that have ended, the first goes first.
  *
  * A client closes its old connection before it sends on another, but the loop might see the new bytes first. So
@@ -58,9 +59,9 @@
  * Reads
  * -----
  * With structured replies each piece is sent as a chunk when it comes back, in any order.
- * Without, the pieces wait in `pieces` for all to be there, so that an error can be told;
- * only if the command goes hungry meanwhile it is begun at once, so that buffers move on,
- * and an error after that ends the connection, as the protocol wants it.
+ * Without, the pieces wait in `pieces` until all are there, so that an error can be told. If the
+ * connection is queued before that, the reply is begun at once, so that its buffers become free.
+ * An error after that ends the connection, as the protocol wants it.
  */
 #ifndef ARCHIPELAGO_NBD_H
 #define ARCHIPELAGO_NBD_H
@@ -98,21 +99,21 @@ enum nbd_bound {
 #define NBD_NAP_FROM 65536          /* from so many bytes on that it has not taken; */
 #define NBD_NAP_STEP 512            /* so many ns for each KiB of them */
 #define NBD_TICK_NS 100000000ull    /* between looks at who is too slow */
-#define NBD_HUNGRY_NS 2000000ull    /* until a hungry connection tries again by itself */
-#define NBD_STALL_NS 10000000000ull /* without a byte, while others starve */
+#define NBD_RETRY_NS 2000000ull     /* until a queued connection tries again by itself */
+#define NBD_STALL_NS 10000000000ull /* without a byte, while others are queued */
 #define NBD_LINGER_NS 1000000000ull /* without a byte, while the server ends */
 
 enum nbd_target { NBD_TO_VLMC = 0, NBD_TO_MAPPER = 1 };
 
-enum nbd_phase { NBD_HELLO, NBD_HAGGLE, NBD_SERVE, NBD_GONE };
+enum nbd_phase { NBD_HELLO, NBD_OPTIONS, NBD_SERVE, NBD_GONE };
 
 enum nbd_stop {                     /* why no further command is begun */
     NBD_STOP_ROOM = 1,              /* its bounds are reached */
-    NBD_STOP_HUNGRY = 2,            /* no slot or buffer was to be had */
+    NBD_STOP_QUEUE = 2,             /* no slot or buffer was to be had: it is queued */
     NBD_STOP_MAPPER = 4,            /* waits for the mapper's answer */
     NBD_STOP_END = 8,               /* the client or the operator has finished */
     NBD_STOP_ORDER = 16,            /* something earlier must be over first */
-    NBD_STOP_WAIT = NBD_STOP_ROOM | NBD_STOP_HUNGRY | NBD_STOP_MAPPER | NBD_STOP_ORDER
+    NBD_STOP_WAIT = NBD_STOP_ROOM | NBD_STOP_QUEUE | NBD_STOP_MAPPER | NBD_STOP_ORDER
 };
 
 enum nbd_errand {                   /* what a request of ours is for */
@@ -153,7 +154,7 @@ struct nbd_command {
     uint8_t pushed;                 /* and given out (READ by a simple reply) */
     bool used;
     bool begun;                     /* its simple reply's head is given out */
-    bool streaming;                 /* it does not wait for all pieces */
+    bool streaming;                 /* pieces go out before all are there */
     int32_t error;                  /* first negative errno of a piece */
     uint8_t head[32];               /* of its reply */
 };
@@ -184,13 +185,13 @@ struct nbd_connection {
     bool allocation;                /* base:allocation, for the export `context` */
     uint32_t volume;                /* its handle; 0: none open */
     uint32_t generation;            /* of the place it has in the segment */
-    uint64_t ended;                 /* SERVE, GONE: its client sends no more, as the so many-th; 0: not, or over */
+    uint64_t ended;                 /* number of its end among those of all connections; 0: has not, or is over */
 
     /* handshake */
     uint32_t option;                /* that is being served */
     uint32_t informs;               /* bit per enum nbd_info wanted */
     uint32_t list_pages;
-    struct xreq *list;              /* goes on when what it brought is sent */
+    struct xreq *list;              /* asks for the next page of names when this one's are sent */
     char name[XSEG_NAME_MAX + 1];
     char context[XSEG_NAME_MAX + 1];
     uint32_t talk_start, talk_end;
@@ -198,7 +199,7 @@ struct nbd_connection {
     /* in */
     uint32_t in_start, in_end;
     uint64_t skip;                  /* bytes of refused data to come */
-    struct nbd_command *current;    /* not all of it is sent on, or skipped */
+    struct nbd_command *current;    /* being taken in: not all of it is sent on, or skipped */
     struct xreq *fill;              /* piece of a WRITE that is being received */
     uint8_t *fill_data;
     uint32_t fill_at, fill_size;
@@ -242,16 +243,16 @@ struct nbd {
     uint32_t serial;
     uint64_t ends;                  /* connections that have ended */
     bool recovering;                /* the port was, when last looked at */
-    bool waited;                    /* what connections wait for may be over */
+    bool waited;                    /* something that connections wait for (NBD_STOP_ORDER) may be over */
     uint32_t away;                  /* requests of no connection: CLOSE after INFO */
     uint64_t handshake_ns;
     uint64_t tick_ns;               /* when slow ones are looked for again */
     uint64_t refused_until_ns;      /* no descriptors: nothing is accepted meanwhile */
     bool draining;                  /* no connection begins, those there are end */
-    bool closing;                   /* ... as the instance is being ended: that may be given up again */
-    uint32_t hungry_next;           /* whose turn it is */
-    uint32_t hungry_count;
-    bool feeding;                   /* those that are hungry are being served */
+    bool closing;                   /* so because the instance is being ended, which may be given up again */
+    uint32_t queue_next;           /* whose turn it is */
+    uint32_t queue_count;
+    bool serving_queue;             /* those that are queued are being served */
     struct nbd_set dirty;           /* have something to send */
     bool structured_replies;        /* they may be negotiated */
     uint32_t socket_mode, socket_uid, socket_gid;   /* of a unix socket made here */
@@ -259,7 +260,7 @@ struct nbd {
     uint32_t rule_count;
     struct nbd_rule rules[NBD_RULES_MAX];
     uint64_t nap_ns;                /* what was sent this turn can wait so long for more */
-    struct nbd_set hungry;
+    struct nbd_set queued;
     struct nbd_connection *connections[NBD_CONNECTIONS_MAX];
     struct nbd_export exports[XSEG_VOLUMES];
 };
@@ -325,12 +326,12 @@ void nbd_end(struct nbd_connection *conn);
 /* Closes the socket and gives back all that is not away. It is GONE then, but not freed. */
 void nbd_drop(struct nbd_connection *conn);
 /* From flush(): one that is GONE with nothing away closes its volume, then is freed. */
-void nbd_bury(struct nbd_connection *conn);
-/* Marks it hungry; it is called back by nbd_feed(). */
-void nbd_starve(struct nbd_connection *conn);
-/* It is hungry no more. */
-void nbd_sate(struct nbd_connection *conn);
-/* True if hungry ones come first. */
+void nbd_retire(struct nbd_connection *conn);
+/* It waits for a slot or buffer: nbd_serve_queue() lets it try again. */
+void nbd_queue(struct nbd_connection *conn);
+/* It does so no more. */
+void nbd_unqueue(struct nbd_connection *conn);
+/* True if those that are queued come first. */
 bool nbd_must_queue(const struct nbd_connection *conn);
 
 /* --- nbd/drive.c: what a connection does next ------------------------------------------ */
@@ -343,11 +344,11 @@ void nbd_parse(struct nbd_connection *conn);
 void nbd_send(struct nbd_connection *conn);
 /* Drops one that has finished: nothing more to take in, nothing under way or to send. */
 void nbd_settle(struct nbd_connection *conn);
-/* From flush(): gives each hungry one a try. True if one got something. */
-bool nbd_feed(struct nbd *nbd);
+/* From flush(): gives each queued one a try. True if one got something. */
+bool nbd_serve_queue(struct nbd *nbd);
 /* From flush(): lets those go on that waited for something earlier to be over. True if there were some. */
 bool nbd_go_on(struct nbd *nbd);
-/* Drops those whose handshake lasts too long, and those that others starve for. */
+/* Drops those whose handshake lasts too long, and those that others wait for too long. */
 void nbd_tick(struct nbd *nbd, uint64_t now_ns);
 
 /* --- nbd/order.c: see "Order" ------------------------------------------------------ */
@@ -382,7 +383,7 @@ int nbd_allow_tell(struct nbd *nbd, struct xreq *req);
 void nbd_greet(struct nbd_connection *conn);
 /* One step with what is staged. False: it must wait. */
 bool nbd_hello(struct nbd_connection *conn);
-bool nbd_haggle(struct nbd_connection *conn);
+bool nbd_options(struct nbd_connection *conn);
 /* The mapper's answers. */
 void nbd_opened(struct nbd_connection *conn, struct xreq *req);
 void nbd_listed(struct nbd_connection *conn, struct xreq *req);

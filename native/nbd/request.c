@@ -55,14 +55,14 @@ static uint32_t buffer_size(const struct nbd_command *command, uint32_t length)
 }
 
 /* Waits for a slot or a buffer. */
-static void starve(struct nbd_connection *conn, struct nbd_command *command)
+static void queue(struct nbd_connection *conn, struct nbd_command *command)
 {
-    nbd_starve(conn);
+    nbd_queue(conn);
     if (command->type == NBD_CMD_READ && !conn->structured)
         nbd_read_stream(conn, command);
 }
 
-/* A request for the next piece of a command. NULL: the connection is hungry now. */
+/* A request for the next piece of a command. NULL: the connection is queued now. */
 static struct xreq *make_piece(struct nbd_connection *conn, struct nbd_command *command)
 {
     struct port *port = conn->nbd->peer->port;
@@ -76,7 +76,7 @@ static struct xreq *make_piece(struct nbd_connection *conn, struct nbd_command *
         req = NULL;
     }
     if (!req) {
-        starve(conn, command);
+        queue(conn, command);
         return NULL;
     }
     req->volume = conn->volume;
@@ -269,7 +269,7 @@ bool nbd_request_begin(struct nbd_connection *conn)
         return false;
     }
     if (nbd_get32(head) != NBD_REQUEST_MAGIC) {
-        nbd_drop(conn);             /* where the next command starts is anyone's guess */
+        nbd_drop(conn);             /* nobody knows where the next command starts */
         return false;
     }
     if (nbd_must_wait(conn))
