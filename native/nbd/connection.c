@@ -127,11 +127,6 @@ void nbd_retire(struct nbd_connection *conn)
 
 /* --- who waits for a slot or a buffer ----------------------------------------------- */
 
-bool nbd_must_queue(const struct nbd_connection *conn)
-{
-    return conn->nbd->queue_count > 0 && !conn->nbd->serving_queue;
-}
-
 void nbd_queue(struct nbd_connection *conn)
 {
     struct nbd *nbd = conn->nbd;

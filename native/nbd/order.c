@@ -19,13 +19,10 @@ void nbd_serve(struct nbd_connection *conn, uint32_t volume)
     nbd_look_at_others(conn);
 }
 
-/* True if another connection of its volume ended before this one and is not over. */
-static bool others_ended(const struct nbd_connection *conn)
+bool nbd_others_ended(const struct nbd_connection *conn)
 {
     const struct nbd *nbd = conn->nbd;
 
-    if (nbd_export_of(conn)->ending == (conn->ended ? 1u : 0u))
-        return false;
     for (uint32_t i = 0; i < nbd->connections_max; i++) {
         const struct nbd_connection *other = nbd->connections[i];
 
@@ -34,14 +31,6 @@ static bool others_ended(const struct nbd_connection *conn)
             return true;
     }
     return false;
-}
-
-bool nbd_must_wait(struct nbd_connection *conn)
-{
-    if (!conn->nbd->peer->port->recovering && !others_ended(conn))
-        return false;
-    conn->stop |= NBD_STOP_ORDER;
-    return true;
 }
 
 void nbd_look_at_others(struct nbd_connection *conn)

@@ -332,7 +332,10 @@ void nbd_queue(struct nbd_connection *conn);
 /* It does so no more. */
 void nbd_unqueue(struct nbd_connection *conn);
 /* True if those that are queued come first. */
-bool nbd_must_queue(const struct nbd_connection *conn);
+static inline bool nbd_must_queue(const struct nbd_connection *conn)
+{
+    return conn->nbd->queue_count > 0 && !conn->nbd->serving_queue;
+}
 
 /* --- nbd/drive.c: what a connection does next ------------------------------------------ */
 
@@ -355,8 +358,18 @@ void nbd_tick(struct nbd *nbd, uint64_t now_ns);
 
 /* The handshake is over: commands on this volume come. */
 void nbd_serve(struct nbd_connection *conn, uint32_t volume);
+/* True if another connection of its volume ended before this one and is not over. */
+bool nbd_others_ended(const struct nbd_connection *conn);
 /* True if no command may be begun now: it stops, and goes on from nbd_go_on(). */
-bool nbd_must_wait(struct nbd_connection *conn);
+static inline bool nbd_must_wait(struct nbd_connection *conn)
+{
+    bool any_ended = nbd_export_of(conn)->ending > (conn->ended ? 1u : 0u);
+
+    if (!conn->nbd->peer->port->recovering && !(any_ended && nbd_others_ended(conn)))
+        return false;
+    conn->stop |= NBD_STOP_ORDER;
+    return true;
+}
 /* True if it has ended, is not over, and there are others on its volume. */
 static inline bool nbd_holds_others(const struct nbd_connection *conn)
 {
