@@ -19,35 +19,30 @@ port that opened it has closed it or died, unless `vlmc open` keeps it. Its stat
 segment and the store when the mapper is restarted; nothing is asked of its users.
 
 Its parts: header.py (formats), store.py (object I/O), journal.py, tree.py (pages), volume.py (an open volume),
-names.py, making.py (what is being made), walk.py (check, du), scrub.py (`archipelago check`), keep.py (locks,
-closing what nobody uses), takeover.py (after a restart), verbs/ (a file a kind of verb).
+names.py, making.py (what is being made), locks.py (which are noted), volumes.py (the volumes in hand, which all that
+follows works on), walk.py (check, du), scrub.py (`archipelago check`), keep.py (locks, closing what nobody uses),
+takeover.py (after a restart), verbs/ (a file a kind of verb).
 """
 import asyncio
 import errno
-import functools
-import os
-import socket
-import time
-from collections.abc import AsyncIterator, Awaitable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from peers.mapper import keep, making, takeover, verbs
-from peers.mapper.header import Ids, id_text
-from peers.mapper.names import Names, means, missing
+from peers.mapper import takeover, verbs
+from peers.mapper.keep import Keeper, blocker_lives
 from peers.mapper.store import CACHE_BYTES, HEADER, JOURNAL_LIMIT, MapStore, gather_bounded
 from peers.mapper.tree import load_range
 from peers.mapper.verbs.rename import settle
-from peers.mapper.volume import Volume, read_header
+from peers.mapper.volume import Volume
+from peers.mapper.volumes import Volumes
 from xseg._native import lib
-from xseg.errors import Damaged, NotFound, Stale, XsegError
+from xseg.errors import NotFound
 from xseg.errors import error as fail
 from xseg.peer import Option, Peer, tell_once
 from xseg.request import Reply, Request
-from xseg.segment import text
 
 LOAD_TRIES = 4                      # of a MAP_LOAD that a checkpoint overtakes
-LOOKUP_TRIES = 4                    # of a name that is renamed meanwhile
 LIST_ROOM_MIN = 4096
 
 
@@ -69,28 +64,21 @@ class Mapper(Peer):
         def blockerb(op: int, **fields: Any) -> Awaitable[Reply]:
             return self.port.call(self.target("blockerb"), op, **fields)
 
-        self.store = MapStore(blockerm, blockerb, self.options["cache"], self.options["journal_limit"],
-                              lambda: keep.blocker_lives(self))
-        self.names = Names(self.store, functools.partial(settle, self))
         self.routes = {role: self.segment.route(self.role, role) for role in self.targets}
-        self.ids = Ids()
-        self.making: dict[int, making.Making] = {}   # what requests make, by their tokens
-        self.whole: set[str] = set()                # marks that are gone (mapper/making.py)
-        self.volumes: dict[int, Volume] = {}        # by id
-        self.handles: dict[int, Volume] = {}        # open ones, by handle
-        self.token = self.segment.c.created_ns | 1
-        self.missed: dict[tuple[int, int], float] = {}  # (port, incarnation) -> when it was found dead
-        self.incarnations = keep.blocker_lives(self)
-        self.keeping = asyncio.Lock()               # by who takes the locks again
-        self.noted = keep.Noted(self.segment.c.header.locks)
-        self.closed_early: set[tuple[int, int]] = set()     # (handle, port) whose CLOSE may be repeated
-        self.asides = asyncio.Semaphore(max(1, self.segment.c.static_slots // 2))
+        store = MapStore(blockerm, blockerb, self.options["cache"], self.options["journal_limit"],
+                         lambda: blocker_lives(self.segment))
+        self.hand = Volumes(store, self.segment, self.home, self.call, self.settle)
+        self.keeper = Keeper(self.hand)
         self.recovered = asyncio.Event()
         self.port.serve(self.handle)                # what waits in the inbox waits for `recovered`
         await self.port.recovered()                 # a header or record may still be on its way to the store
-        await takeover.take_over(self)
+        self.tasks = await takeover.take_over(self.hand, self.port.number)
         self.recovered.set()
-        self.sweeper = asyncio.create_task(keep.sweep_forever(self))
+        self.tasks.append(asyncio.create_task(self.keeper.sweep_forever()))
+
+    async def settle(self, name: str, volume_id: int) -> None:
+        """Takes back a rename to a name that was cut short. EEXIST."""
+        await settle(self.hand, name, volume_id)
 
     def target(self, role: str) -> int:
         """As Peer.target(), which looks the edge up by its name each time."""
@@ -98,8 +86,9 @@ class Mapper(Peer):
 
     async def stop(self) -> None:
         """Volumes stay open in the segment; background work is given up, as it can be done again."""
-        self.sweeper.cancel()
-        for volume in self.volumes.values():
+        for task in self.tasks:
+            task.cancel()
+        for volume in self.hand.by_id.values():
             if volume.checkpointing is not None:
                 volume.checkpointing.cancel()
 
@@ -107,189 +96,6 @@ class Mapper(Peer):
         """Serves a request once the open volumes have been taken over."""
         await self.recovered.wait()
         await super().handle(request)
-
-    # --- volumes in hand
-
-    @asynccontextmanager
-    async def using(self, volume_id: int) -> AsyncIterator[Volume]:
-        """The volume of that id, with its control lock held."""
-        volume = self.volumes.get(volume_id)
-        if volume is None:
-            volume = self.volumes[volume_id] = Volume(self.store, volume_id)
-        volume.users += 1
-        try:
-            async with volume.control:
-                keep.forget_gone(self, volume)
-                yield volume
-        finally:
-            volume.users -= 1
-            if not volume.users and not volume.handle:
-                self.volumes.pop(volume_id, None)
-
-    @asynccontextmanager
-    async def by_name(self, name: str) -> AsyncIterator[Volume]:
-        """The volume of that name, or of the id in it, with its control lock held and its header known. ENOENT,
-        EBADMSG."""
-        for _ in range(LOOKUP_TRIES):
-            header = await self.names.lookup(name)
-            async with self.using(header.id) as volume:
-                if volume.handle and volume.shared.closing:     # left so by a mapper that was killed
-                    await self.close_here(volume)
-                if not volume.handle:
-                    try:
-                        await volume.read_header()
-                    except NotFound:
-                        raise missing(name) from None
-                if means(name, volume.header):
-                    await making.refuse_unfinished(self, volume.header, name)
-                    yield volume
-                    return
-        raise missing(name)
-
-    @asynccontextmanager
-    async def locked(self, volume: Volume) -> AsyncIterator[None]:
-        """The volume's lock on the store is ours meanwhile. EBUSY. Snapshots have none."""
-        taken = not volume.header.readonly and await self.take_lock(volume)
-        try:
-            yield
-        finally:
-            if taken:
-                await self.drop_lock(volume)
-
-    async def take_lock(self, volume: Volume) -> bool:
-        """Takes the volume's lock. False: it was ours already. EBUSY, naming the owner."""
-        if volume.lock_number:
-            return False
-        owner = f"host {socket.gethostname()}, pid {os.getpid()}, home {self.home}, " \
-                f"since {time.strftime('%Y-%m-%d %H:%M:%S')}"
-        async with volume.locking:
-            self.noted.add(volume.id)
-            try:
-                number, other = await self.store.acquire(volume.id, self.token, owner)
-            except XsegError as failure:
-                if failure.errno in (errno.ESTALE, errno.ENOTCONN):     # refused before anything was tried
-                    self.noted.remove(volume.id)
-                raise
-            if not number:
-                self.noted.remove(volume.id)
-                raise fail(errno.EBUSY, f"volume '{volume.header.name}' is locked by another: {other}")
-            volume.lock_number = number
-        return True
-
-    async def drop_lock(self, volume: Volume) -> None:
-        """Gives the lock back."""
-        async with volume.locking:
-            if not volume.lock_number:
-                return
-            volume.lock_number = 0
-            await self.give_back(volume.id)
-
-    async def give_back(self, volume_id: int) -> None:
-        """Gives a lock back. One that could not be stays noted for the next life."""
-        try:
-            await self.store.release(volume_id, self.token)
-        except (NotFound, PermissionError):     # nobody has it, or another does
-            self.log.info("the lock of volume %s was given back already", id_text(volume_id))
-        except XsegError as failure:
-            self.log.warning("the lock of volume %s was not given back: %s", id_text(volume_id), failure)
-            return
-        self.noted.remove(volume_id)
-
-    async def vlmc(self, op: int, volume: Volume, **fields: Any) -> Any:
-        """An operation of vlmc on an open volume. It may need this mapper to finish it, and the mapper a request for
-        that: so half of its requests are kept from such operations."""
-        async with self.asides:
-            return await self.call("vlmc", op, volume=volume.handle, **{"flags": lib.XREQ_ASIDE} | fields)
-
-    # --- opening and closing
-
-    def free_place(self) -> int:
-        """A handle that nobody uses. ENFILE."""
-        volumes = self.segment.c.volumes
-        for place in range(lib.XSEG_VOLUMES):
-            if volumes[place].state == lib.XVOL_FREE:
-                return place + 1
-        raise fail(errno.ENFILE, f"{lib.XSEG_VOLUMES} volumes are open already")
-
-    async def open_here(self, volume: Volume) -> None:
-        """Opens a volume whose control lock is held; nothing if it is open. EBUSY, EBADMSG, ENFILE."""
-        if volume.handle:
-            return
-        if self.segment.c.header.closing:
-            raise fail(errno.ESHUTDOWN, f"volume '{volume.header.name}' is not opened: the instance is being stopped")
-        taken = not volume.header.readonly and await self.take_lock(volume)
-        try:
-            await volume.load()
-            if not volume.header.readonly:
-                await volume.close_journal()
-                volume.start_life()
-                whole = await making.is_whole(self, volume.header)
-                await volume.write_header(making="" if whole else volume.header.making,
-                                          renaming="")      # one that was cut short is given up
-            handle = self.free_place()
-            volume.publish(self.segment.c.volumes + (handle - 1), handle)
-        except BaseException:
-            volume.current = None
-            if taken:
-                await self.drop_lock(volume)
-            raise
-        self.handles[handle] = volume
-        self.closed_early = {early for early in self.closed_early if early[0] != handle}
-        volume.checkpoint_soon()
-
-    async def close_here(self, volume: Volume) -> None:
-        """Closes an open volume whose control lock is held. What vlmc says; it is open then."""
-        volume.shared.closing = 1
-        giving_up = volume.abandoned or bool(volume.shared.lost & lib.XLOST_TOLD)
-        try:
-            await self.vlmc(lib.XOP_VOL_CLOSE, volume, flags=lib.XREQ_ASIDE | lib.XREQ_FORCE * giving_up)
-        except Stale as failure:
-            if lib.export_unsaved(self.segment.c, volume.handle - 1):       # the store's word: this node is fenced
-                volume.shared.closing = 0
-                raise fail(errno.ESTALE, f"volume '{volume.header.name}' cannot be committed: {failure}") from None
-            # done already, for a mapper that was killed before it could note it
-            self.log.info("vlmc has closed volume '%s' already", volume.header.name)
-        except OSError:
-            volume.shared.closing = 0
-            if volume.lost:
-                raise volume.lost from None
-            raise
-        try:
-            if volume.lost:
-                self.log.error("%s: it is closed without that", volume.lost)
-                if not volume.broken:
-                    await volume.leave_objects()
-        except OSError as failure:
-            self.log.warning("volume '%s': what the disk has lost may be written in place: %s", volume.header.name,
-                             failure)
-        lib.export_volume_state(volume.shared, lib.XVOL_CLOSING)
-        try:
-            if not volume.abandoned:
-                await volume.settle()
-        except OSError as failure:      # everything is in the journal: the next opening finds it there
-            self.log.warning("volume '%s' is closed with its journal as it is: %s", volume.header.name, failure)
-        await self.drop_lock(volume)
-        self.handles.pop(volume.handle)
-        volume.unpublish()
-
-    async def close_if_unused(self, volume: Volume) -> None:
-        """Closes the volume if no port has it open and no operator keeps it so. Control lock held."""
-        if volume.handle and not volume.opens() and not volume.shared.administrative:
-            await self.close_here(volume)
-
-    def openers(self, volume: Volume) -> str:
-        """Who has it open, for people."""
-        counts: dict[str, int] = {}
-        for (port, incarnation), times in volume.holders.items():
-            role = text(self.segment.c.ports[port].role) or f"port {port}"
-            if not keep.lives(self, (port, incarnation)):
-                role += f" (which died: it is closed when that runs again, or within {keep.GRACE_S:g} s)"
-            counts[role] = counts.get(role, 0) + times
-        who = [f"{role} ({times} times)" if times > 1 else role for role, times in counts.items()]
-        if volume.handle:
-            by_hand = ((lib.XVOL_BY_OPEN, "`vlmc open`"), (lib.XVOL_BY_LOCK, "`vlmc lock`"))
-            who += [how for bit, how in by_hand if volume.shared.administrative & bit]
-        return ", ".join(who)
 
     async def open(self, request: Request) -> None:
         """OPEN: data = name, or one that holds the id (xseg/volume_name.py). Reply: done = handle."""
@@ -312,8 +118,9 @@ class Mapper(Peer):
 
     async def open_for(self, request: Request, name: str) -> None:
         """OPEN, with its name."""
-        async with self.by_name(name) as volume:
-            await self.open_here(volume)
+        hand = self.hand
+        async with hand.by_name(name) as volume:
+            await hand.open_here(volume)
             holder = request.c.src, request.c.incarnation
             times = volume.holders.get(holder, 0) + 1
             takeover.note_count(request, volume.handle, times)
@@ -326,12 +133,12 @@ class Mapper(Peer):
 
         The note comes before the last close takes effect, so that a repeated one does not come too late.
         """
-        early = request.c.volume, request.c.src
-        if early in self.closed_early:
-            self.closed_early.remove(early)
+        hand, early = self.hand, (request.c.volume, request.c.src)
+        if early in hand.closed_early:
+            hand.closed_early.remove(early)
             return
-        volume = self.handle_of(request)
-        async with self.using(volume.id):
+        volume = hand.handle_of(request)
+        async with hand.using(volume.id):
             holder = request.c.src, request.c.incarnation
             if volume.handle != request.c.volume or not volume.holders.get(holder) \
                     or request.c.generation not in (0, volume.shared.generation):
@@ -339,32 +146,16 @@ class Mapper(Peer):
             takeover.note_count(request, volume.handle, volume.holders[holder] - 1)
             try:
                 if volume.opens() == 1 and not volume.shared.administrative:
-                    await self.close_here(volume)
+                    await hand.close_here(volume)
             finally:
                 if volume.handle:                   # answered with no await after it is counted
-                    self.forget_opens(volume, holder, 1)
-
-    def forget_opens(self, volume: Volume, holder: tuple[int, int], times: int) -> None:
-        """Takes away from what a port holds."""
-        left = volume.holders.get(holder, 0) - times
-        if left > 0:
-            volume.holders[holder] = left
-        else:
-            volume.holders.pop(holder, None)
-        volume.share_opens(holder[0])
-
-    def handle_of(self, request: Request) -> Volume:
-        """The open volume that a request means. ESTALE."""
-        volume = self.handles.get(request.c.volume)
-        if volume is None:
-            raise fail(errno.ESTALE, f"no volume is open under handle {request.c.volume}")
-        return volume
+                    hand.forget_opens(volume, holder, 1)
 
     # --- map
 
     async def map_load(self, request: Request) -> None:
         """MAP_LOAD, see native/map/map.h."""
-        volume = self.handle_of(request)
+        volume = self.hand.handle_of(request)
         first, count, room = request.c.offset, request.c.size, len(request.data)
         last = first + count - 1
         if not 0 < count <= lib.XMAP_LEAF or first // lib.XMAP_LEAF != last // lib.XMAP_LEAF:
@@ -381,7 +172,7 @@ class Mapper(Peer):
         for _ in range(LOAD_TRIES):
             view = volume.view()
             try:
-                return await load_range(self.store, view, first, count, out, room)
+                return await load_range(self.hand.store, view, first, count, out, room)
             except NotFound:
                 if volume.view().root == view.root:
                     raise fail(errno.EBADMSG, f"volume '{view.name}': a page of its map is missing") from None
@@ -389,8 +180,8 @@ class Mapper(Peer):
 
     async def map_commit(self, request: Request) -> None:
         """MAP_COMMIT, see native/map/map.h."""
-        volume = self.handle_of(request)
-        await keep.keep_locks(self)
+        volume = self.hand.handle_of(request)
+        await self.keeper.keep_locks()
         record = request.payload        # a copy: what is checked is what is written
         if len(record) < lib.RECORD_HEADER:
             raise fail(errno.EINVAL, "the record is cut short")
@@ -406,30 +197,20 @@ class Mapper(Peer):
         if room < LIST_ROOM_MIN:
             raise fail(errno.EINVAL, f"{room} bytes are too few for names: {LIST_ROOM_MIN} at least")
         with self.failures_told("volumes cannot be listed"):
-            found, following = await self.store.list(HEADER, request.c.arg, most=room // (lib.XSEG_NAME_MAX + 1))
+            found, following = await self.hand.store.list(HEADER, request.c.arg, most=room // (lib.XSEG_NAME_MAX + 1))
             names = await gather_bounded(self.name_or_none, [name.volume for name in found])
         request.reply(data=b"".join(name.encode() + b"\0" for name in names if name), arg=following)
 
     async def name_or_none(self, volume_id: int) -> str | None:
         """The name of a volume that everybody may use."""
-        header = await self.header_or_none(volume_id)
-        if header and header.kind != "removed" and await making.is_whole(self, header):
+        header = await self.hand.header_or_none(volume_id)
+        if header and header.kind != "removed" and await self.hand.marks.is_whole(header):
             return header.name
         return None
 
-    async def header_or_none(self, volume_id: int) -> Any:
-        """A header, or None where it is damaged or just removed."""
-        volume = self.volumes.get(volume_id)
-        if volume is not None and volume.handle:
-            return volume.header
-        try:
-            return await read_header(self.store, volume_id)
-        except (Damaged, NotFound):
-            return None
-
     async def control(self, request: Request) -> None:
         """CONTROL: a verb of mapper/verbs/."""
-        await verbs.control(self, request)
+        await verbs.control(self.hand, request)
 
     ops = {lib.XOP_OPEN: open, lib.XOP_CLOSE: close, lib.XOP_NAMES: list_names, lib.XOP_CONTROL: control,
            lib.XOP_MAP_LOAD: map_load, lib.XOP_MAP_COMMIT: map_commit}

@@ -15,20 +15,17 @@ import errno
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peers.mapper.header import MAKING_MAX, Header, id_text, pack_name
 from peers.mapper.names import missing, pointer
+from peers.mapper.store import MapStore
 from peers.mapper.volume import create_frame
 from xseg._native import lib
 from xseg.errors import NotFound
 from xseg.errors import error as fail
 from xseg.request import Object, Request
 from xseg.volume_name import token_in
-
-if TYPE_CHECKING:
-    from peers.mapper import Mapper
-    from peers.mapper.verbs import Arguments
 
 MARK = "/making/"                   # begins a mark's name, as no volume's can
 WHOLE_MAX = 65536                   # marks that are known to be gone; then they are looked for again
@@ -39,13 +36,6 @@ REMEDY = {ALIVE: "it is nobody's to use until that is done",
 
 
 # --- marks ------------------------------------------------------------------------------------------
-
-def mark_for(m: "Mapper", request: Request, what: str) -> str:
-    """The mark of what a request makes: `what` (an id, or the token of many), the segment, the client's port and
-    its life, the node."""
-    c = request.c
-    return f"{what} {m.token:x} {c.src} {c.incarnation} {node(m.home)}"[:MAKING_MAX]
-
 
 def node(home: str) -> str:
     """By which a mark names the instance: host and home."""
@@ -66,75 +56,72 @@ def object_of(mark: str) -> Object:
     return pointer(MARK + mark)
 
 
-async def put_mark(m: "Mapper", mark: str) -> None:
-    """Before the first header that names it. One that is there is of an earlier attempt of the same request."""
-    m.whole.discard(mark)
-    await create_frame(m.store, object_of(mark), pack_name(MARK + mark, 1))
+class Marks:
+    """The marks on a store, as this instance sees them. `token` is that of its segment."""
 
+    def __init__(self, store: MapStore, segment: Any, token: int, home: str) -> None:
+        self.store, self.segment, self.token, self.home = store, segment, token, home
+        self.gone: set[str] = set()             # those that were there once
 
-async def take_mark(m: "Mapper", mark: str) -> None:
-    """Makes whole what has it; or, where that was removed, clears it away."""
-    await m.store.delete(object_of(mark))
+    def new(self, request: Request, what: str) -> str:
+        """The mark of what a request makes: `what` (an id, or the token of many), the segment, the client's port and
+        its life, the node."""
+        c = request.c
+        return f"{what} {self.token:x} {c.src} {c.incarnation} {node(self.home)}"[:MAKING_MAX]
 
+    async def put(self, mark: str) -> None:
+        """Before the first header that names it. One that is there is of an earlier attempt of the same request."""
+        self.gone.discard(mark)
+        await create_frame(self.store, object_of(mark), pack_name(MARK + mark, 1))
 
-async def is_whole(m: "Mapper", header: Header) -> bool:
-    """False while it is being made."""
-    if not header.making or header.making in m.whole:
+    async def take(self, mark: str) -> None:
+        """Makes whole what has it; or, where that was removed, clears it away."""
+        await self.store.delete(object_of(mark))
+
+    async def is_there(self, mark: str) -> bool:
+        """True while what has it is being made."""
+        try:
+            await self.store.info(object_of(mark))
+        except NotFound:
+            return False
         return True
-    if await is_marked(m, header.making):
-        return False
-    if len(m.whole) >= WHOLE_MAX:
-        m.whole.clear()
-    m.whole.add(header.making)
-    return True
 
+    async def is_whole(self, header: Header) -> bool:
+        """False while it is being made."""
+        if not header.making or header.making in self.gone:
+            return True
+        if await self.is_there(header.making):
+            return False
+        if len(self.gone) >= WHOLE_MAX:
+            self.gone.clear()
+        self.gone.add(header.making)
+        return True
 
-async def is_marked(m: "Mapper", mark: str) -> bool:
-    """True while the mark is there."""
-    try:
-        await m.store.info(object_of(mark))
-    except NotFound:
-        return False
-    return True
+    async def state(self, header: Header) -> str | None:
+        """For people: None for what is whole."""
+        return None if await self.is_whole(header) else state_of(header.making, self.segment, self.token, self.home)
 
+    async def refuse_unfinished(self, header: Header, name: str) -> None:
+        """EINPROGRESS for what is being made, unless the name says that who asks makes it."""
+        if token_in(name) and token_in(name) == header.token:
+            return
+        if state := await self.state(header):
+            raise fail(errno.EINPROGRESS, f"volume '{header.name}' is {state}: {REMEDY[state]}")
 
-async def making_state(m: "Mapper", header: Header) -> str | None:
-    """For people: None for what is whole."""
-    return None if await is_whole(m, header) else state_of(header.making, m.segment, m.token, m.home)
+    async def may_be_removed(self, header: Header, name: str, token: int, force: bool) -> None:
+        """EBUSY: it is being made by somebody else. ENOENT: its maker, who has the token, wants to remove it, but it
+        is whole, or another's."""
+        state = await self.state(header)
+        if token:
+            if state is None or header.token != token:
+                raise missing(name)
+        elif state == ALIVE or (state == ELSEWHERE and not force):
+            raise fail(errno.EBUSY, f"volume '{header.name}' is {state}: {REMEDY[state]}")
 
-
-async def refuse_unfinished(m: "Mapper", header: Header, name: str) -> None:
-    """EINPROGRESS for what is being made, unless the name says that who asks makes it."""
-    if token_in(name) and token_in(name) == header.token:
-        return
-    if state := await making_state(m, header):
-        raise fail(errno.EINPROGRESS, f"volume '{header.name}' is {state}: {REMEDY[state]}")
-
-
-async def may_be_removed(m: "Mapper", header: Header, a: "Arguments") -> None:
-    """EBUSY: it is being made by somebody else. ENOENT: the maker wants to remove it, but it is whole, or another's."""
-    state = await making_state(m, header)
-    if a["making"]:
-        if state is None or header.token != a["making"]:
-            raise missing(a["name"])
-    elif state == ALIVE or (state == ELSEWHERE and not a["force"]):
-        raise fail(errno.EBUSY, f"volume '{header.name}' is {state}: {REMEDY[state]}")
-
-
-async def removed(m: "Mapper", header: Header) -> None:
-    """Clears the mark away that was only of this volume."""
-    if header.making.startswith(id_text(header.id) + " "):
-        await take_mark(m, header.making)
-
-
-async def finish(m: "Mapper", a: "Arguments", room: int) -> dict:
-    """What was being made is whole from now on. EPERM: not by who makes it."""
-    header = await m.names.lookup(a["name"])
-    if not token_in(a["name"]) or token_in(a["name"]) != header.token:
-        raise fail(errno.EPERM, f"volume '{header.name}' is finished by who makes it, by a name with its token")
-    if header.making:
-        await take_mark(m, header.making)
-    return {}
+    async def removed(self, header: Header) -> None:
+        """Clears the mark away that was only of this volume."""
+        if header.making.startswith(id_text(header.id) + " "):
+            await self.take(header.making)
 
 
 # --- requests that make something, and whose client may go or want them to end ----------------------
@@ -142,36 +129,41 @@ async def finish(m: "Mapper", a: "Arguments", room: int) -> dict:
 class Making:
     """One of them."""
 
-    def __init__(self, m: "Mapper", request: Request) -> None:
-        self.m, self.client = m, (request.c.src, request.c.incarnation)
+    def __init__(self, segment: Any, request: Request) -> None:
+        self.segment, self.client = segment, (request.c.src, request.c.incarnation)
         self.cancelled = False
         self.done = asyncio.Event()
 
     def go_on(self) -> None:
         """ECANCELED: nobody wants it any more. Asked before each part."""
         port, life = self.client
-        segment = self.m.segment
-        if self.cancelled or segment.c.ports[port].incarnation != life or not segment.alive(port):
+        if self.cancelled or self.segment.c.ports[port].incarnation != life or not self.segment.alive(port):
             raise fail(errno.ECANCELED, "who asked for it is gone, or has given it up")
 
 
-@asynccontextmanager
-async def making(m: "Mapper", request: Request, token: int) -> AsyncIterator[Making]:
-    """Lets `cancel` find it by its token."""
-    made = Making(m, request)
-    m.making[token] = made
-    try:
-        yield made
-    finally:
-        made.done.set()
-        if m.making.get(token) is made:
-            del m.making[token]
+class UnderWay:
+    """All of them, by their tokens."""
 
+    def __init__(self, segment: Any) -> None:
+        self.segment = segment
+        self.by_token: dict[int, Making] = {}
 
-async def cancel(m: "Mapper", a: "Arguments", room: int) -> dict:
-    """Has what is made with this token undone, and waits for that. running: whether there was something."""
-    made = m.making.get(a["token"])
-    if made is not None:
-        made.cancelled = True
-        await made.done.wait()
-    return {"running": made is not None}
+    @asynccontextmanager
+    async def making(self, request: Request, token: int) -> AsyncIterator[Making]:
+        """Lets cancel() find one."""
+        made = Making(self.segment, request)
+        self.by_token[token] = made
+        try:
+            yield made
+        finally:
+            made.done.set()
+            if self.by_token.get(token) is made:
+                del self.by_token[token]
+
+    async def cancel(self, token: int) -> bool:
+        """Has what is made with this token undone, and waits for that. False: there was nothing."""
+        made = self.by_token.get(token)
+        if made is not None:
+            made.cancelled = True
+            await made.done.wait()
+        return made is not None

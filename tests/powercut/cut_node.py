@@ -124,7 +124,7 @@ class Node:
         """As tools/instance/host.py does it."""
         mapper = self.mapper
         await mapper.start()
-        mapper.ids = SeededIds(self.dice)
+        mapper.hand.ids = SeededIds(self.dice)
         mapper.port.serve(mapper.handle)
 
     # --- kill -9 of a part

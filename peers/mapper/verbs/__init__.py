@@ -36,31 +36,26 @@ arguments.py; what breaks them is refused before anything is done.
 import errno
 import os
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
 
 import msgpack
 
-from peers.mapper.making import cancel, finish
-from peers.mapper.verbs.arguments import parse, shown
+from peers.mapper.verbs.arguments import Arguments, parse, shown
 from peers.mapper.verbs.change import remove, resize
 from peers.mapper.verbs.end import close_all
 from peers.mapper.verbs.hold import close_volume, lock, open_volume, unlock
 from peers.mapper.verbs.look import check, du, info, list_volumes, mapinfo
-from peers.mapper.verbs.make import clone, create, snapshot
+from peers.mapper.verbs.make import cancel, clone, create, finish, snapshot
 from peers.mapper.verbs.rename import rename, repair
+from peers.mapper.volume import log
+from peers.mapper.volumes import Volumes
 from xseg.errors import error as fail
 from xseg.peer import tell_failure
 from xseg.request import Request
 
-if TYPE_CHECKING:
-    from peers.mapper import Mapper
-
 ANSWER_MIN = 1024                   # bytes of a control request that its arguments must leave
 SENTENCE_FRAME = 16                 # bytes of {"error": sentence} beside the sentence
 
-Arguments = dict[str, Any]          # a verb's, all of them, and "request": the request itself
-
-VERBS: dict[str, Callable[["Mapper", Arguments, int], Awaitable[dict]]] = {
+VERBS: dict[str, Callable[[Volumes, Arguments, int], Awaitable[dict]]] = {
     "create": create, "clone": clone, "snapshot": snapshot, "list": list_volumes, "info": info,
     "rename": rename, "resize": resize, "remove": remove, "open": open_volume, "close": close_volume,
     "lock": lock, "unlock": unlock, "close_all": close_all, "mapinfo": mapinfo, "check": check, "du": du,
@@ -68,7 +63,7 @@ VERBS: dict[str, Callable[["Mapper", Arguments, int], Awaitable[dict]]] = {
 }
 
 
-async def control(m: "Mapper", request: Request) -> None:
+async def control(hand: Volumes, request: Request) -> None:
     """CONTROL: unpacks the arguments, runs the verb, packs its answer or what became of it."""
     verb, name, room = "control", "", len(request.data) - request.c.size
     try:
@@ -77,7 +72,7 @@ async def control(m: "Mapper", request: Request) -> None:
         name = arguments.get("name", "")
         if room < ANSWER_MIN:
             raise fail(errno.EMSGSIZE, f"{verb}: beside its arguments there are {room} bytes for the answer")
-        result = msgpack.packb(await VERBS[verb](m, arguments | {"request": request}, room))
+        result = msgpack.packb(await VERBS[verb](hand, arguments | {"request": request}, room))
         if len(result) > room:
             raise fail(errno.EMSGSIZE, f"the answer has {len(result)} bytes, more than the request has room for")
         request.reply(data=result)
@@ -85,10 +80,10 @@ async def control(m: "Mapper", request: Request) -> None:
         sentence = str(failure)
         if sentence == os.strerror(failure.errno or 0):
             sentence = f"{verb} '{name}': the store says: {sentence}"
-        refuse(m, request, failure.errno or errno.EIO, sentence)
+        refuse(hand, request, failure.errno or errno.EIO, sentence)
     except Exception as failure:
-        tell_failure(m.log, f"verb {verb}", failure)
-        refuse(m, request, errno.EIO, f"{verb} '{name}': the mapper failed: {type(failure).__name__} {failure}; "
+        tell_failure(log, f"verb {verb}", failure)
+        refuse(hand, request, errno.EIO, f"{verb} '{name}': the mapper failed: {type(failure).__name__} {failure}; "
                                       "its log says where")
 
 
@@ -104,7 +99,7 @@ def unpack(data: bytes) -> tuple[str, dict]:
     return verb, given
 
 
-def refuse(m: "Mapper", request: Request, code: int, sentence: str) -> None:
+def refuse(hand: Volumes, request: Request, code: int, sentence: str) -> None:
     """Answers with an error and a sentence for people, as far as there is room for one."""
     room = max(0, len(request.data) - request.c.size - SENTENCE_FRAME)
     words = sentence.encode()[:room].decode(errors="ignore")

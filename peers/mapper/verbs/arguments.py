@@ -19,6 +19,8 @@ NUMBER_LIMIT = 1 << 64
 SHOWN_MAX = 40                      # characters of a wrong value that its sentence repeats
 REQUIRED = object()
 
+Arguments = dict[str, Any]          # a verb's, all of them, and "request": the request itself
+
 
 @dataclass(frozen=True)
 class Argument:

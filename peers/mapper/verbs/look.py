@@ -2,23 +2,19 @@
 """Verbs of the mapper that look at volumes: list, info, mapinfo, du, check. See mapper/verbs/."""
 import errno
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
 
 from peers.mapper import walk
 from peers.mapper.header import id_text
-from peers.mapper.making import making_state
 from peers.mapper.store import HEADER, MapStore, gather_bounded, named
 from peers.mapper.tree import View
+from peers.mapper.verbs.arguments import Arguments
 from peers.mapper.volume import Volume, read_header
+from peers.mapper.volumes import Volumes
 from xseg._native import lib
 from xseg.errors import Damaged, NotFound
 from xseg.errors import error as fail
 from xseg.request import objects
 from xseg.segment import text
-
-if TYPE_CHECKING:
-    from peers.mapper import Mapper
-    from peers.mapper.verbs import Arguments
 
 ROW_MAX = 512                       # bytes a listed volume takes at most, about
 LIST_ROOM, LIST_ROOM_MIN = 65536, 4096  # bytes of object names asked for: whole buffers
@@ -28,20 +24,20 @@ CHECK_CACHE = 4 << 20               # bytes of pages kept for one portion of a c
 WALK_TRIES = 4                      # of a portion of a walk that a checkpoint overtakes
 
 
-async def list_volumes(m: "Mapper", a: "Arguments", room: int) -> dict:
+async def list_volumes(hand: Volumes, a: Arguments, room: int) -> dict:
     """Volumes and snapshots, in no order. One whose header is damaged has `id` and `damaged` only."""
     names_room = LIST_ROOM if room >= LIST_ROOM // NAME_BYTES * ROW_MAX else LIST_ROOM_MIN
-    reply = await m.store.blockerm(lib.XOP_LIST, object=named(HEADER, 0), arg=a["cursor"], room=names_room)
-    rows = await gather_bounded(lambda name: row(m, name.volume), objects(reply.data))
+    reply = await hand.store.blockerm(lib.XOP_LIST, object=named(HEADER, 0), arg=a["cursor"], room=names_room)
+    rows = await gather_bounded(lambda name: row(hand, name.volume), objects(reply.data))
     return {"volumes": [found for found in rows if found], "cursor": reply.arg}
 
 
-async def row(m: "Mapper", volume_id: int) -> dict | None:
+async def row(hand: Volumes, volume_id: int) -> dict | None:
     """What list says of one volume."""
-    volume = m.volumes.get(volume_id)
+    volume = hand.by_id.get(volume_id)
     is_open = volume is not None and volume.handle != 0
     try:
-        header = volume.header if is_open else await read_header(m.store, volume_id)
+        header = volume.header if is_open else await read_header(hand.store, volume_id)
     except NotFound:
         return None
     except Damaged as damage:
@@ -51,7 +47,7 @@ async def row(m: "Mapper", volume_id: int) -> dict | None:
     return {"id": id_text(header.id), "name": header.name, "kind": header.kind, "size": header.size,
             "block_size": header.block_size, "readonly": header.readonly, "parent_id": id_or_none(header.parent),
             "created": header.created, "open": is_open, "auto": header.auto,
-            "making": await making_state(m, header)}
+            "making": await hand.marks.state(header)}
 
 
 def id_or_none(volume: int) -> str | None:
@@ -59,10 +55,10 @@ def id_or_none(volume: int) -> str | None:
     return id_text(volume) if volume else None
 
 
-async def info(m: "Mapper", a: "Arguments", room: int) -> dict:
+async def info(hand: Volumes, a: Arguments, room: int) -> dict:
     """All that is known of one volume; of an open one, who has it open and its counters."""
-    header = await m.names.lookup(a["name"])
-    volume = m.volumes.get(header.id)
+    header = await hand.names.lookup(a["name"])
+    volume = hand.by_id.get(header.id)
     if volume is not None and volume.handle:
         header = volume.header
     answer = {
@@ -70,22 +66,22 @@ async def info(m: "Mapper", a: "Arguments", room: int) -> dict:
         "block_size": header.block_size, "epoch": header.epoch, "writable_since": header.writable_since,
         "readonly": header.readonly, "parent": None, "parent_id": id_or_none(header.parent),
         "created": header.created, "auto": header.auto, "journals": len(header.journals),
-        "map_level": header.level, "making": await making_state(m, header), "open": None, "lock_number": 0}
+        "map_level": header.level, "making": await hand.marks.state(header), "open": None, "lock_number": 0}
     if header.parent:
-        answer["parent"] = await name_of(m, header.parent)
+        answer["parent"] = await name_of(hand, header.parent)
     if volume is not None:
         answer["lock_number"] = volume.lock_number
         if volume.handle:
             answer |= {"epoch": volume.shared.epoch, "writable_since": volume.shared.writable_since,
-                       "open": usage(m, volume)}
+                       "open": usage(hand, volume)}
     return answer
 
 
-def usage(m: "Mapper", volume: Volume) -> dict:
+def usage(hand: Volumes, volume: Volume) -> dict:
     """Of an open volume: users and counters."""
     ports: dict[str, int] = {}
     for (port, _incarnation), times in volume.holders.items():
-        role = text(m.segment.c.ports[port].role) or f"port {port}"
+        role = text(hand.segment.c.ports[port].role) or f"port {port}"
         ports[role] = ports.get(role, 0) + times
     counters = ("reads", "writes", "bytes_read", "bytes_written", "first_writes", "merges", "flushes",
                 "commits", "snapshots", "snapshots_held_ns")
@@ -96,55 +92,55 @@ def usage(m: "Mapper", volume: Volume) -> dict:
         counter: getattr(volume.shared, counter) for counter in counters}
 
 
-async def name_of(m: "Mapper", volume_id: int) -> str | None:
+async def name_of(hand: Volumes, volume_id: int) -> str | None:
     """A volume's present name, or None if it is gone or damaged."""
-    header = await m.header_or_none(volume_id)
+    header = await hand.header_or_none(volume_id)
     return header.name if header and header.kind != "removed" else None
 
 
-async def at_rest(m: "Mapper", name: str, store: MapStore | None = None) -> tuple[Volume, View]:
+async def at_rest(hand: Volumes, name: str, store: MapStore | None = None) -> tuple[Volume, View]:
     """A volume and its committed map, for walks: the open one, or one loaded for the purpose."""
-    header = await m.names.lookup(name)
-    volume = m.volumes.get(header.id)
+    header = await hand.names.lookup(name)
+    volume = hand.by_id.get(header.id)
     if volume is None or not volume.handle:
-        volume = Volume(store or m.store, header.id)
+        volume = Volume(store or hand.store, header.id)
         await volume.load()
     return volume, volume.view()
 
 
-async def walked(m: "Mapper", name: str, work: Callable[[Volume, View], Awaitable[dict]]) -> dict:
+async def walked(hand: Volumes, name: str, work: Callable[[Volume, View], Awaitable[dict]]) -> dict:
     """One portion of a walk, begun again when a checkpoint replaces pages under it."""
     for _ in range(WALK_TRIES):
-        volume, view = await at_rest(m, name)
+        volume, view = await at_rest(hand, name)
         try:
             return await work(volume, view)
         except NotFound:
-            if (await at_rest(m, name))[1].root == view.root:
+            if (await at_rest(hand, name))[1].root == view.root:
                 raise fail(errno.EBADMSG, f"volume '{name}': a page of its map is missing") from None
     raise fail(errno.EAGAIN, f"the map of '{name}' changes too fast to be walked: try again")
 
 
-async def mapinfo(m: "Mapper", a: "Arguments", room: int) -> dict:
+async def mapinfo(hand: Volumes, a: Arguments, room: int) -> dict:
     """Blocks that are not zeros, and the objects they lie in."""
     most = room // ENTRY_ROOM
-    return await walked(m, a["name"], lambda _v, view: walk.mapinfo(m.store, view, a["cursor"], most))
+    return await walked(hand, a["name"], lambda _v, view: walk.mapinfo(hand.store, view, a["cursor"], most))
 
 
-async def du(m: "Mapper", a: "Arguments", room: int) -> dict:
+async def du(hand: Volumes, a: Arguments, room: int) -> dict:
     """Space: logical size, and what its objects take, by whether only it can have them."""
     async def work(volume: Volume, view: View) -> dict:
         used = walk.Usage(volume.id, volume.writable_since)
-        return {"logical": volume.header.size} | await walk.du(m.store, view, used, a["cursor"])
+        return {"logical": volume.header.size} | await walk.du(hand.store, view, used, a["cursor"])
 
-    return await walked(m, a["name"], work)
+    return await walked(hand, a["name"], work)
 
 
-async def check(m: "Mapper", a: "Arguments", room: int) -> dict:
+async def check(hand: Volumes, a: Arguments, room: int) -> dict:
     """Whether the map is intact and every object it names is there. Damage is reported, not raised.
     It reads what is on the store, not what the mapper remembers."""
-    store = MapStore(m.store.blockerm, m.store.blockerb, CHECK_CACHE)
+    store = MapStore(hand.store.blockerm, hand.store.blockerb, CHECK_CACHE)
     try:
-        _volume, view = await at_rest(m, a["name"], store)
+        _volume, view = await at_rest(hand, a["name"], store)
     except Damaged as damage:
         return {"blocks": 0, "objects": 0, "problems": [str(damage)], "left_out": 0, "cursor": 0}
     return await walk.Check(store, view).run(a["cursor"])

@@ -1,30 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verbs of the mapper that make something: create, clone, snapshot. See mapper/verbs/."""
+"""Verbs of the mapper that make something: create, finish, cancel, clone, snapshot. See mapper/verbs/."""
 import errno
 import time
-from typing import TYPE_CHECKING
 
 from peers.mapper.header import Header, check_block_size, check_name, id_text
 from peers.mapper.journal import STRETCHES_LIMIT
-from peers.mapper.making import (
-    Making,
-    is_marked,
-    making,
-    mark_for,
-    put_mark,
-    refuse_unfinished,
-    take_mark,
-)
+from peers.mapper.making import Making
 from peers.mapper.store import HEADER, gather_bounded, named
 from peers.mapper.tree import View
+from peers.mapper.verbs.arguments import Arguments
 from peers.mapper.verbs.change import clear_away, remove_space
-from peers.mapper.volume import Volume
+from peers.mapper.volume import Volume, log
+from peers.mapper.volumes import Volumes
 from xseg._native import lib
 from xseg.errors import error as fail
-
-if TYPE_CHECKING:
-    from peers.mapper import Mapper
-    from peers.mapper.verbs import Arguments
+from xseg.volume_name import token_in
 
 BULK_AT_ONCE = 1024                 # requests under way while clones are made
 EPOCHS_OF_SNAPSHOT = 2              # of a volume that is not open: its next, and writable_since of the snapshot
@@ -36,32 +26,47 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-async def create(m: "Mapper", a: "Arguments", room: int) -> dict:
+async def create(hand: Volumes, a: Arguments, room: int) -> dict:
     """A new, empty volume; with `making`, one that is its maker's alone until `finish`. EEXIST, EINVAL."""
-    header = Header(id=m.ids.next(), name=a["name"], kind="volume", size=a["size"],
+    header = Header(id=hand.ids.next(), name=a["name"], kind="volume", size=a["size"],
                     block_shift=check_block_size(a["block_size"]), created=now_ms(), token=a["token"])
     if a["making"]:
         if not a["token"]:
             raise fail(errno.EINVAL, "create: who makes a volume bit by bit needs a token")
-        header.making = mark_for(m, a["request"], id_text(header.id))
-    async with making(m, a["request"], a["token"]) as made:
-        await make_all(m, [header], made)
+        header.making = hand.marks.new(a["request"], id_text(header.id))
+    async with hand.under_way.making(a["request"], a["token"]) as made:
+        await make_all(hand, [header], made)
     return {"id": id_text(header.id), "name": header.name}
 
 
-async def make_all(m: "Mapper", headers: list[Header], made: Making) -> None:
+async def finish(hand: Volumes, a: Arguments, room: int) -> dict:
+    """What was being made is whole from now on. EPERM: not by who makes it."""
+    header = await hand.names.lookup(a["name"])
+    if not token_in(a["name"]) or token_in(a["name"]) != header.token:
+        raise fail(errno.EPERM, f"volume '{header.name}' is finished by who makes it, by a name with its token")
+    if header.making:
+        await hand.marks.take(header.making)
+    return {}
+
+
+async def cancel(hand: Volumes, a: Arguments, room: int) -> dict:
+    """Has what is made with this token undone, and waits for that. running: whether there was something."""
+    return {"running": await hand.under_way.cancel(a["token"])}
+
+
+async def make_all(hand: Volumes, headers: list[Header], made: Making) -> None:
     """Claims the names of new volumes, all of them before the first header is made. Of a token's
     earlier attempt, what is there is kept. On failure none of them stays. EEXIST names the first. ECANCELED.
 
     Many have a mark until all are there; one that has a mark keeps it."""
     mark = headers[0].making
-    resumed = bool(mark) and await is_marked(m, mark)       # after an attempt that came as far as that
+    resumed = bool(mark) and await hand.marks.is_there(mark)       # after an attempt that came as far as that
     claimed: list[Header] = []
     todo: list[Header] = []
 
     async def claim(header: Header) -> None:
         made.go_on()
-        mine = await m.names.claim(header.name, header.id, header.token)
+        mine = await hand.names.claim(header.name, header.id, header.token)
         if mine is not None:
             header.id = mine.id
         else:
@@ -71,37 +76,37 @@ async def make_all(m: "Mapper", headers: list[Header], made: Making) -> None:
 
     async def make(header: Header) -> None:
         made.go_on()
-        await m.names.make(header)
+        await hand.names.make(header)
 
-    async with m.names.locked(header.name for header in headers):
+    async with hand.names.locked(header.name for header in headers):
         try:
             await gather_bounded(claim, headers, BULK_AT_ONCE)
             if mark and todo:
-                await put_mark(m, mark)
+                await hand.marks.put(mark)
             await gather_bounded(make, todo, BULK_AT_ONCE)
         except BaseException as failure:
-            await undo_all(m, claimed, mark, failure)
+            await undo_all(hand, claimed, mark, failure)
             raise
         if len(headers) > 1:
-            await take_mark(m, mark)
+            await hand.marks.take(mark)
 
 
-async def undo_all(m: "Mapper", claimed: list[Header], mark: str, failure: BaseException) -> None:
+async def undo_all(hand: Volumes, claimed: list[Header], mark: str, failure: BaseException) -> None:
     """Removes what was made, by its ids, before it was anybody's. What is left of it has the mark still."""
     async def undo(header: Header) -> None:
-        await m.store.delete(named(HEADER, header.id))
-        await m.names.release(header.name, header.id)
+        await hand.store.delete(named(HEADER, header.id))
+        await hand.names.release(header.name, header.id)
 
     try:
         await gather_bounded(undo, claimed)
         if mark:
-            await take_mark(m, mark)
+            await hand.marks.take(mark)
     except OSError as again:
         code = failure.errno if isinstance(failure, OSError) and failure.errno else errno.EIO
         raise fail(code, f"{failure}. Some of it was made and is left, as it cannot be removed: {again}") from None
 
 
-def new_names(a: "Arguments") -> list[str]:
+def new_names(a: Arguments) -> list[str]:
     """The names that a clone request asks for. EINVAL."""
     names, pattern = a["names"], a["pattern"]
     if (names is None) == (pattern is None) or (pattern is None) != (a["count"] is None):
@@ -117,30 +122,30 @@ def new_names(a: "Arguments") -> list[str]:
     return names
 
 
-async def clone(m: "Mapper", a: "Arguments", room: int) -> dict:
+async def clone(hand: Volumes, a: Arguments, room: int) -> dict:
     """Clones of a snapshot; a volume gets a snapshot first, which goes again if they fail. ENOENT, EEXIST, EINVAL."""
     names, made = new_names(a), None
-    async with making(m, a["request"], a["token"]) as wanted:
-        source = await m.names.lookup(a["name"])
-        await refuse_unfinished(m, source, a["name"])
+    async with hand.under_way.making(a["request"], a["token"]) as wanted:
+        source = await hand.names.lookup(a["name"])
+        await hand.marks.refuse_unfinished(source, a["name"])
         if source.kind == "volume":
             name = source.name.encode()[:AUTO_NAME_BYTES].decode(errors="ignore")
-            made = f"{name}@clone-{a['token'] or m.ids.next():x}"
-            source = await take_snapshot(m, a["name"], made, a["token"], auto=True)
+            made = f"{name}@clone-{a['token'] or hand.ids.next():x}"
+            source = await take_snapshot(hand, a["name"], made, a["token"], auto=True)
         try:
-            await clone_all(m, source, names, a, wanted)
+            await clone_all(hand, source, names, a, wanted)
         except OSError:
             if made:
-                await drop_snapshot(m, source)
+                await drop_snapshot(hand, source)
             raise
     return {"count": len(names), "snapshot": made}
 
 
-async def clone_all(m: "Mapper", source: Header, names: list[str], a: "Arguments", wanted: Making) -> None:
+async def clone_all(hand: Volumes, source: Header, names: list[str], a: Arguments, wanted: Making) -> None:
     """Clones of a snapshot."""
     token = a["token"]
     if len(source.journals) > STRETCHES_LIMIT:
-        source = await fold_snapshot(m, source)
+        source = await fold_snapshot(hand, source)
     size = a["size"] or source.size
     if size < source.size:
         raise fail(errno.EINVAL, f"size {size}: a clone cannot be smaller than its snapshot '{source.name}' "
@@ -149,83 +154,83 @@ async def clone_all(m: "Mapper", source: Header, names: list[str], a: "Arguments
                 "root": source.root, "level": source.level, "journals": source.journals,
                 "created": now_ms(), "token": token}
     if len(names) > 1:
-        template["making"] = mark_for(m, a["request"], f"{token or m.ids.next():x}")
-    await make_all(m, [Header(id=m.ids.next(), name=name, **template) for name in names], wanted)
+        template["making"] = hand.marks.new(a["request"], f"{token or hand.ids.next():x}")
+    await make_all(hand, [Header(id=hand.ids.next(), name=name, **template) for name in names], wanted)
 
 
-async def drop_snapshot(m: "Mapper", snapshot: Header) -> None:
+async def drop_snapshot(hand: Volumes, snapshot: Header) -> None:
     """Removes one that was made only for clones that failed, unless somebody uses it already."""
     try:
-        async with m.using(snapshot.id) as volume:
+        async with hand.using(snapshot.id) as volume:
             if volume.handle:
                 return
             await volume.read_header()
-            await remove_space(m, volume, snapshot.name, m.ids.next())
-        await clear_away(m, snapshot)
+            await remove_space(hand, volume, snapshot.name, hand.ids.next())
+        await clear_away(hand, snapshot)
     except OSError as failure:
-        m.log.warning("the snapshot '%s' was made for clones that failed, and is left: %s", snapshot.name, failure)
+        log.warning("the snapshot '%s' was made for clones that failed, and is left: %s", snapshot.name, failure)
 
 
-async def fold_snapshot(m: "Mapper", source: Header) -> Header:
+async def fold_snapshot(hand: Volumes, source: Header) -> Header:
     """Folds the long list of stretches of a snapshot into pages, once for all clones to come."""
-    async with m.using(source.id) as volume:
+    async with hand.using(source.id) as volume:
         if volume.handle:
             await volume.checkpoint()
             return volume.header
         await volume.read_header()
-        await m.take_lock(volume)
+        await hand.take_lock(volume)
         try:
             await volume.load()
             await volume.checkpoint()
         finally:
-            await m.drop_lock(volume)
+            await hand.drop_lock(volume)
         return volume.header
 
 
-async def snapshot(m: "Mapper", a: "Arguments", room: int) -> dict:
+async def snapshot(hand: Volumes, a: Arguments, room: int) -> dict:
     """A snapshot. EROFS: of a snapshot. EEXIST, ENOENT."""
-    made = await take_snapshot(m, a["name"], a["snapshot"], a["token"])
+    made = await take_snapshot(hand, a["name"], a["snapshot"], a["token"])
     return {"id": id_text(made.id), "name": made.name}
 
 
-async def take_snapshot(m: "Mapper", name: str, snap: str, token: int, auto: bool = False) -> Header:
+async def take_snapshot(hand: Volumes, name: str, snap: str, token: int, auto: bool = False) -> Header:
     """Claims the name, fixes what the volume is at this instant, makes the header."""
-    if (await m.names.lookup(name)).readonly:
+    if (await hand.names.lookup(name)).readonly:
         raise fail(errno.EROFS, f"'{name}' is a snapshot already: it never changes, clone it instead")
-    fresh_id = m.ids.next()
-    async with m.names.locked([snap]):
-        mine = await m.names.claim(snap, fresh_id, token)
+    fresh_id = hand.ids.next()
+    async with hand.names.locked([snap]):
+        mine = await hand.names.claim(snap, fresh_id, token)
         if mine is not None:
             return mine
         try:
-            async with m.by_name(name) as volume:
-                view = await fix_open(m, volume) if volume.handle else await fix_closed(m, volume)
+            async with hand.by_name(name) as volume:
+                view = await fix_open(hand, volume) if volume.handle else await fix_closed(hand, volume)
                 header = Header(
                     id=fresh_id, name=snap, kind="snapshot", size=volume.header.size,
                     block_shift=volume.header.block_shift, epoch=volume.epoch, writable_since=volume.epoch + 1,
                     parent=volume.id, root=list(view.root) if view.root else None, level=view.level,
                     journals=[stretch.listed() for stretch in view.stretches],
                     created=now_ms(), token=token, auto=auto)
-                await m.names.make(header)
+                await hand.names.make(header)
         except BaseException:
-            await m.names.release(snap, fresh_id)
+            await hand.names.release(snap, fresh_id)
             raise
     return header
 
 
-async def fix_open(m: "Mapper", volume: Volume) -> View:
+async def fix_open(hand: Volumes, volume: Volume) -> View:
     """What an open volume is when vlmc has let the writes under way finish."""
     await volume.keep_up()
     volume.marked = None
-    await m.vlmc(lib.XOP_VOL_SNAPSHOT, volume)
+    await hand.vlmc(lib.XOP_VOL_SNAPSHOT, volume)
     if volume.marked is None:
         raise fail(errno.EIO, f"volume '{volume.header.name}': vlmc took a snapshot without committing it")
     return volume.marked
 
 
-async def fix_closed(m: "Mapper", volume: Volume) -> View:
+async def fix_closed(hand: Volumes, volume: Volume) -> View:
     """What a volume is that is not open; from now on its objects are shared."""
-    async with m.locked(volume):
+    async with hand.locked(volume):
         await volume.load()
         await volume.close_journal()
         volume.need_epochs(EPOCHS_OF_SNAPSHOT)
