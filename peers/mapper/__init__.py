@@ -15,8 +15,9 @@ The verbs are in verbs/.
 
 A volume that is open has a place in the segment (struct xvolume), the lock of its id on the map store
 (not so a snapshot), an epoch that nobody used before, and an open journal. It stays open until the last
-port that opened it has closed it or died, unless `vlmc open` keeps it. Its state is rebuilt from the
-segment and the store when the mapper is restarted; nothing is asked of its users.
+port that opened it has closed it or died, unless `vlmc open` keeps it. When the mapper is restarted, its
+state is rebuilt from the segment at once, and from the store when somebody asks for it, or in the
+background; nothing is asked of its users.
 
 Its parts: header.py (formats), store.py (object I/O), journal.py, tree.py (pages), volume.py (an open volume),
 names.py, making.py (what is being made), locks.py (which are noted), volumes.py (the volumes in hand, which all that
@@ -30,12 +31,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from peers.mapper import takeover, verbs
-from peers.mapper.keep import Keeper, blocker_lives
+from peers.mapper.keep import sweep_forever
 from peers.mapper.store import CACHE_BYTES, HEADER, JOURNAL_LIMIT, MapStore, gather_bounded
 from peers.mapper.tree import load_range
 from peers.mapper.verbs.rename import settle
 from peers.mapper.volume import Volume
-from peers.mapper.volumes import Volumes
+from peers.mapper.volumes import Volumes, peer_lives
 from xseg._native import lib
 from xseg.errors import NotFound
 from xseg.errors import error as fail
@@ -66,15 +67,14 @@ class Mapper(Peer):
 
         self.routes = {role: self.segment.route(self.role, role) for role in self.targets}
         store = MapStore(blockerm, blockerb, self.options["cache"], self.options["journal_limit"],
-                         lambda: blocker_lives(self.segment))
+                         lambda: peer_lives(self.segment))
         self.hand = Volumes(store, self.segment, self.home, self.call, self.settle)
-        self.keeper = Keeper(self.hand)
         self.recovered = asyncio.Event()
         self.port.serve(self.handle)                # what waits in the inbox waits for `recovered`
         await self.port.recovered()                 # a header or record may still be on its way to the store
         self.tasks = await takeover.take_over(self.hand, self.port.number)
         self.recovered.set()
-        self.tasks.append(asyncio.create_task(self.keeper.sweep_forever()))
+        self.tasks.append(asyncio.create_task(sweep_forever(self.hand)))
 
     async def settle(self, name: str, volume_id: int) -> None:
         """Takes back a rename to a name that was cut short. EEXIST."""
@@ -89,8 +89,9 @@ class Mapper(Peer):
         for task in self.tasks:
             task.cancel()
         for volume in self.hand.by_id.values():
-            if volume.checkpointing is not None:
-                volume.checkpointing.cancel()
+            for task in (volume.checkpointing, volume.reading):
+                if task is not None:
+                    task.cancel()
 
     async def handle(self, request: Request) -> None:
         """Serves a request once the open volumes have been taken over."""
@@ -155,7 +156,7 @@ class Mapper(Peer):
 
     async def map_load(self, request: Request) -> None:
         """MAP_LOAD, see native/map/map.h."""
-        volume = self.hand.handle_of(request)
+        volume = await self.hand.open_one(request)
         first, count, room = request.c.offset, request.c.size, len(request.data)
         last = first + count - 1
         if not 0 < count <= lib.XMAP_LEAF or first // lib.XMAP_LEAF != last // lib.XMAP_LEAF:
@@ -180,8 +181,8 @@ class Mapper(Peer):
 
     async def map_commit(self, request: Request) -> None:
         """MAP_COMMIT, see native/map/map.h."""
-        volume = self.hand.handle_of(request)
-        await self.keeper.keep_locks()
+        volume = await self.hand.open_one(request)
+        await self.hand.keep_lock(volume)
         record = request.payload        # a copy: what is checked is what is written
         if len(record) < lib.RECORD_HEADER:
             raise fail(errno.EINVAL, "the record is cut short")

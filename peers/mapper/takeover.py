@@ -9,20 +9,17 @@ is between its count and its answer when the mapper dies. A note that was not th
 by `asked`: the sender may use the slot of an answer for another request.
 """
 import asyncio
-import errno
-import logging
 from typing import Any
 
 from peers.mapper.header import Header
-from peers.mapper.keep import keep_lock
+from peers.mapper.store import gather_bounded
 from peers.mapper.volume import Volume
 from peers.mapper.volumes import Volumes
-from xseg._native import lib
-from xseg.errors import error as fail
+from xseg._native import ffi, lib
 from xseg.request import Request
 from xseg.segment import text
 
-log = logging.getLogger("mapper")
+READ_AT_ONCE = 4                    # volumes whose headers and journals are read in the background
 
 
 def note_count(request: Request, handle: int, times: int) -> None:
@@ -55,21 +52,22 @@ def take_back(hand: Volumes, shared: Any, c: Any) -> None:
 
 
 async def take_over(hand: Volumes, port: int) -> list[asyncio.Task]:
-    """Rebuilds the state of what is open in the segment, for the mapper of that port. What is done in the background
-    is left to the caller."""
+    """Takes over what is open in the segment, for the mapper of that port. What the store says of it is read when it
+    is asked for, and in the background: that, and what else is left to do there, is in the tasks."""
     take_back_counts(hand, port)
     freezing = still_freezing(hand, port)
-    to_thaw = []
+    taken, undone = [], []
     for place in range(lib.XSEG_VOLUMES):
         shared = hand.segment.c.volumes + place
         if shared.state in (lib.XVOL_OPENING, lib.XVOL_CLOSING):
-            await undo_place(hand, shared)
+            undone.append(shared)
         elif shared.state != lib.XVOL_FREE:
-            volume = await take_over_one(hand, shared, place + 1)
-            if shared.frozen or volume.handle in freezing:
-                to_thaw.append(volume)
+            taken.append(take_over_one(hand, shared, place + 1))
+    await gather_bounded(lambda shared: undo_place(hand, shared), undone)
+    to_thaw = [volume for volume in taken if volume.shared.frozen or volume.handle in freezing]
     left = [volume_id for volume_id in hand.noted.of if volume_id not in hand.by_id]
-    return [asyncio.create_task(thaw(hand, volume)) for volume in to_thaw] \
+    return [asyncio.create_task(gather_bounded(hand.known, taken, READ_AT_ONCE))] \
+        + [asyncio.create_task(thaw(hand, volume)) for volume in to_thaw] \
         + [asyncio.create_task(let_go(hand, volume_id)) for volume_id in left]
 
 
@@ -104,25 +102,17 @@ async def let_go(hand: Volumes, volume_id: int) -> None:
             await hand.give_back(volume_id)
 
 
-async def take_over_one(hand: Volumes, shared: Any, handle: int) -> Volume:
-    """Rebuilds the state of one volume. Damage on the store, or in its place in the segment, costs only this one."""
+def take_over_one(hand: Volumes, shared: Any, handle: int) -> Volume:
+    """One volume, as its place in the segment says."""
     volume = Volume(hand.store, shared.id)
     volume.shared, volume.handle, volume.lock_number = shared, handle, shared.lock_number
+    volume.unread = True
     hand.by_id[volume.id] = hand.handles[handle] = volume
-    volume.holders = {(port, shared.opened_by[port]): shared.opens[port]
-                      for port in range(lib.XSEG_PORTS) if shared.opens[port]}
+    lives = ffi.unpack(shared.opened_by, lib.XSEG_PORTS)
+    volume.holders = {(port, lives[port]): times
+                      for port, times in enumerate(ffi.unpack(shared.opens, lib.XSEG_PORTS)) if times}
     volume.header = Header(id=volume.id, name=text(shared.name), kind="volume", size=shared.size,
                            block_shift=shared.block_shift)
-    try:
-        await volume.resume(shared)
-        if volume.lock_number:
-            await keep_lock(hand, volume)
-    except OSError as failure:
-        log.error("volume '%s' cannot be taken over: %s", text(shared.name), failure)
-        volume.broken = fail(failure.errno or errno.EIO, str(failure))
-    except Exception as failure:        # what its place in the segment says makes no sense
-        log.exception("volume '%s' cannot be taken over", text(shared.name))
-        volume.broken = fail(errno.EIO, f"its place in the segment makes no sense: {failure}")
     if not volume.holders and not shared.administrative:
         shared.closing = 1
     return volume

@@ -76,6 +76,9 @@ class Volume:
         self.shared: Any = None             # its struct xvolume while it is open
         self.handle = 0                     # its place there + 1
         self.lock_number = 0
+        self.locked_in: list[int] = []      # incarnations of all peers when the lock was taken
+        self.unread = False                 # its header and journal are not read yet, though it is open
+        self.reading: asyncio.Task | None = None    # by whom they are
         self.holders: dict[tuple[int, int], int] = {}   # (port, incarnation) -> how many times open
         self.marked: View | None = None     # what the last snapshot mark committed
         self.broken: OSError | None = None  # why no commit can be taken any more

@@ -31,6 +31,12 @@ GRACE_S = 30.0                      # that a dead endpoint has to come back befo
 Holder = tuple[int, int]            # a port, and its incarnation
 
 
+def peer_lives(segment: Segment) -> list[int]:
+    """Incarnations of all peers: a new one of a blocker may have lost the locks it held."""
+    ports = segment.c.ports
+    return [ports[number].incarnation for number in range(lib.XSEG_STATIC_PORTS)]
+
+
 class Volumes:
     """Of one mapper. `call(role, op, **fields)` sends a request to a peer, `settle(name, id)` takes back a rename."""
 
@@ -60,12 +66,35 @@ class Volumes:
         volume.users += 1
         try:
             async with volume.control:
+                await self.known(volume)
                 self.forget_gone(volume)
                 yield volume
         finally:
             volume.users -= 1
             if not volume.users and not volume.handle:
                 self.by_id.pop(volume_id, None)
+
+    async def known(self, volume: Volume) -> None:
+        """What the store says of a volume is known here when this returns: of one that an earlier life of the mapper
+        had open that is read when somebody asks for it."""
+        if not volume.unread:
+            return
+        if volume.reading is None:
+            volume.reading = asyncio.create_task(self.take_up(volume))
+        await asyncio.shield(volume.reading)
+
+    async def take_up(self, volume: Volume) -> None:
+        """known() of one. Damage on the store, or in its place in the segment, costs only this one."""
+        try:
+            await volume.resume(volume.shared)
+            await self.keep_lock(volume)
+        except OSError as failure:
+            log.error("volume '%s' cannot be taken over: %s", text(volume.shared.name), failure)
+            volume.broken = fail(failure.errno or errno.EIO, str(failure))
+        except Exception as failure:        # what its place in the segment says makes no sense
+            log.exception("volume '%s' cannot be taken over", text(volume.shared.name))
+            volume.broken = fail(errno.EIO, f"its place in the segment makes no sense: {failure}")
+        volume.unread = False
 
     @asynccontextmanager
     async def by_name(self, name: str) -> AsyncIterator[Volume]:
@@ -105,6 +134,7 @@ class Volumes:
                 f"since {time.strftime('%Y-%m-%d %H:%M:%S')}"
         async with volume.locking:
             self.noted.add(volume.id)
+            lives = peer_lives(self.segment)
             try:
                 number, other = await self.store.acquire(volume.id, self.token, owner)
             except XsegError as failure:
@@ -114,7 +144,7 @@ class Volumes:
             if not number:
                 self.noted.remove(volume.id)
                 raise fail(errno.EBUSY, f"volume '{volume.header.name}' is locked by another: {other}")
-            volume.lock_number = number
+            volume.lock_number, volume.locked_in = number, lives
         return True
 
     async def drop_lock(self, volume: Volume) -> None:
@@ -135,6 +165,35 @@ class Volumes:
             log.warning("the lock of volume %s was not given back: %s", id_text(volume_id), failure)
             return
         self.noted.remove(volume_id)
+
+    async def keep_lock(self, volume: Volume) -> None:
+        """Takes the lock again if a peer was restarted, as it dies with the blocker; unless the volume is being closed
+        and has given it back. What the store says: the next call tries again."""
+        if volume.locked_in == peer_lives(self.segment):
+            return
+        async with volume.locking:
+            lives = peer_lives(self.segment)
+            if volume.lock_number and volume.shared is not None and volume.locked_in != lives:
+                await self.take_again(volume)
+                volume.locked_in = lives
+
+    async def take_again(self, volume: Volume) -> None:
+        """If another has had the lock meanwhile, the volume takes no more commits."""
+        number, other = await self.store.acquire(volume.id, self.token, f"host {socket.gethostname()}, "
+                                                 f"pid {os.getpid()}, home {self.home}")
+        if number == volume.lock_number:
+            return
+        if not number:
+            volume.broken = fail(errno.ENOLCK, f"volume '{volume.header.name}' was taken over by: {other}")
+        else:
+            async with volume.writing_header:   # by this node
+                if (await read_header(self.store, volume.id)).generation != volume.header.generation:
+                    volume.broken = fail(errno.ENOLCK, f"volume '{volume.header.name}' was changed by another node")
+        volume.lock_number = number
+        if volume.shared is not None:
+            volume.shared.lock_number = number
+        if volume.broken:
+            log.error("%s: it takes no more commits", volume.broken)
 
     async def vlmc(self, op: int, volume: Volume, **fields: Any) -> Any:
         """An operation of vlmc on an open volume. It may need this mapper to finish it, and the mapper a request for
@@ -248,6 +307,11 @@ class Volumes:
             raise fail(errno.ESTALE, f"no volume is open under handle {request.c.volume}")
         return volume
 
+    async def open_one(self, request: Request) -> Volume:
+        """The same for one that works on its map. ESTALE."""
+        await self.known(self.handle_of(request))
+        return self.handle_of(request)          # unless it was closed meanwhile
+
     # --- who has them open
 
     def forget_gone(self, volume: Volume) -> None:
@@ -271,11 +335,17 @@ class Volumes:
         succeeded = self.segment.c.ports[port].ready and self.segment.alive(port)
         return port >= lib.XSEG_STATIC_PORTS or bool(succeeded) or time.monotonic() - since > GRACE_S
 
+    # --- headers
+
+    def open_header(self, volume_id: int) -> Header | None:
+        """The header of a volume that is open and known."""
+        volume = self.by_id.get(volume_id)
+        return volume.header if volume is not None and volume.handle and not volume.unread else None
+
     async def header_or_none(self, volume_id: int) -> Header | None:
         """A header, or None where it is damaged or just removed."""
-        volume = self.by_id.get(volume_id)
-        if volume is not None and volume.handle:
-            return volume.header
+        if header := self.open_header(volume_id):
+            return header
         try:
             return await read_header(self.store, volume_id)
         except (Damaged, NotFound):

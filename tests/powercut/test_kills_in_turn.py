@@ -15,6 +15,7 @@ from cut_work import BLOCK
 from xseg._native import lib
 
 TURNS_MOST = 4000                   # of a life, before it is given up
+MANY_TURNS = 200_000                # of one with many volumes
 SIZE = 16 * BLOCK
 JOURNAL_LIMIT = 4096
 
@@ -188,3 +189,30 @@ def test_a_remove_whose_mapper_dies_takes_all_that_only_the_volume_has_and_nothi
     undisturbed.live(remove)
     store.live(partial(remove, after=after))
     assert kinds(store) == kinds(undisturbed)
+
+
+def requests_until_served(count):
+    """How many requests the map store gets from the death of a mapper that has so many volumes open until its
+    successor has made a write of the last of them durable."""
+    async def work(node):
+        handles = []
+        node.cut_in(turns=MANY_TURNS)
+        for number in range(count):
+            await node.control("create", name=f"v{number}", size=SIZE, block_size=BLOCK)
+            handles.append(await node.open(f"v{number}"))
+        before = node.disks[1].served
+        await node.kill_mapper()
+        await write(node, handles[-1], 3, b"late")
+        await node.call(lib.XOP_FLUSH, volume=handles[-1])
+        served = node.disks[1].served - before
+        for handle in handles:
+            await node.close_volume(handle)
+        assert await read(node, f"v{count - 1}", 3) == b"late"
+        await good(node, *(f"v{number}" for number in range(count)))
+        return served
+
+    return Store().live(work)
+
+
+def test_a_restarted_mapper_serves_who_asks_before_it_has_read_what_else_is_open():
+    assert requests_until_served(60) <= requests_until_served(10) + 10

@@ -37,7 +37,7 @@ async def row(hand: Volumes, volume_id: int) -> dict | None:
     volume = hand.by_id.get(volume_id)
     is_open = volume is not None and volume.handle != 0
     try:
-        header = volume.header if is_open else await read_header(hand.store, volume_id)
+        header = hand.open_header(volume_id) or await read_header(hand.store, volume_id)
     except NotFound:
         return None
     except Damaged as damage:
@@ -59,6 +59,8 @@ async def info(hand: Volumes, a: Arguments, room: int) -> dict:
     """All that is known of one volume; of an open one, who has it open and its counters."""
     header = await hand.names.lookup(a["name"])
     volume = hand.by_id.get(header.id)
+    if volume is not None:
+        await hand.known(volume)
     if volume is not None and volume.handle:
         header = volume.header
     answer = {
@@ -102,6 +104,8 @@ async def at_rest(hand: Volumes, name: str, store: MapStore | None = None) -> tu
     """A volume and its committed map, for walks: the open one, or one loaded for the purpose."""
     header = await hand.names.lookup(name)
     volume = hand.by_id.get(header.id)
+    if volume is not None:
+        await hand.known(volume)
     if volume is None or not volume.handle:
         volume = Volume(store or hand.store, header.id)
         await volume.load()
