@@ -13,6 +13,7 @@ import tempfile
 import pytest
 from support import SMALL_SEGMENT, Instance, config_of
 
+from xseg import client
 from xseg.segment import Segment, name_for
 
 LAYOUTS = os.environ.get("ARCHIPELAGO_TEST_LAYOUTS", "colocated,separate").split(",")
@@ -26,6 +27,9 @@ def pytest_configure(config):
             signal.signal(number, usual)
     config.addinivalue_line("markers", "config(text): archipelago.toml of the test's instance, less its layout")
     config.addinivalue_line("markers", "layout(name): run only on this layout of the pipeline")
+
+
+client.DEAD_PEER_TIMEOUT_S = 60.0       # a test that kills and restarts by hand may do so on a busy machine
 
 
 def pytest_generate_tests(metafunc):

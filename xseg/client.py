@@ -13,6 +13,7 @@ the mapper's own sentence where there is one.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import struct
 from collections.abc import Iterator
@@ -20,16 +21,18 @@ from typing import Any, NamedTuple
 
 import msgpack
 
+from xseg import ours
 from xseg._native import lib
 from xseg.errors import Damaged, NotRunning, TimedOut, XsegError, error
 from xseg.port import TIMEOUT_S, Port
+from xseg.removed import supervisor_answers
 from xseg.request import Reply
 from xseg.segment import Segment, text
 
 IO_MAX = lib.XSEG_IO_MAX
 ZERO_MAX = 1 << 30              # bytes of one WRITE_ZEROES or DISCARD on a volume
 CONTROL_TIMEOUT_S = 120.0
-DEAD_PEER_TIMEOUT_S = 5.0       # how long a peer that is not running is waited for
+DEAD_PEER_TIMEOUT_S = 5.0       # how long a peer that is not running, and is not coming back, is waited for
 EXTENTS_ROOM = 65536            # bytes of an answer to BLOCK_STATUS
 
 
@@ -41,6 +44,16 @@ def default_home() -> str:
         return "/var/lib/archipelago"
     state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     return os.path.join(state, "archipelago")
+
+
+def is_coming_back(home: str, process: str) -> bool:
+    """True if a supervisor runs that has started a process of the pipeline anew, or is about to."""
+    try:
+        said = json.loads(ours.read(os.path.join(home, "run", "supervisor.json")))
+        state = said["processes"][process]["state"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return state in ("starting", "running", "waiting") and supervisor_answers(home)
 
 
 class Extent(NamedTuple):
@@ -77,11 +90,13 @@ class Client:
     def call(self, role: str, op: int, *, timeout: float = TIMEOUT_S, check: bool = True, **fields: Any) -> Reply:
         """One request to the peer that plays `role`; see Port.call().
 
-        NotRunning: no process has served the role for DEAD_PEER_TIMEOUT_S.
+        NotRunning: no process has served the role for DEAD_PEER_TIMEOUT_S, and no supervisor brings one back.
         """
         port = self.segment.port_of(role)
+        process = text(self.segment.c.ports[port].process)
         try:
-            return self.port.call(port, op, timeout=timeout, patience=DEAD_PEER_TIMEOUT_S, check=check, **fields)
+            return self.port.call(port, op, timeout=timeout, patience=DEAD_PEER_TIMEOUT_S,
+                                  comes_back=lambda: is_coming_back(self.home, process), check=check, **fields)
         except TimedOut:
             if self.segment.alive(port):
                 raise

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from xseg._native import ffi, lib
@@ -138,9 +138,9 @@ class Port:
                 lib.port_wait(self.c, POLL_MS, 0)
                 self._came += self._drain()
 
-    def _await(self, request: Request, end: float, patience: float) -> bool:
+    def _await(self, request: Request, end: float, patience: float, comes_back: Callable[[], bool]) -> bool:
         """Waits for the answer to `request`; False: it did not come until `end`, or nobody has served the port
-        it was sent to for `patience` seconds."""
+        it was sent to for `patience` seconds and nobody comes back to it."""
         nobody_since = None
         while True:
             for came in self._drain():
@@ -154,22 +154,24 @@ class Port:
                 continue
             nobody_since = None if self.segment.alive(request.c.dst) else nobody_since or now
             if nobody_since and now - nobody_since > patience:
-                return False
+                if not comes_back():
+                    return False
+                nobody_since = now
 
-    def call(self, dst: int, op: int, *, timeout: float = TIMEOUT_S, patience: float = math.inf, check: bool = True,
-             **fields: Any) -> Reply:
+    def call(self, dst: int, op: int, *, timeout: float = TIMEOUT_S, patience: float = math.inf,
+             comes_back: Callable[[], bool] = lambda: False, check: bool = True, **fields: Any) -> Reply:
         """Sends one request and waits for the answer.
 
         Fields are those of request.Call: volume, offset, size, flags, arg, object, data, room.
         Raises the answer's error unless `check` is false. TimedOut: no answer in `timeout` seconds, or
-        no process served `dst` for `patience` seconds.
+        no process served `dst` for `patience` seconds, after which comes_back() says whether to wait as long again.
         """
         call = Call(op, **fields)
         end = time.monotonic() + timeout
         request = self._obtain(call.buffer_size(), end)
         call.put(self.c, request.c)
         self.send(dst, [request])
-        if not self._await(request, end, patience):
+        if not self._await(request, end, patience, comes_back):
             self._abandoned.add(request.c.index)
             raise TimedOut(f"{self.segment.role_of(dst)} did not answer {OPS.get(op, op)} within {timeout:g} s")
         reply = take_reply(self.c, request.c, call.room)

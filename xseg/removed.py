@@ -43,8 +43,8 @@ def open_removed(home: str, name: str) -> int:
     return -1
 
 
-def runs_elsewhere(home: str) -> bool:
-    """True if a supervisor answers, for a home whose segment cannot be found."""
+def supervisor_answers(home: str) -> bool:
+    """True if the supervisor of a home runs: where the segment cannot be found, the instance runs elsewhere."""
     try:
         folder = os.open(os.path.join(home, "run"), os.O_RDONLY | os.O_DIRECTORY)
     except OSError:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from xseg import ours
 from xseg._native import ffi, lib
 from xseg.errors import Exists, NoSpace, NotRunning, Unfinished, WrongVersion, XsegError, check, error
-from xseg.removed import ELSEWHERE, open_removed, runs_elsewhere
+from xseg.removed import ELSEWHERE, open_removed, supervisor_answers
 
 if TYPE_CHECKING:
     import numpy
@@ -200,7 +200,7 @@ class Segment:
             pass
         if (fd := open_removed(home, name)) >= 0:
             return cls._join(fd, name)
-        if runs_elsewhere(home):
+        if supervisor_answers(home):
             raise NotRunning(errno.ENOENT, ELSEWHERE.format(home))
         raise NotRunning(errno.ENOENT, f"not running (home {home}): start it with `archipelago start`")
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from load import Killer
@@ -17,8 +18,10 @@ from support import BIN, Instance, config_of, processes_of, run, segments_of, wa
 
 from tools.instance import config
 from tools.supervisor.supervisor import END_MORE_S
+from xseg import client
 from xseg._native import lib
 from xseg.client import Client
+from xseg.errors import NotRunning
 
 pytest_plugins = ["kill_fixtures"]
 
@@ -115,6 +118,47 @@ def test_a_peer_that_keeps_dying_is_given_up_and_its_requests_fail(supervised):
     assert "given up after 3 deaths" in instance.logs()
     done = instance.archipelago("status", check=False)
     assert done.returncode == 3 and "failed" in done.stdout
+
+
+def test_a_client_waits_for_what_the_supervisor_brings_back_however_long_that_takes(supervised, monkeypatch):
+    instance = supervised(config_of(PAIR, APART))
+    asked = []
+
+    def is_coming_back(*where):
+        asked.append(known(*where))
+        return asked[-1]
+
+    known = client.is_coming_back
+    monkeypatch.setattr(client, "DEAD_PEER_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(client, "is_coming_back", is_coming_back)
+    supervisor = supervisor_of(instance)
+    os.kill(supervisor, signal.SIGSTOP)
+    try:
+        os.kill(instance.pid("back"), signal.SIGKILL)
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(instance.call, "back", lib.XOP_PING)
+            wait_until(lambda: len(asked) > 3, "the client asked more than once")
+            os.kill(supervisor, signal.SIGCONT)
+            assert answer.result(60).error == 0
+    finally:
+        os.kill(supervisor, signal.SIGCONT)
+    assert all(asked)
+
+
+def test_a_client_does_not_wait_for_what_nobody_brings_back(supervised, monkeypatch):
+    instance = supervised(config_of(PAIR, APART))
+    monkeypatch.setattr(client, "DEAD_PEER_TIMEOUT_S", 0.05)
+    instance.archipelago("stop", "back")
+    with pytest.raises(NotRunning, match="archipelago restart back"):
+        instance.call("back", lib.XOP_PING)
+    instance.archipelago("restart", "back")
+    os.kill(supervisor := supervisor_of(instance), signal.SIGKILL)
+    wait_until(lambda: supervisor not in processes_of(instance.home), "there is no supervisor")
+    os.kill(instance.pid("back"), signal.SIGKILL)
+    with pytest.raises(NotRunning, match="archipelago restart back"):
+        instance.call("back", lib.XOP_PING)
+    instance.archipelago("start")
+    assert instance.call("back", lib.XOP_PING).error == 0
 
 
 def test_requests_that_wait_for_a_peer_fail_when_it_is_given_up(supervised):

@@ -230,8 +230,7 @@ def test_a_node_is_fenced_once_and_all_its_locks_are_free_then(nodes, rados, req
 
 @pytest.mark.layout("separate")
 @pytest.mark.parametrize("role", ("mapper", "blockerm"))
-def test_a_fencing_is_carried_on_when_who_does_it_is_killed(nodes, volume, role, monkeypatch):
-    monkeypatch.setattr(client, "DEAD_PEER_TIMEOUT_S", PATIENCE_S)
+def test_a_fencing_is_carried_on_when_who_does_it_is_killed(nodes, volume, role):
     here = Opened(nodes[0], volume)
     done = []
 

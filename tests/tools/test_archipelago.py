@@ -9,6 +9,7 @@ import pytest
 from support import Instance, config_of, processes_of, run, segments_of, wait_until
 
 from tools.instance import config
+from xseg import client
 from xseg._native import lib
 from xseg.errors import NotRunning
 from xseg.segment import Segment, name_for
@@ -287,7 +288,8 @@ def test_status_of_a_dead_process_is_3_and_says_dead(host):
     instance.restart("back")
 
 
-def test_a_client_of_a_dead_peer_is_told_which_one_and_what_to_do(host):
+def test_a_client_of_a_dead_peer_is_told_which_one_and_what_to_do(host, monkeypatch):
+    monkeypatch.setattr(client, "DEAD_PEER_TIMEOUT_S", 0.5)
     instance = host(PAIR, APART)
     instance.kill("back")
     with pytest.raises(NotRunning, match="the back is not running: start it with `archipelago restart back`"):

@@ -25,7 +25,7 @@ from tools.instance.instance import Instance
 from tools.xsegtool import look
 from xseg._native import ffi, lib
 from xseg.errors import Busy, NotRunning
-from xseg.removed import ELSEWHERE, runs_elsewhere
+from xseg.removed import ELSEWHERE, supervisor_answers
 from xseg.segment import Segment
 
 HELP = "show each peer and its state"
@@ -79,7 +79,7 @@ def _peer(instance: Instance, segment: Segment | None, name: str, held: Any, dea
 def notes(instance: Instance, segment: Segment | None) -> list[str]:
     """Sentences about what an operator should know."""
     if not segment:
-        return [ELSEWHERE.format(instance.home)] if runs_elsewhere(instance.home) else []
+        return [ELSEWHERE.format(instance.home)] if supervisor_answers(instance.home) else []
     said = [segment.fenced(), supervisor_note(instance), closing_note(segment), removed_note(segment)]
     return [*filter(None, said), *store_notes(instance), *file_notes(instance), *look.culprits(segment)]
 

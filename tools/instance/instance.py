@@ -32,7 +32,7 @@ from tools.xsegtool import look
 from xseg import ours
 from xseg._native import lib
 from xseg.errors import Busy, Invalid, NotOurs, OtherStore, TimedOut, Unfinished, XsegError
-from xseg.removed import ELSEWHERE, runs_elsewhere
+from xseg.removed import ELSEWHERE, supervisor_answers
 from xseg.segment import Segment, name_for, names_of, new_name, record, text
 
 if TYPE_CHECKING:
@@ -425,7 +425,7 @@ class Instance:
 
     def refuse_elsewhere(self) -> None:
         """Busy: the instance of this home runs where this program does not see its segment."""
-        if not self.has_segment() and runs_elsewhere(self.home):
+        if not self.has_segment() and supervisor_answers(self.home):
             raise Busy(ELSEWHERE.format(self.home))
 
     def refuse_other_lives(self) -> None:
