@@ -15,7 +15,6 @@ KNOWN = [
      "native/blocker_rados/trust.c"),
     ("native/vlmc/commit.c", "native/vlmc/frames.c", "native/vlmc/order.c", "native/vlmc/own.c",
      "native/vlmc/read.c", "native/vlmc/vlmc.c", "native/vlmc/write.c"),
-    ("tools.archipelago.start", "tools.supervisor.supervisor"),
 ]
 
 

@@ -24,6 +24,7 @@ from tools.archipelago.start import bring_up
 from tools.archipelago.stop import take_down
 from tools.instance import config
 from tools.instance.instance import POLL_S, Instance
+from tools.mapping import mapping
 from xseg.errors import NotRunning, TimedOut
 
 HELP = "restart the process of one role, or all, one by one; guests see a pause"
@@ -72,9 +73,9 @@ def run(args: argparse.Namespace) -> int:
         ending = [name for name in now.stop_order() if not args.role or name in wanted]
         serving = [role.name for name in ending for role in now.serving(name)]
         if serving and not args.force:
-            instance.refuse_while_mapped(f"a restart of {', '.join(serving)} ends their connections, and who uses "
-                                         "them gets I/O errors. Other processes can be restarted one by one: "
-                                         "`archipelago restart ROLE`", restart=True)
+            mapping.refuse_while_mapped(
+                args.home, f"a restart of {', '.join(serving)} ends their connections, and who uses them gets I/O "
+                "errors. Other processes can be restarted one by one: `archipelago restart ROLE`", restart=True)
         if not args.role and new.processes != now.processes:
             take_down(instance, [*ending, *instance.strangers()])
         before = instance.take_in()

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         from tools.supervisor import supervisor
         return supervisor.foreground(instance, args.role)
     with instance.locked():
-        wanted = wanted_of(instance, args.role)
+        wanted = instance.wanted(args.role)
         todo = to_start(instance, wanted, args.unsupervised)
         if args.unsupervised or instance.supervised():
             bring_up(instance, todo)
@@ -91,16 +91,6 @@ def run(args: argparse.Namespace) -> int:
             leave_supervisor(instance, todo)
     print(f"started {', '.join(todo) or 'a supervisor'} (home {args.home})")
     return 0
-
-
-def wanted_of(instance: Instance, role: str | None) -> list[str]:
-    """The processes that are meant, by what the operator's file says now. Under run/lock."""
-    instance.refuse_elsewhere()
-    if instance.has_segment():
-        instance.forget_end()
-        instance.take_in()
-        instance.make_folders()
-    return [instance.config.process_of(role)] if role else list(instance.config.processes)
 
 
 def to_start(instance: Instance, wanted: list[str], unsupervised: bool) -> list[str]:

@@ -22,6 +22,7 @@ from typing import Any
 from tools import cli
 from tools.instance.host import FILES_WANTED
 from tools.instance.instance import Instance
+from tools.mapping import mapping
 from tools.xsegtool import look
 from xseg._native import ffi, lib
 from xseg.errors import Busy, NotRunning
@@ -163,7 +164,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         cli.print_json({"home": args.home, "segment": instance.segment_name if segment else None,
                         "layout": instance.config.layout, "peers": shown,
-                        "mapped": [entry.name for entry in instance.mapped()],
+                        "mapped": [entry.name for entry in mapping.mapped(instance.home)],
                         "notes": notes(instance, segment)})
     elif args.picture:
         print(picture(instance, segment))

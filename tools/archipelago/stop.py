@@ -17,6 +17,7 @@ import os
 
 from tools.instance import ending
 from tools.instance.instance import Instance
+from tools.mapping import mapping
 from xseg.errors import XsegError
 
 HELP = "stop the pipeline, or the process of one role"
@@ -54,7 +55,7 @@ def end(instance: Instance, force: bool) -> None:
     instance.refuse_elsewhere()
     running = any(instance.pid_of(process) for process in ending.everything(instance))
     if running and not force:
-        instance.refuse_while_mapped("their I/O then waits or fails")
+        mapping.refuse_while_mapped(instance.home, "their I/O then waits or fails")
     if not running and not instance.supervised() and not instance.has_segment():
         print(f"not running (home {instance.home})")
         return
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         process = instance.config.process_of(args.role)
         running = bool(instance.pid_of(process))
         if running and not args.force:
-            instance.refuse_while_mapped("their I/O then waits or fails")
+            mapping.refuse_while_mapped(instance.home, "their I/O then waits or fails")
         take_down(instance, [process])
     print(f"stopped {process}" if running else f"not running (home {args.home})")
     return 0

@@ -24,7 +24,7 @@ import stat
 import subprocess
 import sys
 import time
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from tools.instance import config, locking, messages, stores
 from tools.instance.process import KILL_TIMEOUT_S, runs, send_signal, start_time, wait_for_end
@@ -34,9 +34,6 @@ from xseg._native import lib
 from xseg.errors import Busy, Invalid, NotOurs, OtherStore, TimedOut, Unfinished, XsegError
 from xseg.removed import ELSEWHERE, supervisor_answers
 from xseg.segment import Segment, name_for, names_of, new_name, record, text
-
-if TYPE_CHECKING:
-    from tools.mapping import mapping
 
 STOP_TIMEOUT_S = 10.0
 POLL_S = 0.005
@@ -76,6 +73,15 @@ class Instance:
             raise Invalid(f"{self.path(config.FILE)} has another layout ({', '.join(new.processes)}) than the instance "
                           f"that runs ({', '.join(self.config.processes)}): `archipelago restart`, of all, takes it in")
         return self.go_by(config.text_of(self.home, config.FILE))
+
+    def wanted(self, role: str | None) -> list[str]:
+        """The processes that are to be started, by what the operator's file says now. Under run/lock."""
+        self.refuse_elsewhere()
+        if self.has_segment():
+            self.forget_end()
+            self.take_in()
+            self.make_folders()
+        return [self.config.process_of(role)] if role else list(self.config.processes)
 
     def go_by(self, text: bytes | None) -> bytes | None:
         """Goes by this text; what was in force until now."""
@@ -465,17 +471,3 @@ class Instance:
         for path in [*glob.glob(self.path("run", "bell.*")), self.path("run", "supervisor.json"),
                      self.path("run", "supervisor.sock"), self.path(config.CHANGES), self.path(config.IN_FORCE)]:
             ours.forget(path)
-
-    # --- mapped volumes
-
-    def mapped(self) -> list[mapping.Entry]:
-        """Volumes that are block devices now. What a dead mapping left behind does not count."""
-        from tools.mapping import mapping
-        return [entry for entry in mapping.shown_entries(self.home) if entry.alive]
-
-    def refuse_while_mapped(self, consequence: str, restart: bool = False) -> None:
-        """Busy: volumes are mapped, in a way that does not survive a restart if it is but that.
-        `consequence` is what --force would do to them."""
-        if mapped := [entry for entry in self.mapped() if not (restart and entry.implementation.keeps_on)]:
-            names = ", ".join(f"{entry.name} ({entry.device})" for entry in mapped)
-            raise Busy(f"volumes are mapped: {names}; unmap them by `vlmc unmap`, or use --force: {consequence}")

@@ -145,6 +145,19 @@ def present_name(client: Client, entry: Entry) -> str:
         return entry.name
 
 
+def mapped(home: str) -> list[Entry]:
+    """Volumes that are block devices now. What a dead mapping left behind does not count."""
+    return [entry for entry in shown_entries(home) if entry.alive]
+
+
+def refuse_while_mapped(home: str, consequence: str, restart: bool = False) -> None:
+    """Busy: volumes are mapped, in a way that does not survive a restart if it is but that. `consequence` is what
+    --force would do to them."""
+    if found := [entry for entry in mapped(home) if not (restart and entry.implementation.keeps_on)]:
+        names = ", ".join(f"{entry.name} ({entry.device})" for entry in found)
+        raise Busy(f"volumes are mapped: {names}; unmap them by `vlmc unmap`, or use --force: {consequence}")
+
+
 def locked(home: str) -> contextlib.AbstractContextManager[None]:
     """Holds the instance's entries. Busy."""
     ours.check_home(home)

@@ -221,13 +221,12 @@ async def supervise(home: str, processes: list[str], report: Any, successor: boo
 
 def foreground(instance: Instance, role: str | None) -> int:
     """`archipelago start --foreground`: holds run/lock until all processes are ready. Exit status."""
-    from tools.archipelago.start import wanted_of
     set_up_log()
     with contextlib.ExitStack() as stack:
         stack.enter_context(instance.locked())
         if instance.supervised():
             raise Busy(f"another supervisor is at work (home {instance.home}): `archipelago stop` first")
-        wanted, running = wanted_of(instance, role), instance.running()
+        wanted, running = instance.wanted(role), instance.running()
         todo = [process for process in wanted if process not in running]
 
         def report(failure: OSError | None) -> None:
