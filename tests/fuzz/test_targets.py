@@ -50,7 +50,7 @@ NO_DECODERS = {
     "native/loop/peer.c": "options, which tools/instance/config.py has checked",
     "native/blocker_rados/fence.c": "one number in an answer of the cluster's monitors",
     "tools/instance/instance.py": "the kernel's", "xseg/ours.py": "the kernel's",
-    "tools/xsegtool/look.py": "the kernel's /proc/PID/stat",
+    "xseg/look.py": "the kernel's /proc/PID/stat",
     "tools/archipelago/route.py": "one word of a command line",
     "tools/vlmc/_common.py": "as tools/instance/config.py reads it",
     "tools/cluster.py": "clusters for tests and the demo", "tools/demo/__main__.py": "the demo's own commands",

@@ -8,7 +8,7 @@ import time
 import pytest
 from support import Instance
 
-from tools.xsegtool import look
+from xseg import look
 from xseg._native import lib
 
 PEERS = [("front", "delay", {"target": "back"}), ("back", "memory", {})]

@@ -23,7 +23,7 @@ from tools import cli
 from tools.instance.host import FILES_WANTED
 from tools.instance.instance import Instance
 from tools.mapping import mapping
-from tools.xsegtool import look
+from xseg import look
 from xseg._native import ffi, lib
 from xseg.errors import Busy, NotRunning
 from xseg.removed import ELSEWHERE, supervisor_answers

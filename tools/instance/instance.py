@@ -28,8 +28,7 @@ from typing import IO, Any
 
 from tools.instance import config, locking, messages, stores
 from tools.instance.process import KILL_TIMEOUT_S, runs, send_signal, start_time, wait_for_end
-from tools.xsegtool import look
-from xseg import ours
+from xseg import look, ours
 from xseg._native import lib
 from xseg.errors import Busy, Invalid, NotOurs, OtherStore, TimedOut, Unfinished, XsegError
 from xseg.removed import ELSEWHERE, supervisor_answers

@@ -10,7 +10,7 @@ import argparse
 from typing import Any
 
 from tools import cli
-from tools.xsegtool import look
+from xseg import look
 from xseg.segment import Segment, text
 
 HELP = "ports with their counters and latencies"

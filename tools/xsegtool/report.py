@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from tools import cli
-from tools.xsegtool import look
+from xseg import look
 from xseg._native import lib
 from xseg.segment import SHM, Segment, text
 

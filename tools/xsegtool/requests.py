@@ -10,7 +10,7 @@ import argparse
 from itertools import islice
 
 from tools import cli
-from tools.xsegtool import look
+from xseg import look
 from xseg.segment import Segment
 
 HELP = "requests under way: operation, owner, age"

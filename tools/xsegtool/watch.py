@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from tools import cli
-from tools.xsegtool import look
+from xseg import look
 from xseg.segment import Segment, text
 
 HELP = "rates of each port, every second"
