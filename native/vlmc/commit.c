@@ -15,220 +15,10 @@
  * way; the epoch is raised right after the capture and writers go on. It begins only when no
  * other commit is under way, so that writers never wait for a sync.
  */
-#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 
 #include "vlmc/parts.h"
-
-#define STACK_BYTES_MAX 1728        /* of a record of the largest class */
-#define SMALL_COMMIT 64             /* dirty entries that surely fit a 64 KiB buffer or two */
-
-struct capture {
-    struct vlmc *v;
-    uint32_t slot;
-    struct record record;           /* open while child is set */
-    struct xreq *child;
-    uint64_t buffer_size;
-    int error;
-    union { struct xstack stack; uint8_t bytes[STACK_BYTES_MAX]; } copy;    /* of the entry's */
-};
-
-void commit_want(struct vlmc *v, uint32_t slot)
-{
-    v->volumes[slot].commit_wanted = true;
-    v->commits_wanted = true;
-}
-
-/* --- capturing -------------------------------------------------------------------- */
-
-static struct xreq *record_child(struct capture *c)
-{
-    struct port *port = c->v->peer->port;
-    struct xreq *child = xreq_get(port);
-
-    if (!child)
-        return NULL;
-    if (xbuf_get(port, child, c->buffer_size) && xbuf_get(port, child, xbuffer_size(1))) {
-        xreq_put(port, child);
-        return NULL;
-    }
-    child->op = XOP_MAP_COMMIT;
-    child->volume = c->slot + 1;
-    child->client = c->slot;
-    child->sender[0] = CHILD_COMMIT;
-    return child;
-}
-
-static bool open_record(struct capture *c)
-{
-    struct volume *volume = &c->v->volumes[c->slot];
-    const struct xvolume *vol = &c->v->seg->volumes[c->slot];
-    struct record_info info = {
-        .kind = RECORD_JOURNAL, .volume = volume->id, .epoch = vol->epoch,
-        .seq = vol->commit_seq + 1 + volume->record_count, .block_shift = volume->block_shift,
-    };
-
-    if (volume->record_count == COMMIT_RECORDS || !(c->child = record_child(c))) {
-        c->error = -ENOBUFS;
-        return false;
-    }
-    record_begin(&c->record, xreq_data(c->v->seg, c->child),
-                 c->child->data_size / RECORD_ALIGN * RECORD_ALIGN, &info);
-    volume->record[volume->record_count++] = c->child->index + 1;
-    return true;
-}
-
-static void close_record(struct capture *c, uint32_t flags)
-{
-    c->record.info.flags = flags;
-    c->child->size = record_end(&c->record, RECORD_ALIGN);
-    c->child->flags = flags & RECORD_MARK ? XREQ_SNAPSHOT_MARK : 0;
-    c->child = NULL;
-}
-
-static void capture_entry(struct capture *c, struct xframe *frame, uint64_t block)
-{
-    const struct xentry entry = entry_read(frame, block);
-    const struct xstack *stack = entry.stack ? &c->copy.stack : NULL;
-
-    if (entry.stack && !stack_copy(c->v, frame, &entry, &c->copy.stack)) {
-        c->error = -EIO;            /* it makes no sense: the volume has lost what it had there */
-        return;
-    }
-    if (!c->child && !open_record(c))
-        return;
-    if (record_add(&c->record, block, &entry, stack) == 0)
-        return;
-    close_record(c, 0);
-    if (open_record(c) && record_add(&c->record, block, &entry, stack))
-        c->error = -EIO;            /* an entry that fits no empty record: cannot be */
-}
-
-/* Marks all dirty entries as committing, after an error too: settle() makes them dirty again. */
-static void capture_frame(struct capture *c, struct xframe *frame)
-{
-    uint64_t leaf = c->v->frames[frame - c->v->seg->frames].leaf;
-
-    for (uint32_t word = 0; word < XMAP_LEAF / 32; word++) {
-        uint32_t bits = frame->dirty[word];
-        for (uint32_t left = bits; left && c->error == 0; left &= left - 1)
-            capture_entry(c, frame, leaf * XMAP_LEAF + word * 32
-                                    + (uint32_t)__builtin_ctz(left));
-        store_release(&frame->committing[word], frame->committing[word] | bits);
-        store_release(&frame->dirty[word], 0u);
-    }
-}
-
-static int by_leaf(const void *a, const void *b, void *arg)
-{
-    const struct frame *frames = arg;
-    uint64_t x = frames[*(const uint32_t *)a].leaf, y = frames[*(const uint32_t *)b].leaf;
-
-    return x < y ? -1 : x > y;
-}
-
-/* Turns the list of dirty frames into the list of committing ones; returns them sorted. */
-static uint32_t *take_dirty_frames(struct vlmc *v, struct volume *volume, uint32_t *count)
-{
-    uint32_t *numbers, n = 0;
-
-    for (uint32_t at = volume->dirty_frames; at; at = v->frames[at - 1].dirty_next)
-        n++;
-    numbers = malloc((n + 1) * sizeof(*numbers));
-    if (!numbers)
-        return NULL;
-    *count = 0;
-    for (uint32_t at = volume->dirty_frames; at; at = v->frames[at - 1].dirty_next) {
-        numbers[(*count)++] = at - 1;
-        v->frames[at - 1].listed = false;
-        v->frames[at - 1].committing = true;
-        v->frames[at - 1].committing_next = volume->committing_frames;
-        volume->committing_frames = at;
-    }
-    volume->dirty_frames = 0;
-    qsort_r(numbers, n, sizeof(*numbers), by_leaf, v->frames);
-    return numbers;
-}
-
-/* Entries of an ended commit: dirty again, or clean. */
-static void settle(struct vlmc *v, uint32_t slot, bool again)
-{
-    struct volume *volume = &v->volumes[slot];
-
-    for (uint32_t at = volume->committing_frames; at; at = v->frames[at - 1].committing_next) {
-        struct xframe *frame = &v->seg->frames[at - 1];
-        v->frames[at - 1].committing = false;
-        volume->dirty_frame_count--;
-        for (uint32_t i = 0; i < XMAP_LEAF; i++) {
-            if (i % 32 == 0 && !frame->committing[i / 32])
-                i += 31;
-            else if (again && frame->committing[i / 32] >> (i % 32) & 1)
-                entry_dirty(v, slot, frame, v->frames[at - 1].leaf * XMAP_LEAF + i);
-        }
-        for (uint32_t word = 0; word < XMAP_LEAF / 32; word++)
-            store_release(&frame->committing[word], 0u);
-    }
-    volume->committing_frames = 0;
-    volume->committing_entries = 0;
-    if (again)
-        volume->commit_wanted = false;      /* who needs it asks again, and gets the error */
-}
-
-static void free_records(struct vlmc *v, struct volume *volume, uint32_t from)
-{
-    for (uint32_t i = from; i < volume->record_count; i++)
-        xreq_put(v->peer->port, &v->peer->port->reqs[volume->record[i] - 1]);
-    volume->record_count = 0;
-    volume->record_sent = 0;
-}
-
-/* Encodes all dirty entries. On failure everything is dirty as before. */
-static int capture(struct vlmc *v, uint32_t slot, bool mark)
-{
-    struct volume *volume = &v->volumes[slot];
-    struct capture c = { .v = v, .slot = slot };
-    uint32_t count, *frames = take_dirty_frames(v, volume, &count);
-
-    if (!frames)
-        return -ENOMEM;
-    c.buffer_size = volume->dirty_entries <= SMALL_COMMIT ? xbuffer_size(1) : XSEG_IO_MAX;
-    volume->committing_entries = volume->dirty_entries;
-    volume->dirty_entries = 0;
-    for (uint32_t i = 0; i < count; i++)
-        capture_frame(&c, &v->seg->frames[frames[i]]);
-    free(frames);
-    if (mark && !c.child && c.error == 0)
-        open_record(&c);
-    if (c.child)
-        close_record(&c, mark && c.error == 0 ? RECORD_MARK : 0);
-    if (c.error) {
-        settle(v, slot, true);
-        free_records(v, volume, 0);
-    }
-    volume->epoch_captured = v->seg->volumes[slot].epoch;
-    return c.error;
-}
-
-/* --- epochs --------------------------------------------------------------------------- */
-
-/* False: it is so far ahead of what is durable that the next life of the volume might use an
- * epoch again. */
-static bool epoch_may_rise(const struct vlmc *v, uint32_t slot)
-{
-    uint32_t epoch = v->seg->volumes[slot].epoch;
-
-    return epoch < UINT32_MAX - MAP_EPOCH_STRIDE
-        && epoch - v->seg->volumes[slot].epoch_durable < MAP_EPOCH_STRIDE - 1;
-}
-
-void epoch_leave(struct vlmc *v, uint32_t slot)
-{
-    struct xvolume *vol = &v->seg->volumes[slot];
-
-    if (epoch_may_rise(v, slot))
-        store_release(&vol->epoch, vol->epoch + 1);
-}
 
 /* --- data that may be gone ------------------------------------------------------------ */
 
@@ -254,18 +44,6 @@ static void give_up_dirty(struct vlmc *v, uint32_t slot)
 }
 
 /* --- a commit ----------------------------------------------------------------------- */
-
-void answer_all(struct vlmc *v, struct queue *queue, int error)
-{
-    struct xreq *req;
-
-    while ((req = queue_pop(v->peer, queue))) {
-        if (error == 0 && req->op != XOP_FLUSH)
-            req->done = req->size;
-        order_done(v, req);
-        peer_reply(v->peer, req, error);
-    }
-}
 
 static void answer_snapshot(struct vlmc *v, uint32_t slot, int error, const struct xreq *last)
 {
@@ -316,8 +94,7 @@ static void fail_freezes(struct vlmc *v, uint32_t slot, int error)
         return;
     answer_all(v, &volume->freezes, error);
     volume->hold_all = v->seg->volumes[slot].frozen != 0;
-    if (!volume->hold_all)
-        release_held(v, slot);
+    volume_look(v, slot);
 }
 
 /* A volume whose users were told that data are lost may be closed without them. */
@@ -336,8 +113,8 @@ static void commit_end(struct vlmc *v, uint32_t slot, int error, const struct xr
 
     if (error == 0 && volume->record_count)
         store_relaxed(&v->seg->volumes[slot].epoch_durable, volume->epoch_captured);
-    settle(v, slot, error != 0);
-    free_records(v, volume, volume->record_sent);
+    capture_end(v, slot, error != 0);
+    capture_free(v, volume, volume->record_sent);
     if (error) {
         fail_starved(v, slot, error);
         fail_freezes(v, slot, error);
@@ -347,8 +124,8 @@ static void commit_end(struct vlmc *v, uint32_t slot, int error, const struct xr
     note_told(v, slot, &volume->flushing);
     answer_all(v, &volume->flushing, error);
     answer_snapshot(v, slot, error, last);
-    volume->commit = COMMIT_IDLE;   /* only now: what ended above must not begin the next */
-    commit_kick(v, slot);
+    volume->commit = COMMIT_IDLE;
+    volume_look(v, slot);
 }
 
 static void append_next(struct vlmc *v, uint32_t slot)
@@ -391,8 +168,8 @@ static int commit_begin(struct vlmc *v, uint32_t slot, bool mark)
     if (data_dirty) {
         rc = send_sync(v, slot, 0);
         if (rc) {
-            settle(v, slot, true);
-            free_records(v, volume, 0);
+            capture_end(v, slot, true);
+            capture_free(v, volume, 0);
             return rc;
         }
         store_relaxed(&vol->dirty, (uint32_t)XDIRTY_SYNCING);
@@ -467,8 +244,7 @@ static void begin_snapshot(struct vlmc *v, uint32_t slot)
     counter_add(&vol->snapshots_held_ns, clock_ns() - volume->hold_writes_ns);
     volume->hold_writes_ns = 0;
     commit_go_on(v, slot);
-    if (!volume->hold_all)
-        release_held(v, slot);
+    volume_look(v, slot);
 }
 
 static void finish_freezes(struct vlmc *v, uint32_t slot)
@@ -534,8 +310,7 @@ static void refuse_commits(struct vlmc *v, uint32_t slot, int error, bool memory
         fail_starved(v, slot, error);
     if (volume->hold_writes_ns) {
         volume->hold_writes_ns = 0;
-        if (!volume->hold_all)
-            release_held(v, slot);
+        volume_look(v, slot);
     }
     fail_freezes(v, slot, error);
     if (closes_with_loss(v, slot) && volume->in_flight == 0 && !drain(v, slot)) {
@@ -551,7 +326,7 @@ void commit_kick(struct vlmc *v, uint32_t slot)
     int lost;
 
     if (volume->commit != COMMIT_IDLE)
-        return;                     /* its end kicks again */
+        return;                     /* at its end the volume is looked at again */
     volume->commit_wanted = false;
     lost = lost_error(v, slot);
     if (lost) {
@@ -577,7 +352,7 @@ void flush_request(struct vlmc *v, struct xreq *req)
 {
     counter_add(&xvolume_of(v, req)->flushes, 1);
     queue_push(v->peer, &volume_of(v, req)->flushes, req);
-    commit_kick(v, req->volume - 1);
+    volume_look(v, req->volume - 1);
 }
 
 void snapshot_request(struct vlmc *v, struct xreq *req)
@@ -589,14 +364,14 @@ void snapshot_request(struct vlmc *v, struct xreq *req)
         return;
     }
     queue_push(v->peer, &volume_of(v, req)->snapshots, req);
-    commit_kick(v, req->volume - 1);
+    volume_look(v, req->volume - 1);
 }
 
 void freeze_request(struct vlmc *v, struct xreq *req)
 {
     volume_of(v, req)->hold_all = true;
     queue_push(v->peer, &volume_of(v, req)->freezes, req);
-    commit_kick(v, req->volume - 1);
+    volume_look(v, req->volume - 1);
 }
 
 void thaw_request(struct vlmc *v, struct xreq *req)
@@ -612,5 +387,5 @@ void thaw_request(struct vlmc *v, struct xreq *req)
     v->volumes[slot].hold_all = false;
     store_release(&vol->frozen, 0u);
     peer_reply(v->peer, req, 0);
-    release_held(v, slot);
+    volume_look(v, slot);
 }

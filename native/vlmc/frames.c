@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * vlmc/frames.c - leaf pages of open volumes in the segment, and the stack records they use.
+ * vlmc/frames.c - leaf pages of open volumes in the segment.
  *
  * Frames form a set-associative cache: a leaf may be in XMAP_WAYS places, found by their
  * tags alone, so nothing here can be left half linked by a death. A frame may be evicted
@@ -18,13 +18,6 @@
 #include "vlmc/parts.h"
 
 #define LOAD_CLASS_BYTES XSEG_IO_MAX
-
-static uint32_t frame_number(const struct vlmc *v, const struct xframe *frame)
-{
-    return (uint32_t)(frame - v->seg->frames);
-}
-
-/* --- entries ------------------------------------------------------------------ */
 
 void entry_publish(struct xentry *entry, uint64_t volume, uint32_t epoch, uint32_t stack)
 {
@@ -80,72 +73,6 @@ void entry_dirty(struct vlmc *v, uint32_t slot, struct xframe *frame, uint64_t b
     frame_dirty(v, slot, frame);
 }
 
-bool bits_all_set(const uint8_t *bitmap, uint64_t first, uint64_t count)
-{
-    for (uint64_t bit = first; bit < first + count; bit++) {
-        if (bit % 8 == 0 && first + count - bit >= 8 && bitmap[bit / 8] == 0xff)
-            bit += 7;
-        else if (!bit_is_set(bitmap, bit))
-            return false;
-    }
-    return true;
-}
-
-/* --- stacks --------------------------------------------------------------------- */
-
-struct xstack *stack_at(const struct vlmc *v, uint32_t class, uint32_t stack)
-{
-    assert(stack != 0 && stack <= v->seg->stack_count[class]);
-    return (struct xstack *)(v->seg->stacks[class] + (stack - 1) * xstack_size(class));
-}
-
-static uint32_t shift_of(const struct vlmc *v, const struct xframe *frame)
-{
-    return v->frames[frame_number(v, frame)].block_shift;
-}
-
-static uint32_t class_of(const struct vlmc *v, const struct xframe *frame)
-{
-    return map_stack_class(shift_of(v, frame));
-}
-
-/* True if the frame owns the stack of that number. */
-static bool owns(const struct vlmc *v, const struct xframe *frame, uint32_t class, uint32_t stack)
-{
-    return stack && stack <= v->seg->stack_count[class]
-        && v->stack_owner[class][stack - 1] == frame_number(v, frame) + 1;
-}
-
-struct xstack *stack_of(const struct vlmc *v, const struct xframe *frame, const struct xentry *entry)
-{
-    uint32_t class = class_of(v, frame);
-    struct xstack *stack = owns(v, frame, class, entry->stack) ? stack_at(v, class, entry->stack) : NULL;
-
-    return stack && load_relaxed(&stack->layers) == layers_of(stack)
-        && load_relaxed(&stack->bitmap_size) == map_bitmap_size(shift_of(v, frame)) ? stack : NULL;
-}
-
-bool stack_copy(const struct vlmc *v, const struct xframe *frame, const struct xentry *entry, struct xstack *copy)
-{
-    const struct xstack *stack = stack_of(v, frame, entry);
-
-    if (!stack)
-        return false;
-    read_once(copy, stack, xstack_size(class_of(v, frame)));
-    return copy->layers == layers_of(copy) && copy->bitmap_size == map_bitmap_size(shift_of(v, frame));
-}
-
-void stack_give(struct vlmc *v, const struct xframe *frame, uint32_t stack)
-{
-    uint32_t class = class_of(v, frame);
-
-    if (!owns(v, frame, class, stack))
-        return;                     /* none, or a number that was scribbled over an entry's */
-    assert(v->stack_free_count[class] < v->seg->stack_count[class]);
-    v->stack_owner[class][stack - 1] = 0;
-    v->stack_free[class][v->stack_free_count[class]++] = stack;
-}
-
 /* --- evicting --------------------------------------------------------------------- */
 
 static bool is_clean(const struct frame *mine)
@@ -193,7 +120,7 @@ static void want_all_commits(struct vlmc *v)
 
 uint32_t stack_take(struct vlmc *v, const struct xframe *frame)
 {
-    uint32_t class = class_of(v, frame), stack;
+    uint32_t class = frame_stack_class(v, frame), stack;
 
     while (v->stack_free_count[class] == 0) {
         struct xframe *oldest = oldest_clean(v, 0, v->seg->frame_count, class);
@@ -269,7 +196,7 @@ static void begin_frame(struct vlmc *v, struct xframe *frame, uint64_t id, uint6
     memset(frame->committing, 0, sizeof(frame->committing));
     frame->valid = 0;
     frame->slot = slot;
-    frame->stack_class = class_of(v, frame);
+    frame->stack_class = frame_stack_class(v, frame);
     frame->leaf = leaf;
     store_release(&frame->volume_id, id);
 }
@@ -362,9 +289,9 @@ static int decode_item(struct vlmc *v, struct xframe *frame, const struct map_it
         if (!stack)
             return -ENOBUFS;
     }
-    item_to_entry(item, &entry, stack ? stack_at(v, class_of(v, frame), stack) : NULL);
+    item_to_entry(item, &entry, stack ? stack_at(v, frame_stack_class(v, frame), stack) : NULL);
     if (stack)                      /* a record of one layer says nothing of bitmaps */
-        stack_at(v, class_of(v, frame), stack)->bitmap_size = map_bitmap_size(shift_of(v, frame));
+        stack_at(v, frame_stack_class(v, frame), stack)->bitmap_size = map_bitmap_size(frame_block_shift(v, frame));
     entry_publish(entry_of(frame, item->block), entry.volume, entry.epoch, stack);
     return 0;
 }
@@ -380,7 +307,7 @@ static int decode(struct vlmc *v, struct xframe *frame, const struct xreq *child
         return -EBADMSG;
     read_once(v->record, xreq_data(v->seg, child), child->done);
     if (record_check(v->record, child->done, &info) || info.kind != RECORD_LEAF
-        || info.block_shift != shift_of(v, frame))
+        || info.block_shift != frame_block_shift(v, frame))
         return -EBADMSG;
     while ((rc = record_next(v->record, &at, &item)) == 1) {
         rc = decode_item(v, frame, &item);
@@ -431,7 +358,7 @@ void cache_loaded(struct vlmc *v, struct xreq *child)
     store_release(&frame->valid, 1u);
     waiting = mine->waiting;
     mine->waiting = (struct queue){ 0 };
-    run_queue(v, &waiting);
+    wake(v, &waiting);
 }
 
 void cache_forget(struct vlmc *v, uint32_t slot)

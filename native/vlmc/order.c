@@ -69,19 +69,3 @@ void order_done(struct vlmc *v, struct xreq *req)
     volume->changing--;
     v->order_moved |= !queue_empty(&volume->behind);
 }
-
-bool order_go_on(struct vlmc *v)
-{
-    if (!v->order_moved)
-        return false;
-    v->order_moved = false;
-    for (uint32_t slot = 0; slot < XSEG_VOLUMES; slot++) {
-        struct queue behind = v->volumes[slot].behind;
-        struct xreq *req;
-
-        v->volumes[slot].behind = (struct queue){ 0 };
-        while ((req = queue_pop(v->peer, &behind)))
-            vlmc_request(v->peer, req);
-    }
-    return true;
-}

@@ -4,13 +4,25 @@
  *
  * Parts
  * -----
- *   vlmc/vlmc.c         requests in, children back, freezing; the peer's table
- *   vlmc/frames.c   leaf pages in the segment: finding, loading, evicting; stacks
- *   vlmc/read.c    READ, BLOCK_STATUS
- *   vlmc/write.c   WRITE, WRITE_ZEROES, DISCARD on blocks that are the volume's own
- *   vlmc/own.c     the first write to a block: new layer, merging a chunk, merging a stack
- *   vlmc/commit.c  FLUSH, journal records, snapshots
- *   vlmc/order.c   what waits for the requests of the dead
+ * Calls go down this list, and never up:
+ *
+ *   vlmc/vlmc.c     requests in, children back, what is left to do in a turn; the peer's table
+ *   vlmc/commit.c   FLUSH, journal records, snapshots, freezing
+ *   vlmc/capture.c  dirty entries into the records of a commit
+ *   vlmc/steps.c    a request advances, a piece in one block at a time
+ *   vlmc/write.c    WRITE, WRITE_ZEROES, DISCARD on blocks that are the volume's own
+ *   vlmc/read.c     READ, BLOCK_STATUS
+ *   vlmc/own.c      the first write to a block: new layer, filling up a chunk
+ *   vlmc/merge.c    merging a stack that is at its bound
+ *   vlmc/busy.c     the table of busy blocks
+ *   vlmc/frames.c   leaf pages in the segment: finding, loading, evicting
+ *   vlmc/stacks.c   the stack records that entries name
+ *   vlmc/io.c       children, the end of a request, waking
+ *   vlmc/order.c    what waits for the requests of the dead
+ *   vlmc/volume.c   vlmc's own side of a volume slot
+ *
+ * Who is below wakes who is above by leaving word: a woken request is put on the queue `ready`, and a volume whose
+ * commits or holds may go on is marked in `look`. go_on() in vlmc/vlmc.c does both at the end of each callback.
  *
  * A request on a volume
  * ---------------------
@@ -196,6 +208,9 @@ struct vlmc {
     uint64_t turn;
     struct queue starved;           /* requests that wait for slots, buffers, frames, stacks */
     uint32_t starved_count;
+    struct queue ready;             /* requests that were woken: to be run in this turn */
+    uint64_t look[XSEG_VOLUMES / 64];   /* a bit a volume slot: to be looked at in this turn, whatever for */
+    bool looks;                     /* one is set */
     bool commits_wanted;            /* some volume's commit_wanted is set */
     bool order_moved;               /* what a volume's `behind` waits for may be done */
     uint64_t alive_ns[XSEG_PORTS];  /* the port's process was seen alive for what came in then */
@@ -232,23 +247,83 @@ static inline struct xobj own_object(const struct volume *volume, uint32_t epoch
     return (struct xobj){ .kind = XOBJ_DATA, .epoch = epoch, .volume = volume->id, .index = block };
 }
 
-/* vlmc/vlmc.c */
-void vlmc_request(struct peer *peer, struct xreq *req);
-void io_run(struct vlmc *v, struct xreq *req);
+/* vlmc/volume.c */
+/* The volume is to be looked at in this turn: a commit may begin, or what was held back go on. */
+void volume_look(struct vlmc *v, uint32_t slot);
+/* It shall commit as soon as possible, whoever asks for it. */
+void commit_want(struct vlmc *v, uint32_t slot);
+bool volume_is_open(const struct xvolume *vol);
+/* A slot that was given to another volume starts anew. False: it says so while requests on it are under way,
+ * or what it says of the volume makes no sense. */
+bool volume_refresh(struct vlmc *v, uint32_t slot);
+/* Each volume that is open already goes on as the last life left it. What came of a SYNC that was under way
+ * is not known, so it counts for nothing. */
+void volume_adopt_all(struct vlmc *v);
+/* False: its epoch is so far ahead of what is durable that the next life of the volume might use one again. */
+bool epoch_may_rise(const struct vlmc *v, uint32_t slot);
+/* After a write to a new object failed: what it may have left there must never come to light,
+ * so objects made from now on carry another epoch. */
+void epoch_leave(struct vlmc *v, uint32_t slot);
+
+/* vlmc/io.c */
+/* The request waits for slots, buffers, frames or stacks. */
+void starve(struct vlmc *v, struct xreq *req);
+/* Those that wait there are run in this turn. */
+void wake(struct vlmc *v, struct queue *queue);
+/* A child of req for an object. It borrows the parent's data at the cursor, when there are some.
+ * NULL: no slot; the request has been starved. */
+struct xreq *object_child(struct vlmc *v, struct xreq *req, enum child_kind kind, uint64_t block,
+                          const struct xobj *object, uint64_t offset, uint64_t size);
+void send_child(struct vlmc *v, struct xreq *child);
+/* Answers a request that is at its end and has no child out. */
+void io_finish(struct vlmc *v, struct xreq *req);
+/* For a request that waits on no queue any more: it goes no further. */
 void io_fail(struct vlmc *v, struct xreq *req, int error);
 /* Result of a step that met an entry or a stack that makes no sense: the request fails. */
 uint64_t io_damaged(struct vlmc *v, struct xreq *req);
 void io_child_done(struct vlmc *v, struct xreq *child, int error);
 /* Answers every request of a queue. */
 void answer_all(struct vlmc *v, struct queue *queue, int error);
-void run_queue(struct vlmc *v, struct queue *queue);
-void starve(struct vlmc *v, struct xreq *req);
-/* A child of req for an object, borrowing the parent's data at `delta` when it has some.
- * NULL: no slot; the request has been starved. */
-struct xreq *object_child(struct vlmc *v, struct xreq *req, enum child_kind kind, uint64_t block,
-                          const struct xobj *object, uint64_t offset, uint64_t size);
-void send_child(struct vlmc *v, struct xreq *child);
-void release_held(struct vlmc *v, uint32_t slot);
+
+/* vlmc/steps.c */
+/* Runs a request until it waits or is at its end. */
+void io_run(struct vlmc *v, struct xreq *req);
+
+/* vlmc/stacks.c */
+uint32_t frame_number(const struct vlmc *v, const struct xframe *frame);
+/* Of the frame's volume. */
+uint32_t frame_block_shift(const struct vlmc *v, const struct xframe *frame);
+uint32_t frame_stack_class(const struct vlmc *v, const struct xframe *frame);
+/* The stack that an entry of this frame names. NULL: it has none, or one that makes no sense or is another
+ * frame's: see "Scribbled maps". */
+struct xstack *stack_of(const struct vlmc *v, const struct xframe *frame, const struct xentry *entry);
+/* Copies it. False: it makes no sense. */
+bool stack_copy(const struct vlmc *v, const struct xframe *frame, const struct xentry *entry, struct xstack *copy);
+/* Gives it back, if it is this frame's. */
+void stack_give(struct vlmc *v, const struct xframe *frame, uint32_t stack);
+struct xstack *stack_at(const struct vlmc *v, uint32_t class, uint32_t stack);
+/* How many layers, 1..XMAP_LAYERS whatever is written there. */
+static inline uint32_t layers_of(const struct xstack *stack)
+{
+    uint32_t layers = load_relaxed(&stack->layers);
+
+    return layers < 1 ? 1 : layers > XMAP_LAYERS ? XMAP_LAYERS : layers;
+}
+/* The bitmap of a layer, as the volume's block size says and not the record. */
+static inline uint8_t *stack_bits(const struct volume *volume, struct xstack *stack, uint32_t layer)
+{
+    return (uint8_t *)(stack + 1) + layer * map_bitmap_size(volume->block_shift);
+}
+/* Fills in a stack record with our own object on top of the layers `below`. */
+void stack_on(const struct vlmc *v, uint32_t slot, uint64_t block, struct xstack *stack,
+              const struct xobj *below, uint32_t layers, const uint8_t *bitmaps);
+static inline bool bit_is_set(const uint8_t *bitmap, uint64_t bit)
+{
+    return bitmap[bit / 8] >> (bit % 8) & 1;
+}
+bool bits_all_set(const uint8_t *bitmap, uint64_t first, uint64_t count);
+/* Layer that chunk lies in. */
+uint32_t layer_of(const struct volume *volume, struct xstack *stack, uint64_t chunk);
 
 /* vlmc/frames.c */
 int cache_start(struct vlmc *v);
@@ -274,28 +349,8 @@ static inline struct xentry entry_read(const struct xframe *frame, uint64_t bloc
     read_once(&entry, &frame->entry[block % XMAP_LEAF], sizeof(entry));
     return entry;
 }
-/* The stack that an entry of this frame names. NULL: it has none, or one that makes no sense or is another
- * frame's: see "Scribbled maps". */
-struct xstack *stack_of(const struct vlmc *v, const struct xframe *frame, const struct xentry *entry);
-/* Copies it. False: it makes no sense. */
-bool stack_copy(const struct vlmc *v, const struct xframe *frame, const struct xentry *entry, struct xstack *copy);
 /* Number + 1 of a free stack record for this frame, or 0: none, commits were asked for. */
 uint32_t stack_take(struct vlmc *v, const struct xframe *frame);
-/* Gives it back, if it is this frame's. */
-void stack_give(struct vlmc *v, const struct xframe *frame, uint32_t stack);
-struct xstack *stack_at(const struct vlmc *v, uint32_t class, uint32_t stack);
-/* How many layers, 1..XMAP_LAYERS whatever is written there. */
-static inline uint32_t layers_of(const struct xstack *stack)
-{
-    uint32_t layers = load_relaxed(&stack->layers);
-
-    return layers < 1 ? 1 : layers > XMAP_LAYERS ? XMAP_LAYERS : layers;
-}
-/* The bitmap of a layer, as the volume's block size says and not the record. */
-static inline uint8_t *stack_bits(const struct volume *volume, struct xstack *stack, uint32_t layer)
-{
-    return (uint8_t *)(stack + 1) + layer * map_bitmap_size(volume->block_shift);
-}
 /* Counts the frame among the volume's dirty ones: an entry of it changes soon. */
 void frame_dirty(struct vlmc *v, uint32_t slot, struct xframe *frame);
 /* True if the volume must commit before one more entry of this frame changes. */
@@ -303,36 +358,40 @@ bool cache_too_dirty(struct vlmc *v, uint32_t slot, const struct xframe *frame);
 /* Marks an entry changed. To be called before it changes. */
 void entry_dirty(struct vlmc *v, uint32_t slot, struct xframe *frame, uint64_t block);
 void entry_publish(struct xentry *entry, uint64_t volume, uint32_t epoch, uint32_t stack);
-static inline bool bit_is_set(const uint8_t *bitmap, uint64_t bit)
-{
-    return bitmap[bit / 8] >> (bit % 8) & 1;
-}
-bool bits_all_set(const uint8_t *bitmap, uint64_t first, uint64_t count);
 
 /* vlmc/read.c */
 uint64_t read_step(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
                    uint64_t in, uint64_t length);
 uint64_t status_step(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
                      uint64_t in, uint64_t length);
-/* Layer that chunk lies in. */
-uint32_t layer_of(const struct volume *volume, struct xstack *stack, uint64_t chunk);
 
 /* vlmc/write.c */
 uint64_t write_step(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
                     uint64_t in, uint64_t length);
 void write_done(struct vlmc *v, struct xreq *child);
 
+/* vlmc/busy.c */
+int busy_start(struct vlmc *v);
+/* True: the block is busy, and the request waits until it is not. */
+bool busy_wait(struct vlmc *v, struct xreq *req, uint64_t block);
+/* Takes a block for a request, which waits if that cannot be yet. */
+bool busy_share(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block);
+bool busy_take(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block);
+/* Those that waited are woken when nobody has it any more. */
+void busy_release(struct vlmc *v, uint32_t slot, uint64_t block);
+
+/* vlmc/merge.c */
+/* Begins to merge `old` into the record `number`. True: nothing was to be copied, it is done. Else the request waits:
+ * on the busy block, which it has taken, or for memory. */
+bool merge_start(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
+                 uint32_t number, struct xstack *old);
+void merge_done(struct vlmc *v, struct xreq *child);
+
 /* vlmc/own.c */
 bool own_block(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block);
 uint64_t fill_chunk(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
                     uint64_t in, uint64_t length);
 void fill_done(struct vlmc *v, struct xreq *child);
-void merge_done(struct vlmc *v, struct xreq *child);
-/* Takes a block for a request, which waits if that cannot be yet. */
-bool busy_share(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block);
-bool busy_take(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block);
-void busy_release(struct vlmc *v, uint32_t slot, uint64_t block);
-int busy_start(struct vlmc *v);
 /* Notes that chunks are in the volume's own layer. EIO: the entry or its stack makes no sense. */
 int set_chunks(struct vlmc *v, uint32_t slot, uint64_t block, uint64_t first, uint64_t count);
 
@@ -342,8 +401,14 @@ bool order_wait(struct vlmc *v, struct xreq *req);
 /* The request will change the volume. Once counted, it counts until order_done(), when it is answered. */
 void order_note(struct vlmc *v, struct xreq *req);
 void order_done(struct vlmc *v, struct xreq *req);
-/* From flush(): takes in again what waited. True if it did. */
-bool order_go_on(struct vlmc *v);
+
+/* vlmc/capture.c */
+/* Encodes all dirty entries into the records of a commit. On failure everything is dirty as before. */
+int capture(struct vlmc *v, uint32_t slot, bool mark);
+/* A commit has ended: its entries are dirty again, or clean. */
+void capture_end(struct vlmc *v, uint32_t slot, bool again);
+/* Gives back the records from `from` on. */
+void capture_free(struct vlmc *v, struct volume *volume, uint32_t from);
 
 /* vlmc/commit.c */
 void flush_request(struct vlmc *v, struct xreq *req);
@@ -352,10 +417,6 @@ void freeze_request(struct vlmc *v, struct xreq *req);
 void thaw_request(struct vlmc *v, struct xreq *req);
 /* Starts whatever the volume's queues ask for and its state allows. */
 void commit_kick(struct vlmc *v, uint32_t slot);
-void commit_want(struct vlmc *v, uint32_t slot);
-/* After a write to a new object failed: what it may have left there must never come to light,
- * so objects made from now on carry another epoch. */
-void epoch_leave(struct vlmc *v, uint32_t slot);
 void commit_synced(struct vlmc *v, struct xreq *child);
 void commit_appended(struct vlmc *v, struct xreq *child);
 

@@ -9,16 +9,6 @@
 #define STATUS_MAX (1ull << 30)     /* bytes looked at for one BLOCK_STATUS, about */
 #define EXTENT_MAX (1u << 31)       /* bytes: what fits a u32 and stays aligned */
 
-uint32_t layer_of(const struct volume *volume, struct xstack *stack, uint64_t chunk)
-{
-    uint32_t layers = layers_of(stack);
-
-    for (uint32_t l = 0; l + 1 < layers; l++)
-        if (bit_is_set(stack_bits(volume, stack, l), chunk))
-            return l;
-    return layers - 1;
-}
-
 /* How many of `length` bytes from `in` on lie in the same layer as the first. */
 static uint64_t run_in_layer(const struct volume *volume, struct xstack *stack, uint64_t in, uint64_t length,
                              uint32_t *layer)

@@ -5,178 +5,13 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "vlmc/parts.h"
 
 #define STARVED_TRIES_MAX 1024      /* starved requests tried again in one turn */
+#define GO_ON_ROUNDS 64             /* of what requests and volumes leave each other to do, in one call */
 
 static_assert(sizeof(struct io) <= 7 * sizeof(uint64_t), "io fits the scratch before the link");
-
-/* --- children ------------------------------------------------------------------ */
-
-void starve(struct vlmc *v, struct xreq *req)
-{
-    v->starved_count++;
-    queue_push(v->peer, &v->starved, req);
-}
-
-struct xreq *object_child(struct vlmc *v, struct xreq *req, enum child_kind kind, uint64_t block,
-                          const struct xobj *object, uint64_t offset, uint64_t size)
-{
-    struct xreq *child = xreq_child(v->peer->port, req);
-
-    if (!child) {
-        starve(v, req);
-        return NULL;
-    }
-    child->op = req->op;
-    child->flags = req->flags & XREQ_NO_HOLE;
-    child->object = *object;
-    child->offset = offset;
-    child->size = size;
-    child->sender[0] = kind;
-    child->sender[1] = block;
-    if (req->data) {
-        child->data = req->data + io_of(req)->cursor;
-        child->data_size = (uint32_t)size;
-    }
-    return child;
-}
-
-void send_child(struct vlmc *v, struct xreq *child)
-{
-    io_of(xreq_parent(v->peer->port, child))->outstanding++;
-    peer_send(v->peer, child, VLMC_BLOCKER);
-}
-
-/* --- a volume request ------------------------------------------------------------ */
-
-static void count_done(struct xvolume *vol, const struct xreq *req)
-{
-    if (req->op == XOP_READ) {
-        counter_add(&vol->reads, 1);
-        counter_add(&vol->bytes_read, req->size);
-    } else if (io_of((struct xreq *)req)->is_write) {
-        counter_add(&vol->writes, 1);
-        counter_add(&vol->bytes_written, req->size);
-    }
-}
-
-/* The request has left the volume: whoever waits for quiet may go on. */
-static void leave(struct vlmc *v, struct xreq *req)
-{
-    struct volume *volume = volume_of(v, req);
-
-    assert(volume->in_flight > 0);
-    volume->in_flight--;
-    order_done(v, req);
-    if (io_of(req)->is_write) {
-        volume->writes--;
-        store_relaxed(&xvolume_of(v, req)->writes_in_flight, volume->writes);
-    }
-}
-
-static void finish(struct vlmc *v, struct xreq *req)
-{
-    struct volume *volume = volume_of(v, req);
-    struct io *io = io_of(req);
-    uint32_t slot = req->volume - 1;
-
-    leave(v, req);
-    if (io->error == 0) {
-        count_done(xvolume_of(v, req), req);
-        if (req->op != XOP_BLOCK_STATUS)
-            req->done = req->size;
-    }
-    if (io->error == 0 && io->is_write && (req->flags & XREQ_FUA))
-        queue_push(v->peer, &volume->flushes, req);
-    else
-        peer_reply(v->peer, req, io->error);
-    if (volume->hold_writes_ns || volume->hold_all || !queue_empty(&volume->flushes))
-        commit_kick(v, slot);
-}
-
-static uint64_t step(struct vlmc *v, struct xreq *req)
-{
-    const struct volume *volume = volume_of(v, req);
-    uint64_t at = req->offset + io_of(req)->cursor, block = at >> volume->block_shift;
-    uint64_t in = at & (block_size(volume) - 1), length = block_size(volume) - in;
-    struct xframe *frame = cache_get(v, req, block);
-
-    if (!frame)
-        return STEP_WAIT;
-    if (length > req->size - io_of(req)->cursor)
-        length = req->size - io_of(req)->cursor;
-    switch (req->op) {
-    case XOP_READ:
-        return read_step(v, req, frame, block, in, length);
-    case XOP_BLOCK_STATUS:
-        return status_step(v, req, frame, block, in, length);
-    case XOP_CACHE:
-        return length;              /* its leaf pages are loaded now */
-    default:
-        return write_step(v, req, frame, block, in, length);
-    }
-}
-
-void io_run(struct vlmc *v, struct xreq *req)
-{
-    struct io *io = io_of(req);
-
-    io->outstanding++;
-    while (io->cursor < req->size && io->error == 0) {
-        uint64_t done = step(v, req);
-        if (done == STEP_WAIT) {
-            io->outstanding--;
-            return;                 /* it is on a queue, and cannot end before it runs again */
-        }
-        io->cursor += done;
-    }
-    io->cursor = req->size;
-    if (--io->outstanding == 0)
-        finish(v, req);
-}
-
-/* For a request that waits on no queue any more: it goes no further. */
-void io_fail(struct vlmc *v, struct xreq *req, int error)
-{
-    struct io *io = io_of(req);
-
-    if (io->error == 0)
-        io->error = error;
-    io_run(v, req);
-}
-
-uint64_t io_damaged(struct vlmc *v, struct xreq *req)
-{
-    counter_add(&v->peer->port->shared->bad, 1);
-    io_of(req)->error = -EIO;
-    return req->size - io_of(req)->cursor;
-}
-
-void io_child_done(struct vlmc *v, struct xreq *child, int error)
-{
-    struct xreq *req = xreq_parent(v->peer->port, child);
-    struct io *io = io_of(req);
-
-    if (error && io->error == 0)
-        io->error = error;
-    xreq_put(v->peer->port, child);
-    assert(io->outstanding > 0);
-    if (--io->outstanding == 0 && io->cursor == req->size)
-        finish(v, req);
-}
-
-void run_queue(struct vlmc *v, struct queue *queue)
-{
-    struct queue waiting = *queue;
-    struct xreq *req;
-
-    *queue = (struct queue){ 0 };
-    while ((req = queue_pop(v->peer, &waiting)))
-        io_run(v, req);
-}
 
 /* --- coming in -------------------------------------------------------------------- */
 
@@ -255,7 +90,7 @@ static void io_request(struct vlmc *v, struct xreq *req)
 }
 
 /* Lets go what was held back, as far as the volume's holds allow. */
-void release_held(struct vlmc *v, uint32_t slot)
+static void release_held(struct vlmc *v, uint32_t slot)
 {
     struct volume *volume = &v->volumes[slot];
     struct queue held = volume->held;
@@ -308,62 +143,20 @@ static bool settle_doubt(struct vlmc *v)
     return true;
 }
 
-/* Takes in what a volume is, once in its life: from then on its words for that are not looked at. */
-static void begin_volume(struct vlmc *v, uint32_t slot, uint32_t generation)
+static void take_in(struct vlmc *v, struct xreq *req)
 {
-    const struct xvolume *vol = &v->seg->volumes[slot];
-    uint32_t shift = load_relaxed(&vol->block_shift);
-    bool ok = shift >= XMAP_BLOCK_MIN_SHIFT && shift <= XMAP_BLOCK_MAX_SHIFT;
-
-    v->volumes[slot] = (struct volume){ .generation = generation, .epoch_captured = load_relaxed(&vol->epoch),
-                                        .id = load_relaxed(&vol->id), .hold_all = load_relaxed(&vol->frozen) != 0 };
-    v->volumes[slot].block_shift = ok && v->volumes[slot].id ? shift : 0;
-}
-
-/* Nothing of it is under way or waits. */
-static bool is_quiet(const struct volume *volume)
-{
-    return volume->in_flight == 0 && volume->changing == 0 && volume->dirty_frames == 0
-        && volume->committing_frames == 0 && volume->commit == COMMIT_IDLE && queue_empty(&volume->behind)
-        && queue_empty(&volume->held) && queue_empty(&volume->flushes) && queue_empty(&volume->snapshots)
-        && queue_empty(&volume->freezes);
-}
-
-/* A slot that was given to another volume starts anew. False: it says so while requests on it are under way,
- * or what it says of the volume makes no sense. */
-static bool refresh(struct vlmc *v, uint32_t slot)
-{
-    uint32_t generation = load_acquire(&v->seg->volumes[slot].generation);
-
-    if (v->volumes[slot].generation != generation) {
-        if (!is_quiet(&v->volumes[slot]))
-            return false;
-        begin_volume(v, slot, generation);
-    }
-    return v->volumes[slot].block_shift != 0;
-}
-
-static bool is_open(const struct xvolume *vol)
-{
-    uint32_t state = load_acquire(&vol->state);
-
-    return state == XVOL_OPEN || state == XVOL_CLOSING;
-}
-
-void vlmc_request(struct peer *peer, struct xreq *req)
-{
-    struct vlmc *v = peer->state;
+    struct peer *peer = v->peer;
     const struct xvolume *vol = xreq_volume(v->seg, req);
 
     if (req->op == XOP_PING) {
         peer_reply(peer, req, 0);
         return;
     }
-    if (!vol || !is_open(vol)) {
+    if (!vol || !volume_is_open(vol)) {
         peer_reply(peer, req, -ESTALE);
         return;
     }
-    if (!refresh(v, req->volume - 1) || volume_of(v, req)->closed
+    if (!volume_refresh(v, req->volume - 1) || volume_of(v, req)->closed
         || (req->generation && req->generation != volume_of(v, req)->generation)) {
         peer_reply(peer, req, -ESTALE);
         return;
@@ -385,6 +178,78 @@ void vlmc_request(struct peer *peer, struct xreq *req)
     case XOP_VOL_THAW: thaw_request(v, req); break;
     default: peer_reply(peer, req, -EOPNOTSUPP);
     }
+}
+
+/* --- going on ------------------------------------------------------------------------ */
+
+/* Takes in again what waited for the requests of the dead. True if it did. */
+static bool behind_go_on(struct vlmc *v)
+{
+    if (!v->order_moved)
+        return false;
+    v->order_moved = false;
+    for (uint32_t slot = 0; slot < XSEG_VOLUMES; slot++) {
+        struct queue behind = v->volumes[slot].behind;
+        struct xreq *req;
+
+        v->volumes[slot].behind = (struct queue){ 0 };
+        while ((req = queue_pop(v->peer, &behind)))
+            take_in(v, req);
+    }
+    return true;
+}
+
+static void run_ready(struct vlmc *v)
+{
+    struct queue ready = v->ready;
+    struct xreq *req;
+
+    v->ready = (struct queue){ 0 };
+    while ((req = queue_pop(v->peer, &ready)))
+        io_run(v, req);
+}
+
+static void look_at_volumes(struct vlmc *v)
+{
+    for (uint32_t word = 0; word < XSEG_VOLUMES / 64; word++) {
+        uint64_t bits = v->look[word];
+
+        v->look[word] = 0;
+        for (; bits; bits &= bits - 1) {
+            uint32_t slot = word * 64 + (uint32_t)__builtin_ctzll(bits);
+
+            commit_kick(v, slot);
+            if (!v->volumes[slot].hold_all && !v->volumes[slot].hold_writes_ns)
+                release_held(v, slot);
+        }
+    }
+}
+
+static bool is_left(const struct vlmc *v)
+{
+    return v->looks || !queue_empty(&v->ready);
+}
+
+/* Does what was left to be done meanwhile: requests that were woken go on, volumes are looked at. That may leave more
+ * of it, so it is done GO_ON_ROUNDS times at most, and in the next turn again. */
+static void go_on(struct vlmc *v)
+{
+    for (uint32_t round = 0; round < GO_ON_ROUNDS && is_left(v); round++) {
+        run_ready(v);
+        if (v->looks) {
+            v->looks = false;
+            look_at_volumes(v);
+        }
+    }
+}
+
+static void vlmc_request(struct peer *peer, struct xreq *req)
+{
+    struct vlmc *v = peer->state;
+
+    take_in(v, req);
+    if (is_left(v))
+        go_on(v);
 }
 
 /* --- coming back ------------------------------------------------------------------- */
@@ -411,6 +276,8 @@ static void vlmc_reply(struct peer *peer, struct xreq *child)
     case CHILD_COMMIT: commit_appended(v, child); break;
     case CHILD_ASK: asked(v, child); break;
     }
+    if (is_left(v))
+        go_on(v);
 }
 
 static bool retry_starved(struct vlmc *v)
@@ -440,15 +307,16 @@ static bool vlmc_flush(struct peer *peer)
     moved = retry_starved(v);
     moved |= settle_doubt(v);
     ask(v);
-    moved |= order_go_on(v);
+    moved |= behind_go_on(v);
     v->turn++;
     if (v->commits_wanted) {
         v->commits_wanted = false;
         for (uint32_t slot = 0; slot < XSEG_VOLUMES; slot++)
             if (v->volumes[slot].commit_wanted)
-                commit_kick(v, slot);
+                volume_look(v, slot);
     }
-    return moved;
+    go_on(v);
+    return moved || is_left(v);
 }
 
 /* --- life --------------------------------------------------------------------------- */
@@ -461,20 +329,6 @@ static void vlmc_stop(struct peer *peer)
     free(v->volumes);
     free(v->busy);
     free(v);
-}
-
-/* Each volume that is open already goes on as the last life left it. What came of a SYNC that was under way
- * is not known, so it counts for nothing. */
-static void adopt_volumes(struct vlmc *v)
-{
-    for (uint32_t slot = 0; slot < XSEG_VOLUMES; slot++) {
-        struct xvolume *vol = &v->seg->volumes[slot];
-
-        if (load_relaxed(&vol->dirty))
-            store_relaxed(&vol->dirty, (uint32_t)XDIRTY_WRITTEN);
-        if (is_open(vol))
-            begin_volume(v, slot, load_relaxed(&vol->generation));
-    }
 }
 
 static int vlmc_start(struct peer *peer)
@@ -490,7 +344,7 @@ static int vlmc_start(struct peer *peer)
     v->volumes = calloc(XSEG_VOLUMES, sizeof(*v->volumes));
     if (!v->volumes)
         return -ENOMEM;
-    adopt_volumes(v);
+    volume_adopt_all(v);
     rc = busy_start(v);
     return rc ? rc : cache_start(v);
 }

@@ -14,7 +14,6 @@
  *
  * A DISCARD leaves parts of chunks as they are; whole chunks read as zeros afterwards.
  */
-#include <assert.h>
 
 #include "vlmc/parts.h"
 
@@ -236,6 +235,6 @@ void write_done(struct vlmc *v, struct xreq *child)
         forget_stack(v, req, cache_pinned(v, slot, block), block, volume_of(v, req)->id,
                      child->object.epoch);
     if (busy)
-        busy_release(v, slot, block);   /* first: the volume may be closed once the request is done */
+        busy_release(v, slot, block);
     io_child_done(v, child, child->error);
 }

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * vlmc/io.c - a request on a volume: its children, its end, and what wakes it.
+ */
+#include <assert.h>
+#include <errno.h>
+
+#include "vlmc/parts.h"
+
+void starve(struct vlmc *v, struct xreq *req)
+{
+    v->starved_count++;
+    queue_push(v->peer, &v->starved, req);
+}
+
+void wake(struct vlmc *v, struct queue *queue)
+{
+    struct queue waiting = *queue;
+    struct xreq *req;
+
+    *queue = (struct queue){ 0 };
+    while ((req = queue_pop(v->peer, &waiting)))
+        queue_push(v->peer, &v->ready, req);
+}
+
+struct xreq *object_child(struct vlmc *v, struct xreq *req, enum child_kind kind, uint64_t block,
+                          const struct xobj *object, uint64_t offset, uint64_t size)
+{
+    struct xreq *child = xreq_child(v->peer->port, req);
+
+    if (!child) {
+        starve(v, req);
+        return NULL;
+    }
+    child->op = req->op;
+    child->flags = req->flags & XREQ_NO_HOLE;
+    child->object = *object;
+    child->offset = offset;
+    child->size = size;
+    child->sender[0] = kind;
+    child->sender[1] = block;
+    if (req->data) {
+        child->data = req->data + io_of(req)->cursor;
+        child->data_size = (uint32_t)size;
+    }
+    return child;
+}
+
+void send_child(struct vlmc *v, struct xreq *child)
+{
+    io_of(xreq_parent(v->peer->port, child))->outstanding++;
+    peer_send(v->peer, child, VLMC_BLOCKER);
+}
+
+static void count_done(struct xvolume *vol, const struct xreq *req)
+{
+    if (req->op == XOP_READ) {
+        counter_add(&vol->reads, 1);
+        counter_add(&vol->bytes_read, req->size);
+    } else if (io_of((struct xreq *)req)->is_write) {
+        counter_add(&vol->writes, 1);
+        counter_add(&vol->bytes_written, req->size);
+    }
+}
+
+/* The request has left the volume: whoever waits for quiet may go on. */
+static void leave(struct vlmc *v, struct xreq *req)
+{
+    struct volume *volume = volume_of(v, req);
+
+    assert(volume->in_flight > 0);
+    volume->in_flight--;
+    order_done(v, req);
+    if (io_of(req)->is_write) {
+        volume->writes--;
+        store_relaxed(&xvolume_of(v, req)->writes_in_flight, volume->writes);
+    }
+}
+
+void io_finish(struct vlmc *v, struct xreq *req)
+{
+    struct volume *volume = volume_of(v, req);
+    struct io *io = io_of(req);
+
+    leave(v, req);
+    if (io->error == 0) {
+        count_done(xvolume_of(v, req), req);
+        if (req->op != XOP_BLOCK_STATUS)
+            req->done = req->size;
+    }
+    if (io->error == 0 && io->is_write && (req->flags & XREQ_FUA))
+        queue_push(v->peer, &volume->flushes, req);
+    else
+        peer_reply(v->peer, req, io->error);
+    if (volume->hold_writes_ns || volume->hold_all || !queue_empty(&volume->flushes))
+        volume_look(v, req->volume - 1);
+}
+
+void io_fail(struct vlmc *v, struct xreq *req, int error)
+{
+    struct io *io = io_of(req);
+
+    if (io->error == 0)
+        io->error = error;
+    queue_push(v->peer, &v->ready, req);
+}
+
+uint64_t io_damaged(struct vlmc *v, struct xreq *req)
+{
+    counter_add(&v->peer->port->shared->bad, 1);
+    io_of(req)->error = -EIO;
+    return req->size - io_of(req)->cursor;
+}
+
+void io_child_done(struct vlmc *v, struct xreq *child, int error)
+{
+    struct xreq *req = xreq_parent(v->peer->port, child);
+    struct io *io = io_of(req);
+
+    if (error && io->error == 0)
+        io->error = error;
+    xreq_put(v->peer->port, child);
+    assert(io->outstanding > 0);
+    if (--io->outstanding == 0 && io->cursor == req->size)
+        io_finish(v, req);
+}
+
+void answer_all(struct vlmc *v, struct queue *queue, int error)
+{
+    struct xreq *req;
+
+    while ((req = queue_pop(v->peer, queue))) {
+        if (error == 0 && req->op != XOP_FLUSH)
+            req->done = req->size;
+        order_done(v, req);
+        peer_reply(v->peer, req, error);
+    }
+}
