@@ -62,43 +62,43 @@ static void busy_remove(struct vlmc *v, struct busy *busy)
 }
 
 /* The block's record, made if need be; or the request waits for its holders. */
-static struct busy *busy_get(struct vlmc *v, struct xreq *req, struct xframe *frame,
-                             uint64_t block, bool alone)
+static struct busy *busy_get(struct vlmc *v, const struct piece *piece, bool alone)
 {
-    struct busy *busy = busy_find(v, req->volume - 1, block);
+    struct xreq *req = piece->req;
+    struct busy *busy = busy_find(v, req->volume - 1, piece->block);
 
     if (busy && (busy->exclusive || (alone && busy->shared))) {
         queue_push(v->peer, &busy->waiting, req);
         return NULL;
     }
     if (!busy)
-        busy = busy_add(v, req->volume - 1, block, frame);
+        busy = busy_add(v, req->volume - 1, piece->block, piece->frame);
     if (!busy)
         starve(v, req);
     return busy;
 }
 
-bool busy_wait(struct vlmc *v, struct xreq *req, uint64_t block)
+bool busy_wait(struct vlmc *v, const struct piece *piece)
 {
-    struct busy *busy = busy_find(v, req->volume - 1, block);
+    struct busy *busy = busy_find(v, piece->req->volume - 1, piece->block);
 
     if (busy)
-        queue_push(v->peer, &busy->waiting, req);
+        queue_push(v->peer, &busy->waiting, piece->req);
     return busy != NULL;
 }
 
-bool busy_share(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block)
+bool busy_share(struct vlmc *v, const struct piece *piece)
 {
-    struct busy *busy = busy_get(v, req, frame, block, false);
+    struct busy *busy = busy_get(v, piece, false);
 
     if (busy)
         busy->shared++;
     return busy != NULL;
 }
 
-bool busy_take(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block)
+bool busy_take(struct vlmc *v, const struct piece *piece)
 {
-    struct busy *busy = busy_get(v, req, frame, block, true);
+    struct busy *busy = busy_get(v, piece, true);
 
     if (busy)
         busy->exclusive = true;

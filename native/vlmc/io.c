@@ -23,9 +23,10 @@ void wake(struct vlmc *v, struct queue *queue)
         queue_push(v->peer, &v->ready, req);
 }
 
-struct xreq *object_child(struct vlmc *v, struct xreq *req, enum child_kind kind, uint64_t block,
-                          const struct xobj *object, uint64_t offset, uint64_t size)
+struct xreq *object_child(struct vlmc *v, const struct piece *piece, enum child_kind kind,
+                          const struct xobj *object)
 {
+    struct xreq *req = piece->req;
     struct xreq *child = xreq_child(v->peer->port, req);
 
     if (!child) {
@@ -35,13 +36,13 @@ struct xreq *object_child(struct vlmc *v, struct xreq *req, enum child_kind kind
     child->op = req->op;
     child->flags = req->flags & XREQ_NO_HOLE;
     child->object = *object;
-    child->offset = offset;
-    child->size = size;
+    child->offset = piece->offset;
+    child->size = piece->length;
     child->sender[0] = kind;
-    child->sender[1] = block;
+    child->sender[1] = piece->block;
     if (req->data) {
         child->data = req->data + io_of(req)->cursor;
-        child->data_size = (uint32_t)size;
+        child->data_size = (uint32_t)piece->length;
     }
     return child;
 }

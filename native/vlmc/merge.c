@@ -110,9 +110,9 @@ void merge_done(struct vlmc *v, struct xreq *child)
     }
 }
 
-static struct xreq *merge_child(struct vlmc *v, struct xreq *req, uint64_t block, uint32_t number)
+static struct xreq *merge_child(struct vlmc *v, const struct piece *piece, uint32_t number)
 {
-    struct xreq *child = xreq_child(v->peer->port, req);
+    struct xreq *child = xreq_child(v->peer->port, piece->req);
 
     if (!child)
         return NULL;
@@ -120,35 +120,35 @@ static struct xreq *merge_child(struct vlmc *v, struct xreq *req, uint64_t block
         xreq_put(v->peer->port, child);
         return NULL;
     }
-    child->sender[1] = block;
+    child->sender[1] = piece->block;
     child->client = number;
     return child;
 }
 
-bool merge_start(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
-                        uint32_t number, struct xstack *old)
+bool merge_start(struct vlmc *v, const struct piece *piece, uint32_t number, struct xstack *old)
 {
-    struct xreq *child = merge_child(v, req, block, number);
+    struct xreq *child = merge_child(v, piece, number);
+    uint32_t slot = piece->req->volume - 1;
 
-    if (!child || !busy_take(v, req, frame, block)) {
-        stack_give(v, frame, number);
+    if (!child || !busy_take(v, piece)) {
+        stack_give(v, piece->frame, number);
         if (child)
             xreq_put(v->peer->port, child);
         else
-            starve(v, req);
+            starve(v, piece->req);
         return false;
     }
-    frame_dirty(v, req->volume - 1, frame);
-    stack_on(v, req->volume - 1, block, stack_at(v, stack_class(volume_of(v, req)), number),
+    frame_dirty(v, slot, piece->frame);
+    stack_on(v, slot, piece->block, stack_at(v, stack_class(&v->volumes[slot]), number),
              &old->layer[XMAP_LAYERS - 1], 1, NULL);
     if (!merge_next(v, child, old)) {
         xreq_put(v->peer->port, child);
-        put_merged(v, req->volume - 1, block, number);
-        busy_release(v, req->volume - 1, block);
+        put_merged(v, slot, piece->block, number);
+        busy_release(v, slot, piece->block);
         return true;
     }
-    busy_wait(v, req, block);
-    io_of(req)->outstanding++;
+    busy_wait(v, piece);
+    io_of(piece->req)->outstanding++;
     peer_send(v->peer, child, VLMC_BLOCKER);
     return false;
 }

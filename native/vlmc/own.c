@@ -35,79 +35,81 @@ int set_chunks(struct vlmc *v, uint32_t slot, uint64_t block, uint64_t first, ui
 /* --- a new layer ------------------------------------------------------------------- */
 
 /* `old`: the stack it has until now, of fewer than XMAP_LAYERS layers, or NULL. */
-static void put_layer_on(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
-                         uint32_t number, struct xstack *old, uint32_t layers)
+static void put_layer_on(struct vlmc *v, const struct piece *piece, uint32_t number, struct xstack *old,
+                         uint32_t layers)
 {
-    struct xvolume *vol = xvolume_of(v, req);
-    const struct volume *volume = volume_of(v, req);
-    const struct xentry entry = entry_read(frame, block);
+    uint32_t slot = piece->req->volume - 1;
+    const struct volume *volume = &v->volumes[slot];
+    const struct xentry entry = entry_read(piece->frame, piece->block);
     struct xstack *stack = stack_at(v, stack_class(volume), number);
 
     if (old) {
-        stack_on(v, req->volume - 1, block, stack, old->layer, layers, stack_bits(volume, old, 0));
+        stack_on(v, slot, piece->block, stack, old->layer, layers, stack_bits(volume, old, 0));
     } else {
         struct xobj only = { .kind = XOBJ_DATA, .epoch = entry.epoch,
-                             .volume = entry.volume, .index = block };
-        stack_on(v, req->volume - 1, block, stack, &only, 1, NULL);
+                             .volume = entry.volume, .index = piece->block };
+        stack_on(v, slot, piece->block, stack, &only, 1, NULL);
     }
-    entry_dirty(v, req->volume - 1, frame, block);
-    entry_publish(entry_of(frame, block), volume->id, stack->layer[0].epoch, number);
-    stack_give(v, frame, entry.stack);
-    counter_add(&vol->first_writes, 1);
+    entry_dirty(v, slot, piece->frame, piece->block);
+    entry_publish(entry_of(piece->frame, piece->block), volume->id, stack->layer[0].epoch, number);
+    stack_give(v, piece->frame, entry.stack);
+    counter_add(&v->seg->volumes[slot].first_writes, 1);
 }
 
-bool own_block(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block)
+bool own_block(struct vlmc *v, const struct piece *piece)
 {
-    const struct xentry entry = entry_read(frame, block);
+    struct xframe *frame = piece->frame;
+    const struct xentry entry = entry_read(frame, piece->block);
     struct xstack *old = stack_of(v, frame, &entry);
     uint32_t layers = old ? layers_of(old) : 0, number;
 
-    if (busy_wait(v, req, block))   /* another request merges its stack */
+    if (busy_wait(v, piece))        /* another request merges its stack */
         return false;
     cache_pin(v, frame);            /* taking a stack may evict clean frames */
     number = stack_take(v, frame);
     cache_unpin(v, frame);
     if (!number) {
-        starve(v, req);
+        starve(v, piece->req);
         return false;
     }
     if (layers == XMAP_LAYERS)
-        return merge_start(v, req, frame, block, number, old);
-    put_layer_on(v, req, frame, block, number, old, layers);
+        return merge_start(v, piece, number, old);
+    put_layer_on(v, piece, number, old, layers);
     return true;
 }
 
 /* --- filling up a chunk ---------------------------------------------------------------- */
 
-uint64_t fill_chunk(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
-                    uint64_t in, uint64_t length)
+uint64_t fill_chunk(struct vlmc *v, const struct piece *piece)
 {
-    const struct xentry entry = entry_read(frame, block);
-    struct xstack *stack = stack_of(v, frame, &entry);
-    uint64_t chunk = in / XMAP_CHUNK;
+    struct xreq *req = piece->req;
+    const struct xentry entry = entry_read(piece->frame, piece->block);
+    struct xstack *stack = stack_of(v, piece->frame, &entry);
+    uint64_t chunk = piece->offset / XMAP_CHUNK;
     struct xreq *child;
 
     if (!stack)
         return io_damaged(v, req);
-    if (!busy_take(v, req, frame, block))
+    if (!busy_take(v, piece))
         return STEP_WAIT;
-    child = object_child(v, req, CHILD_FILL_READ, block, &stack->layer[layer_of(volume_of(v, req), stack, chunk)],
-                         chunk * XMAP_CHUNK, XMAP_CHUNK);
+    child = object_child(v, piece, CHILD_FILL_READ, &stack->layer[layer_of(volume_of(v, req), stack, chunk)]);
     if (child && xbuf_get(v->peer->port, child, XMAP_CHUNK)) {
         xreq_put(v->peer->port, child);
         starve(v, req);
         child = NULL;
     }
     if (!child) {
-        busy_release(v, req->volume - 1, block);
+        busy_release(v, req->volume - 1, piece->block);
         return STEP_WAIT;
     }
     child->op = XOP_READ;
     child->flags = 0;
-    child->sender[2] = in % XMAP_CHUNK | length << 32;
+    child->offset = chunk * XMAP_CHUNK;
+    child->size = XMAP_CHUNK;
+    child->sender[2] = piece->offset % XMAP_CHUNK | piece->length << 32;
     child->client = (uint32_t)io_of(req)->cursor;
     send_child(v, child);
-    return length;
+    return piece->length;
 }
 
 /* Lays the request's bytes over the chunk that was read, and sends it out. */

@@ -130,6 +130,15 @@ struct io {
     uint32_t noted;                 /* order_note() has counted it */
 };
 
+/* What a step is about: a part of a request that lies in one block. */
+struct piece {
+    struct xreq *req;
+    struct xframe *frame;           /* has its entry */
+    uint64_t block;
+    uint64_t offset;                /* bytes, in the block */
+    uint64_t length;                /* bytes, at least 1; the step may do fewer */
+};
+
 struct busy {
     uint32_t next;                  /* in its bucket or the free list: number + 1 */
     uint32_t slot;
@@ -270,10 +279,10 @@ void epoch_leave(struct vlmc *v, uint32_t slot);
 void starve(struct vlmc *v, struct xreq *req);
 /* Those that wait there are run in this turn. */
 void wake(struct vlmc *v, struct queue *queue);
-/* A child of req for an object. It borrows the parent's data at the cursor, when there are some.
+/* A child for a piece, on an object. It borrows the request's data at the cursor, when there are some.
  * NULL: no slot; the request has been starved. */
-struct xreq *object_child(struct vlmc *v, struct xreq *req, enum child_kind kind, uint64_t block,
-                          const struct xobj *object, uint64_t offset, uint64_t size);
+struct xreq *object_child(struct vlmc *v, const struct piece *piece, enum child_kind kind,
+                          const struct xobj *object);
 void send_child(struct vlmc *v, struct xreq *child);
 /* Answers a request that is at its end and has no child out. */
 void io_finish(struct vlmc *v, struct xreq *req);
@@ -360,37 +369,32 @@ void entry_dirty(struct vlmc *v, uint32_t slot, struct xframe *frame, uint64_t b
 void entry_publish(struct xentry *entry, uint64_t volume, uint32_t epoch, uint32_t stack);
 
 /* vlmc/read.c */
-uint64_t read_step(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
-                   uint64_t in, uint64_t length);
-uint64_t status_step(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
-                     uint64_t in, uint64_t length);
+uint64_t read_step(struct vlmc *v, struct piece *piece);
+uint64_t status_step(struct vlmc *v, struct piece *piece);
 
 /* vlmc/write.c */
-uint64_t write_step(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
-                    uint64_t in, uint64_t length);
+uint64_t write_step(struct vlmc *v, struct piece *piece);
 void write_done(struct vlmc *v, struct xreq *child);
 
 /* vlmc/busy.c */
 int busy_start(struct vlmc *v);
 /* True: the block is busy, and the request waits until it is not. */
-bool busy_wait(struct vlmc *v, struct xreq *req, uint64_t block);
+bool busy_wait(struct vlmc *v, const struct piece *piece);
 /* Takes a block for a request, which waits if that cannot be yet. */
-bool busy_share(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block);
-bool busy_take(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block);
+bool busy_share(struct vlmc *v, const struct piece *piece);
+bool busy_take(struct vlmc *v, const struct piece *piece);
 /* Those that waited are woken when nobody has it any more. */
 void busy_release(struct vlmc *v, uint32_t slot, uint64_t block);
 
 /* vlmc/merge.c */
 /* Begins to merge `old` into the record `number`. True: nothing was to be copied, it is done. Else the request waits:
  * on the busy block, which it has taken, or for memory. */
-bool merge_start(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
-                 uint32_t number, struct xstack *old);
+bool merge_start(struct vlmc *v, const struct piece *piece, uint32_t number, struct xstack *old);
 void merge_done(struct vlmc *v, struct xreq *child);
 
 /* vlmc/own.c */
-bool own_block(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block);
-uint64_t fill_chunk(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
-                    uint64_t in, uint64_t length);
+bool own_block(struct vlmc *v, const struct piece *piece);
+uint64_t fill_chunk(struct vlmc *v, const struct piece *piece);
 void fill_done(struct vlmc *v, struct xreq *child);
 /* Notes that chunks are in the volume's own layer. EIO: the entry or its stack makes no sense. */
 int set_chunks(struct vlmc *v, uint32_t slot, uint64_t block, uint64_t first, uint64_t count);

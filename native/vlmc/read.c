@@ -9,43 +9,41 @@
 #define STATUS_MAX (1ull << 30)     /* bytes looked at for one BLOCK_STATUS, about */
 #define EXTENT_MAX (1u << 31)       /* bytes: what fits a u32 and stays aligned */
 
-/* How many of `length` bytes from `in` on lie in the same layer as the first. */
-static uint64_t run_in_layer(const struct volume *volume, struct xstack *stack, uint64_t in, uint64_t length,
-                             uint32_t *layer)
+/* Cuts the piece to what lies in the same layer as its first byte, which is returned. */
+static uint32_t cut_to_layer(const struct volume *volume, struct xstack *stack, struct piece *piece)
 {
-    uint64_t end = (in / XMAP_CHUNK + 1) * XMAP_CHUNK;
+    uint64_t end = (piece->offset / XMAP_CHUNK + 1) * XMAP_CHUNK, all = piece->offset + piece->length;
+    uint32_t layer = layer_of(volume, stack, piece->offset / XMAP_CHUNK);
 
-    *layer = layer_of(volume, stack, in / XMAP_CHUNK);
-    while (end < in + length && layer_of(volume, stack, end / XMAP_CHUNK) == *layer)
+    while (end < all && layer_of(volume, stack, end / XMAP_CHUNK) == layer)
         end += XMAP_CHUNK;
-    return end < in + length ? end - in : length;
+    piece->length = (end < all ? end : all) - piece->offset;
+    return layer;
 }
 
-uint64_t read_step(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
-                   uint64_t in, uint64_t length)
+uint64_t read_step(struct vlmc *v, struct piece *piece)
 {
-    const struct xentry entry = entry_read(frame, block);
-    struct xobj object = { .kind = XOBJ_DATA, .epoch = entry.epoch, .volume = entry.volume, .index = block };
+    struct xreq *req = piece->req;
+    const struct xentry entry = entry_read(piece->frame, piece->block);
+    struct xobj object = { .kind = XOBJ_DATA, .epoch = entry.epoch, .volume = entry.volume, .index = piece->block };
     struct xreq *child;
 
     if (entry.volume == 0) {
-        memset((uint8_t *)xreq_data(v->seg, req) + io_of(req)->cursor, 0, length);
-        return length;
+        memset((uint8_t *)xreq_data(v->seg, req) + io_of(req)->cursor, 0, piece->length);
+        return piece->length;
     }
     if (entry.stack) {
-        struct xstack *stack = stack_of(v, frame, &entry);
-        uint32_t layer;
+        struct xstack *stack = stack_of(v, piece->frame, &entry);
 
         if (!stack)
             return io_damaged(v, req);
-        length = run_in_layer(volume_of(v, req), stack, in, length, &layer);
-        object = stack->layer[layer];
+        object = stack->layer[cut_to_layer(volume_of(v, req), stack, piece)];
     }
-    child = object_child(v, req, CHILD_READ, block, &object, in, length);
+    child = object_child(v, piece, CHILD_READ, &object);
     if (!child)
         return STEP_WAIT;
     send_child(v, child);
-    return length;
+    return piece->length;
 }
 
 /* Adds to the last extent or starts one. False: no room. */
@@ -66,14 +64,13 @@ static bool add_extent(struct vlmc *v, struct xreq *req, uint64_t length, uint32
     return true;
 }
 
-uint64_t status_step(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
-                     uint64_t in, uint64_t length)
+uint64_t status_step(struct vlmc *v, struct piece *piece)
 {
-    bool zero = entry_read(frame, block).volume == 0;
+    struct xreq *req = piece->req;
+    bool zero = entry_read(piece->frame, piece->block).volume == 0;
 
-    (void)in;
-    if (!add_extent(v, req, length, zero ? XEXTENT_HOLE | XEXTENT_ZERO : 0)
-        || io_of(req)->cursor + length >= STATUS_MAX)
+    if (!add_extent(v, req, piece->length, zero ? XEXTENT_HOLE | XEXTENT_ZERO : 0)
+        || io_of(req)->cursor + piece->length >= STATUS_MAX)
         return req->size - io_of(req)->cursor;      /* a prefix is an answer */
-    return length;
+    return piece->length;
 }

@@ -7,23 +7,24 @@
 static uint64_t step(struct vlmc *v, struct xreq *req)
 {
     const struct volume *volume = volume_of(v, req);
-    uint64_t at = req->offset + io_of(req)->cursor, block = at >> volume->block_shift;
-    uint64_t in = at & (block_size(volume) - 1), length = block_size(volume) - in;
-    struct xframe *frame = cache_get(v, req, block);
+    uint64_t at = req->offset + io_of(req)->cursor, left = req->size - io_of(req)->cursor;
+    struct piece piece = { .req = req, .block = at >> volume->block_shift, .offset = at & (block_size(volume) - 1) };
 
-    if (!frame)
+    piece.frame = cache_get(v, req, piece.block);
+    if (!piece.frame)
         return STEP_WAIT;
-    if (length > req->size - io_of(req)->cursor)
-        length = req->size - io_of(req)->cursor;
+    piece.length = block_size(volume) - piece.offset;
+    if (piece.length > left)
+        piece.length = left;
     switch (req->op) {
     case XOP_READ:
-        return read_step(v, req, frame, block, in, length);
+        return read_step(v, &piece);
     case XOP_BLOCK_STATUS:
-        return status_step(v, req, frame, block, in, length);
+        return status_step(v, &piece);
     case XOP_CACHE:
-        return length;              /* its leaf pages are loaded now */
+        return piece.length;        /* its leaf pages are loaded now */
     default:
-        return write_step(v, req, frame, block, in, length);
+        return write_step(v, &piece);
     }
 }
 

@@ -24,171 +24,169 @@ static bool is_zeroing(const struct xreq *req)
         || (req->op == XOP_WRITE_ZEROES && !(req->flags & XREQ_NO_HOLE));
 }
 
-static bool reaches_end(const struct vlmc *v, const struct xreq *req, uint64_t length)
+static bool reaches_end(const struct vlmc *v, const struct piece *piece)
 {
-    return req->offset + io_of((struct xreq *)req)->cursor + length == xvolume_of(v, req)->size;
+    const struct xreq *req = piece->req;
+
+    return req->offset + io_of(piece->req)->cursor + piece->length == xvolume_of(v, req)->size;
 }
 
-/* A DISCARD's part of a chunk at either end is skipped: true, and *length says how much.
- * Else *length is made a whole number of chunks. */
-static bool skip_part(const struct vlmc *v, const struct xreq *req, uint64_t in, uint64_t *length)
+/* True: a DISCARD's piece is part of a chunk, at either end, and is skipped. Else it is cut to whole chunks. */
+static bool skip_part(const struct vlmc *v, struct piece *piece)
 {
-    uint64_t edge = in % XMAP_CHUNK, to_next = XMAP_CHUNK - edge;
+    uint64_t edge = piece->offset % XMAP_CHUNK, to_next = XMAP_CHUNK - edge;
 
     if (edge) {
-        *length = *length < to_next ? *length : to_next;
+        piece->length = piece->length < to_next ? piece->length : to_next;
         return true;
     }
-    if (reaches_end(v, req, *length))
+    if (reaches_end(v, piece))
         return false;
-    if (*length < XMAP_CHUNK)
+    if (piece->length < XMAP_CHUNK)
         return true;
-    *length -= *length % XMAP_CHUNK;
+    piece->length -= piece->length % XMAP_CHUNK;
     return false;
 }
 
-static void forget_stack(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
+static void forget_stack(struct vlmc *v, uint32_t slot, struct xframe *frame, uint64_t block,
                          uint64_t volume, uint32_t epoch)
 {
     uint32_t stack = entry_read(frame, block).stack;
 
-    entry_dirty(v, req->volume - 1, frame, block);
+    entry_dirty(v, slot, frame, block);
     entry_publish(entry_of(frame, block), volume, epoch, 0);
     stack_give(v, frame, stack);
 }
 
 /* Zeroing all of a block that is not our own: the entry becomes zeros. */
-static uint64_t forget_block(struct vlmc *v, struct xreq *req, struct xframe *frame,
-                             uint64_t block, uint64_t length)
+static uint64_t forget_block(struct vlmc *v, const struct piece *piece)
 {
-    if (!busy_take(v, req, frame, block))   /* its stack is being merged */
+    uint32_t slot = piece->req->volume - 1;
+
+    if (!busy_take(v, piece))       /* its stack is being merged */
         return STEP_WAIT;
-    forget_stack(v, req, frame, block, 0, 0);
-    busy_release(v, req->volume - 1, block);
-    return length;
+    forget_stack(v, slot, piece->frame, piece->block, 0, 0);
+    busy_release(v, slot, piece->block);
+    return piece->length;
 }
 
-static uint64_t write_child(struct vlmc *v, struct xreq *req, enum child_kind kind,
-                            uint64_t block, uint32_t epoch, uint64_t in, uint64_t length)
+static uint64_t write_child(struct vlmc *v, const struct piece *piece, enum child_kind kind, uint32_t epoch)
 {
-    struct xobj object = own_object(volume_of(v, req), epoch, block);
-    struct xreq *child = object_child(v, req, kind, block, &object, in, length);
+    const struct volume *volume = volume_of(v, piece->req);
+    struct xobj object = own_object(volume, epoch, piece->block);
+    struct xreq *child = object_child(v, piece, kind, &object);
 
     if (!child)
         return STEP_WAIT;
     if (kind == CHILD_NEW || kind == CHILD_FIRST) {
         child->flags |= XREQ_CREATE;
-        child->arg = block_size(volume_of(v, req));
+        child->arg = block_size(volume);
     }
-    if (kind == CHILD_FIRST && req->op == XOP_DISCARD)
+    if (kind == CHILD_FIRST && child->op == XOP_DISCARD)
         child->op = XOP_WRITE_ZEROES;   /* its bits will be set: the object must be there */
     send_child(v, child);
-    return length;
+    return piece->length;
 }
 
-static uint64_t write_new(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
-                          uint64_t in, uint64_t length)
+static uint64_t write_new(struct vlmc *v, const struct piece *piece)
 {
-    uint64_t done = write_child(v, req, CHILD_NEW, block, xvolume_of(v, req)->epoch, in, length);
+    uint64_t done = write_child(v, piece, CHILD_NEW, xvolume_of(v, piece->req)->epoch);
 
     if (done) {
-        cache_pin(v, frame);
-        frame_dirty(v, req->volume - 1, frame);
+        cache_pin(v, piece->frame);
+        frame_dirty(v, piece->req->volume - 1, piece->frame);
     }
     return done;
 }
 
-static uint64_t drop_stack(struct vlmc *v, struct xreq *req, struct xframe *frame,
-                           uint64_t block, uint64_t length)
+static uint64_t drop_stack(struct vlmc *v, const struct piece *piece)
 {
-    const struct volume *volume = volume_of(v, req);
-    uint32_t slot = req->volume - 1;
-    struct xobj object = own_object(volume, entry_read(frame, block).epoch, block);
+    const struct volume *volume = volume_of(v, piece->req);
+    struct xobj object = own_object(volume, entry_read(piece->frame, piece->block).epoch, piece->block);
     struct xreq *child;
 
-    if (!busy_take(v, req, frame, block))
+    if (!busy_take(v, piece))
         return STEP_WAIT;
-    child = object_child(v, req, CHILD_DROP, block, &object, 0, block_size(volume));
+    child = object_child(v, piece, CHILD_DROP, &object);
     if (!child) {
-        busy_release(v, slot, block);
+        busy_release(v, piece->req->volume - 1, piece->block);
         return STEP_WAIT;
     }
     child->op = XOP_WRITE_ZEROES;   /* not DISCARD: the object must be there afterwards */
     child->data = 0;
+    child->size = block_size(volume);
     send_child(v, child);
-    return length;
+    return piece->length;
 }
 
-static uint64_t write_chunks(struct vlmc *v, struct xreq *req, struct xframe *frame,
-                             uint64_t block, uint64_t in, uint64_t length)
+static uint64_t write_chunks(struct vlmc *v, const struct piece *piece)
 {
-    const struct xentry entry = entry_read(frame, block);
+    uint32_t epoch = entry_read(piece->frame, piece->block).epoch;
     uint64_t done;
 
-    if (!busy_share(v, req, frame, block))
+    if (!busy_share(v, piece))
         return STEP_WAIT;
-    done = write_child(v, req, CHILD_FIRST, block, entry.epoch, in, length);
+    done = write_child(v, piece, CHILD_FIRST, epoch);
     if (!done)
-        busy_release(v, req->volume - 1, block);
+        busy_release(v, piece->req->volume - 1, piece->block);
     return done;
 }
 
 /* A piece of a block of our own that has a stack. */
-static uint64_t write_stacked(struct vlmc *v, struct xreq *req, struct xframe *frame,
-                              uint64_t block, uint64_t in, uint64_t length)
+static uint64_t write_stacked(struct vlmc *v, struct piece *piece)
 {
-    const struct xentry entry = entry_read(frame, block);
-    struct xstack *stack = stack_of(v, frame, &entry);
-    uint64_t chunk = in / XMAP_CHUNK, edge = in % XMAP_CHUNK;
+    const struct xentry entry = entry_read(piece->frame, piece->block);
+    struct xstack *stack = stack_of(v, piece->frame, &entry);
+    uint64_t chunk = piece->offset / XMAP_CHUNK, edge = piece->offset % XMAP_CHUNK;
     const uint8_t *top;
 
     if (!stack)
-        return io_damaged(v, req);
-    top = stack_bits(volume_of(v, req), stack, 0);
-    if (edge || (length < XMAP_CHUNK && !reaches_end(v, req, length))) {
-        if (length > XMAP_CHUNK - edge)
-            length = XMAP_CHUNK - edge;
+        return io_damaged(v, piece->req);
+    top = stack_bits(volume_of(v, piece->req), stack, 0);
+    if (edge || (piece->length < XMAP_CHUNK && !reaches_end(v, piece))) {
+        if (piece->length > XMAP_CHUNK - edge)
+            piece->length = XMAP_CHUNK - edge;
         if (!bit_is_set(top, chunk))
-            return fill_chunk(v, req, frame, block, in, length);
-    } else if (!reaches_end(v, req, length)) {
-        length -= length % XMAP_CHUNK;
+            return fill_chunk(v, piece);
+    } else if (!reaches_end(v, piece)) {
+        piece->length -= piece->length % XMAP_CHUNK;
     }
-    if (bits_all_set(top, chunk, (length + XMAP_CHUNK - 1) / XMAP_CHUNK))
-        return write_child(v, req, CHILD_DIRECT, block, entry.epoch, in, length);
-    return write_chunks(v, req, frame, block, in, length);
+    if (bits_all_set(top, chunk, (piece->length + XMAP_CHUNK - 1) / XMAP_CHUNK))
+        return write_child(v, piece, CHILD_DIRECT, entry.epoch);
+    return write_chunks(v, piece);
 }
 
-uint64_t write_step(struct vlmc *v, struct xreq *req, struct xframe *frame, uint64_t block,
-                    uint64_t in, uint64_t length)
+uint64_t write_step(struct vlmc *v, struct piece *piece)
 {
-    const struct xentry entry = entry_read(frame, block);
-    bool whole = in == 0 && (length == block_size(volume_of(v, req)) || reaches_end(v, req, length));
-    bool own = is_own(v, req->volume - 1, &entry);
+    struct xreq *req = piece->req;
+    const struct xentry entry = entry_read(piece->frame, piece->block);
+    bool own = is_own(v, req->volume - 1, &entry), whole;
 
-    if (req->op == XOP_DISCARD && skip_part(v, req, in, &length))
-        return length;
+    whole = piece->offset == 0 && (piece->length == block_size(volume_of(v, req)) || reaches_end(v, piece));
+    if (req->op == XOP_DISCARD && skip_part(v, piece))
+        return piece->length;
     if (own && !entry.stack)
-        return write_child(v, req, CHILD_DIRECT, block, entry.epoch, in, length);
+        return write_child(v, piece, CHILD_DIRECT, entry.epoch);
     if (entry.volume == 0 && is_zeroing(req))
-        return length;
-    if (entry.volume && entry.stack && !stack_of(v, frame, &entry))
+        return piece->length;
+    if (entry.volume && entry.stack && !stack_of(v, piece->frame, &entry))
         return io_damaged(v, req);
-    if (cache_too_dirty(v, req->volume - 1, frame)) {
+    if (cache_too_dirty(v, req->volume - 1, piece->frame)) {
         commit_want(v, req->volume - 1);
         starve(v, req);
         return STEP_WAIT;
     }
     if (entry.volume == 0)
-        return write_new(v, req, frame, block, in, length);
+        return write_new(v, piece);
     if (!own) {
         if (whole && is_zeroing(req))
-            return forget_block(v, req, frame, block, length);
-        if (!own_block(v, req, frame, block))
+            return forget_block(v, piece);
+        if (!own_block(v, piece))
             return STEP_WAIT;
     }
     if (whole && is_zeroing(req))
-        return drop_stack(v, req, frame, block, length);
-    return write_stacked(v, req, frame, block, in, length);
+        return drop_stack(v, piece);
+    return write_stacked(v, piece);
 }
 
 /* --- coming back --------------------------------------------------------------- */
@@ -232,8 +230,7 @@ void write_done(struct vlmc *v, struct xreq *child)
         child->error = set_chunks(v, slot, block, child->offset / XMAP_CHUNK,
                                   (child->size + XMAP_CHUNK - 1) / XMAP_CHUNK);
     if (child->sender[0] == CHILD_DROP && child->error == 0)
-        forget_stack(v, req, cache_pinned(v, slot, block), block, volume_of(v, req)->id,
-                     child->object.epoch);
+        forget_stack(v, slot, cache_pinned(v, slot, block), block, volume_of(v, req)->id, child->object.epoch);
     if (busy)
         busy_release(v, slot, block);
     io_child_done(v, child, child->error);
