@@ -34,20 +34,20 @@ static struct xreq *record_child(struct capture *c)
     child->op = XOP_MAP_COMMIT;
     child->volume = c->slot + 1;
     child->client = c->slot;
-    child->sender[0] = CHILD_COMMIT;
+    child->sender[0] = VLMC_CHILD_COMMIT;
     return child;
 }
 
 static bool open_record(struct capture *c)
 {
-    struct volume *volume = &c->v->volumes[c->slot];
+    struct vlmc_volume *volume = &c->v->volumes[c->slot];
     const struct xvolume *vol = &c->v->seg->volumes[c->slot];
     struct record_info info = {
         .kind = RECORD_JOURNAL, .volume = volume->id, .epoch = vol->epoch,
         .seq = vol->commit_seq + 1 + volume->record_count, .block_shift = volume->block_shift,
     };
 
-    if (volume->record_count == COMMIT_RECORDS || !(c->child = record_child(c))) {
+    if (volume->record_count == VLMC_COMMIT_RECORDS || !(c->child = record_child(c))) {
         c->error = -ENOBUFS;
         return false;
     }
@@ -70,7 +70,7 @@ static void capture_entry(struct capture *c, struct xframe *frame, uint64_t bloc
     const struct xentry entry = entry_read(frame, block);
     const struct xstack *stack = entry.stack ? &c->copy.stack : NULL;
 
-    if (entry.stack && !stack_copy(c->v, frame, &entry, &c->copy.stack)) {
+    if (entry.stack && !vlmc_stack_copy(c->v, frame, &entry, &c->copy.stack)) {
         c->error = -EIO;            /* it makes no sense: the volume has lost what it had there */
         return;
     }
@@ -83,7 +83,7 @@ static void capture_entry(struct capture *c, struct xframe *frame, uint64_t bloc
         c->error = -EIO;            /* an entry that fits no empty record: cannot be */
 }
 
-/* Marks all dirty entries as committing, after an error too: capture_end() makes them dirty again. */
+/* Marks all dirty entries as committing, after an error too: vlmc_capture_end() makes them dirty again. */
 static void capture_frame(struct capture *c, struct xframe *frame)
 {
     uint64_t leaf = c->v->frames[frame - c->v->seg->frames].leaf;
@@ -100,14 +100,14 @@ static void capture_frame(struct capture *c, struct xframe *frame)
 
 static int by_leaf(const void *a, const void *b, void *arg)
 {
-    const struct frame *frames = arg;
+    const struct vlmc_frame *frames = arg;
     uint64_t x = frames[*(const uint32_t *)a].leaf, y = frames[*(const uint32_t *)b].leaf;
 
     return x < y ? -1 : x > y;
 }
 
 /* Turns the list of dirty frames into the list of committing ones; returns them sorted. */
-static uint32_t *take_dirty_frames(struct vlmc *v, struct volume *volume, uint32_t *count)
+static uint32_t *take_dirty_frames(struct vlmc *v, struct vlmc_volume *volume, uint32_t *count)
 {
     uint32_t *numbers, n = 0;
 
@@ -129,9 +129,9 @@ static uint32_t *take_dirty_frames(struct vlmc *v, struct volume *volume, uint32
     return numbers;
 }
 
-void capture_end(struct vlmc *v, uint32_t slot, bool again)
+void vlmc_capture_end(struct vlmc *v, uint32_t slot, bool again)
 {
-    struct volume *volume = &v->volumes[slot];
+    struct vlmc_volume *volume = &v->volumes[slot];
 
     for (uint32_t at = volume->committing_frames; at; at = v->frames[at - 1].committing_next) {
         struct xframe *frame = &v->seg->frames[at - 1];
@@ -141,7 +141,7 @@ void capture_end(struct vlmc *v, uint32_t slot, bool again)
             if (i % 32 == 0 && !frame->committing[i / 32])
                 i += 31;
             else if (again && frame->committing[i / 32] >> (i % 32) & 1)
-                entry_dirty(v, slot, frame, v->frames[at - 1].leaf * XMAP_LEAF + i);
+                vlmc_entry_dirty(v, slot, frame, v->frames[at - 1].leaf * XMAP_LEAF + i);
         }
         for (uint32_t word = 0; word < XMAP_LEAF / 32; word++)
             store_release(&frame->committing[word], 0u);
@@ -152,7 +152,7 @@ void capture_end(struct vlmc *v, uint32_t slot, bool again)
         volume->commit_wanted = false;      /* who needs it asks again, and gets the error */
 }
 
-void capture_free(struct vlmc *v, struct volume *volume, uint32_t from)
+void vlmc_capture_free(struct vlmc *v, struct vlmc_volume *volume, uint32_t from)
 {
     for (uint32_t i = from; i < volume->record_count; i++)
         xreq_put(v->peer->port, &v->peer->port->reqs[volume->record[i] - 1]);
@@ -160,9 +160,9 @@ void capture_free(struct vlmc *v, struct volume *volume, uint32_t from)
     volume->record_sent = 0;
 }
 
-int capture(struct vlmc *v, uint32_t slot, bool mark)
+int vlmc_capture(struct vlmc *v, uint32_t slot, bool mark)
 {
-    struct volume *volume = &v->volumes[slot];
+    struct vlmc_volume *volume = &v->volumes[slot];
     struct capture c = { .v = v, .slot = slot };
     uint32_t count, *frames = take_dirty_frames(v, volume, &count);
 
@@ -179,8 +179,8 @@ int capture(struct vlmc *v, uint32_t slot, bool mark)
     if (c.child)
         close_record(&c, mark && c.error == 0 ? RECORD_MARK : 0);
     if (c.error) {
-        capture_end(v, slot, true);
-        capture_free(v, volume, 0);
+        vlmc_capture_end(v, slot, true);
+        vlmc_capture_free(v, volume, 0);
     }
     volume->epoch_captured = v->seg->volumes[slot].epoch;
     return c.error;

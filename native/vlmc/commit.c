@@ -31,7 +31,7 @@ static int lost_error(const struct vlmc *v, uint32_t slot)
 /* What was written since the last commit is given up, so that the volume can be closed. */
 static void give_up_dirty(struct vlmc *v, uint32_t slot)
 {
-    struct volume *volume = &v->volumes[slot];
+    struct vlmc_volume *volume = &v->volumes[slot];
 
     for (uint32_t at = volume->dirty_frames; at; at = v->frames[at - 1].dirty_next) {
         struct xframe *frame = &v->seg->frames[at - 1];
@@ -47,7 +47,7 @@ static void give_up_dirty(struct vlmc *v, uint32_t slot)
 
 static void answer_snapshot(struct vlmc *v, uint32_t slot, int error, const struct xreq *last)
 {
-    struct volume *volume = &v->volumes[slot];
+    struct vlmc_volume *volume = &v->volumes[slot];
     struct xreq *req;
 
     if (!volume->snapshot)
@@ -71,9 +71,9 @@ static void fail_starved(struct vlmc *v, uint32_t slot, int error)
     v->starved_count = 0;
     while ((req = queue_pop(v->peer, &waiting))) {
         if (req->volume == slot + 1)
-            io_fail(v, req, error);
+            vlmc_io_fail(v, req, error);
         else
-            starve(v, req);
+            vlmc_starve(v, req);
     }
 }
 
@@ -88,13 +88,13 @@ static bool closes_with_loss(const struct vlmc *v, uint32_t slot)
 
 static void fail_freezes(struct vlmc *v, uint32_t slot, int error)
 {
-    struct volume *volume = &v->volumes[slot];
+    struct vlmc_volume *volume = &v->volumes[slot];
 
     if (queue_empty(&volume->freezes) || closes_with_loss(v, slot))
         return;
-    answer_all(v, &volume->freezes, error);
+    vlmc_answer_all(v, &volume->freezes, error);
     volume->hold_all = v->seg->volumes[slot].frozen != 0;
-    volume_look(v, slot);
+    vlmc_look(v, slot);
 }
 
 /* A volume whose users were told that data are lost may be closed without them. */
@@ -109,12 +109,12 @@ static void note_told(struct vlmc *v, uint32_t slot, const struct queue *flushes
 
 static void commit_end(struct vlmc *v, uint32_t slot, int error, const struct xreq *last)
 {
-    struct volume *volume = &v->volumes[slot];
+    struct vlmc_volume *volume = &v->volumes[slot];
 
     if (error == 0 && volume->record_count)
         store_relaxed(&v->seg->volumes[slot].epoch_durable, volume->epoch_captured);
-    capture_end(v, slot, error != 0);
-    capture_free(v, volume, volume->record_sent);
+    vlmc_capture_end(v, slot, error != 0);
+    vlmc_capture_free(v, volume, volume->record_sent);
     if (error) {
         fail_starved(v, slot, error);
         fail_freezes(v, slot, error);
@@ -122,21 +122,21 @@ static void commit_end(struct vlmc *v, uint32_t slot, int error, const struct xr
         counter_add(&v->seg->volumes[slot].commits, 1);
     }
     note_told(v, slot, &volume->flushing);
-    answer_all(v, &volume->flushing, error);
+    vlmc_answer_all(v, &volume->flushing, error);
     answer_snapshot(v, slot, error, last);
-    volume->commit = COMMIT_IDLE;
-    volume_look(v, slot);
+    volume->commit = VLMC_COMMIT_IDLE;
+    vlmc_look(v, slot);
 }
 
 static void append_next(struct vlmc *v, uint32_t slot)
 {
-    struct volume *volume = &v->volumes[slot];
+    struct vlmc_volume *volume = &v->volumes[slot];
 
     if (volume->record_sent == volume->record_count) {
         commit_end(v, slot, 0, NULL);
         return;
     }
-    volume->commit = COMMIT_APPEND;
+    volume->commit = VLMC_COMMIT_APPEND;
     peer_send(v->peer, &v->peer->port->reqs[volume->record[volume->record_sent++] - 1], VLMC_MAPPER);
 }
 
@@ -149,7 +149,7 @@ static int send_sync(struct vlmc *v, uint32_t slot, uint32_t flags)
     child->op = XOP_SYNC;
     child->flags = flags;
     child->object = (struct xobj){ .kind = XOBJ_DATA, .volume = v->volumes[slot].id };
-    child->sender[0] = CHILD_SYNC;
+    child->sender[0] = VLMC_CHILD_SYNC;
     child->client = slot;
     peer_send(v->peer, child, VLMC_BLOCKER);
     return 0;
@@ -159,35 +159,35 @@ static int send_sync(struct vlmc *v, uint32_t slot, uint32_t flags)
 static int commit_begin(struct vlmc *v, uint32_t slot, bool mark)
 {
     struct xvolume *vol = &v->seg->volumes[slot];
-    struct volume *volume = &v->volumes[slot];
+    struct vlmc_volume *volume = &v->volumes[slot];
     bool data_dirty = vol->dirty != 0;
-    int rc = capture(v, slot, mark);
+    int rc = vlmc_capture(v, slot, mark);
 
     if (rc)
         return rc;
     if (data_dirty) {
         rc = send_sync(v, slot, 0);
         if (rc) {
-            capture_end(v, slot, true);
-            capture_free(v, volume, 0);
+            vlmc_capture_end(v, slot, true);
+            vlmc_capture_free(v, volume, 0);
             return rc;
         }
         store_relaxed(&vol->dirty, (uint32_t)XDIRTY_SYNCING);
     }
     volume->flushing = volume->flushes;
     volume->flushes = (struct queue){ 0 };
-    volume->commit = data_dirty ? COMMIT_SYNC : COMMIT_APPEND;
+    volume->commit = data_dirty ? VLMC_COMMIT_SYNC : VLMC_COMMIT_APPEND;
     return 0;
 }
 
 /* After commit_begin(): if there is no data to sync, the records go at once. */
 static void commit_go_on(struct vlmc *v, uint32_t slot)
 {
-    if (v->volumes[slot].commit == COMMIT_APPEND)
+    if (v->volumes[slot].commit == VLMC_COMMIT_APPEND)
         append_next(v, slot);
 }
 
-void commit_synced(struct vlmc *v, struct xreq *child)
+void vlmc_commit_synced(struct vlmc *v, struct xreq *child)
 {
     uint32_t slot = child->client;
     struct xvolume *vol = &v->seg->volumes[slot];
@@ -206,9 +206,9 @@ void commit_synced(struct vlmc *v, struct xreq *child)
         append_next(v, slot);
 }
 
-void commit_appended(struct vlmc *v, struct xreq *child)
+void vlmc_commit_appended(struct vlmc *v, struct xreq *child)
 {
-    struct volume *volume = &v->volumes[child->client];
+    struct vlmc_volume *volume = &v->volumes[child->client];
     uint32_t slot = child->client;
 
     if (child->error == 0 && volume->record_sent < volume->record_count)
@@ -228,12 +228,12 @@ static bool is_dirty(const struct vlmc *v, uint32_t slot)
 /* Writers are held back from here until the capture, and no longer. */
 static void begin_snapshot(struct vlmc *v, uint32_t slot)
 {
-    struct volume *volume = &v->volumes[slot];
+    struct vlmc_volume *volume = &v->volumes[slot];
     struct xvolume *vol = &v->seg->volumes[slot];
     struct xreq *req;
 
     if (commit_begin(v, slot, true)) {
-        commit_want(v, slot);
+        vlmc_commit_want(v, slot);
         return;
     }
     req = queue_pop(v->peer, &volume->snapshots);
@@ -244,12 +244,12 @@ static void begin_snapshot(struct vlmc *v, uint32_t slot)
     counter_add(&vol->snapshots_held_ns, clock_ns() - volume->hold_writes_ns);
     volume->hold_writes_ns = 0;
     commit_go_on(v, slot);
-    volume_look(v, slot);
+    vlmc_look(v, slot);
 }
 
 static void finish_freezes(struct vlmc *v, uint32_t slot)
 {
-    struct volume *volume = &v->volumes[slot];
+    struct vlmc_volume *volume = &v->volumes[slot];
     struct queue freezes = volume->freezes;
     struct xreq *req;
 
@@ -257,9 +257,9 @@ static void finish_freezes(struct vlmc *v, uint32_t slot)
     while ((req = queue_pop(v->peer, &freezes))) {
         store_release(&v->seg->volumes[slot].frozen, 1u);
         if (req->op == XOP_VOL_CLOSE) {
-            cache_forget(v, slot);
-            answer_all(v, &volume->held, -ESTALE);
-            answer_all(v, &volume->behind, -ESTALE);
+            vlmc_frames_forget(v, slot);
+            vlmc_answer_all(v, &volume->held, -ESTALE);
+            vlmc_answer_all(v, &volume->behind, -ESTALE);
             volume->hold_all = false;
             volume->closed = true;
             store_release(&v->seg->volumes[slot].frozen, 0u);
@@ -271,9 +271,9 @@ static void finish_freezes(struct vlmc *v, uint32_t slot)
 static void commit_if_dirty(struct vlmc *v, uint32_t slot)
 {
     if (!is_dirty(v, slot)) {
-        answer_all(v, &v->volumes[slot].flushes, 0);
+        vlmc_answer_all(v, &v->volumes[slot].flushes, 0);
     } else if (commit_begin(v, slot, false)) {
-        commit_want(v, slot);
+        vlmc_commit_want(v, slot);
     } else {
         commit_go_on(v, slot);
     }
@@ -288,12 +288,12 @@ static bool drain(struct vlmc *v, uint32_t slot)
     if (!vol->dirty)
         return false;
     if (send_sync(v, slot, XREQ_FORCE)) {
-        commit_want(v, slot);
+        vlmc_commit_want(v, slot);
         return true;
     }
     store_relaxed(&vol->dirty, (uint32_t)XDIRTY_SYNCING);
     v->volumes[slot].draining = true;
-    v->volumes[slot].commit = COMMIT_SYNC;
+    v->volumes[slot].commit = VLMC_COMMIT_SYNC;
     return true;
 }
 
@@ -301,16 +301,16 @@ static bool drain(struct vlmc *v, uint32_t slot)
  * one was to free. */
 static void refuse_commits(struct vlmc *v, uint32_t slot, int error, bool memory_wanted)
 {
-    struct volume *volume = &v->volumes[slot];
+    struct vlmc_volume *volume = &v->volumes[slot];
 
     note_told(v, slot, &volume->flushes);
-    answer_all(v, &volume->flushes, error);
-    answer_all(v, &volume->snapshots, error);
+    vlmc_answer_all(v, &volume->flushes, error);
+    vlmc_answer_all(v, &volume->snapshots, error);
     if (memory_wanted)
         fail_starved(v, slot, error);
     if (volume->hold_writes_ns) {
         volume->hold_writes_ns = 0;
-        volume_look(v, slot);
+        vlmc_look(v, slot);
     }
     fail_freezes(v, slot, error);
     if (closes_with_loss(v, slot) && volume->in_flight == 0 && !drain(v, slot)) {
@@ -319,13 +319,13 @@ static void refuse_commits(struct vlmc *v, uint32_t slot, int error, bool memory
     }
 }
 
-void commit_kick(struct vlmc *v, uint32_t slot)
+void vlmc_commit_kick(struct vlmc *v, uint32_t slot)
 {
-    struct volume *volume = &v->volumes[slot];
+    struct vlmc_volume *volume = &v->volumes[slot];
     bool wanted = volume->commit_wanted;
     int lost;
 
-    if (volume->commit != COMMIT_IDLE)
+    if (volume->commit != VLMC_COMMIT_IDLE)
         return;                     /* at its end the volume is looked at again */
     volume->commit_wanted = false;
     lost = lost_error(v, slot);
@@ -341,40 +341,40 @@ void commit_kick(struct vlmc *v, uint32_t slot)
         else if (wanted)
             commit_if_dirty(v, slot);       /* a write under way waits for memory */
     } else if (!queue_empty(&volume->freezes) && volume->in_flight == 0 && !is_dirty(v, slot)) {
-        answer_all(v, &volume->flushes, 0);
+        vlmc_answer_all(v, &volume->flushes, 0);
         finish_freezes(v, slot);
     } else if (wanted || !queue_empty(&volume->flushes) || !queue_empty(&volume->freezes)) {
         commit_if_dirty(v, slot);
     }
 }
 
-void flush_request(struct vlmc *v, struct xreq *req)
+void vlmc_flush_request(struct vlmc *v, struct xreq *req)
 {
     counter_add(&xvolume_of(v, req)->flushes, 1);
     queue_push(v->peer, &volume_of(v, req)->flushes, req);
-    volume_look(v, req->volume - 1);
+    vlmc_look(v, req->volume - 1);
 }
 
-void snapshot_request(struct vlmc *v, struct xreq *req)
+void vlmc_snapshot_request(struct vlmc *v, struct xreq *req)
 {
     const struct xvolume *vol = xvolume_of(v, req);
 
-    if (vol->readonly || !epoch_may_rise(v, req->volume - 1)) {
+    if (vol->readonly || !vlmc_epoch_may_rise(v, req->volume - 1)) {
         peer_reply(v->peer, req, vol->readonly ? -EROFS : -EOVERFLOW);
         return;
     }
     queue_push(v->peer, &volume_of(v, req)->snapshots, req);
-    volume_look(v, req->volume - 1);
+    vlmc_look(v, req->volume - 1);
 }
 
-void freeze_request(struct vlmc *v, struct xreq *req)
+void vlmc_freeze_request(struct vlmc *v, struct xreq *req)
 {
     volume_of(v, req)->hold_all = true;
     queue_push(v->peer, &volume_of(v, req)->freezes, req);
-    volume_look(v, req->volume - 1);
+    vlmc_look(v, req->volume - 1);
 }
 
-void thaw_request(struct vlmc *v, struct xreq *req)
+void vlmc_thaw_request(struct vlmc *v, struct xreq *req)
 {
     struct xvolume *vol = xvolume_of(v, req);
     uint32_t slot = req->volume - 1;
@@ -383,9 +383,9 @@ void thaw_request(struct vlmc *v, struct xreq *req)
         peer_reply(v->peer, req, 0);
         return;
     }
-    cache_forget(v, slot);
+    vlmc_frames_forget(v, slot);
     v->volumes[slot].hold_all = false;
     store_release(&vol->frozen, 0u);
     peer_reply(v->peer, req, 0);
-    volume_look(v, slot);
+    vlmc_look(v, slot);
 }

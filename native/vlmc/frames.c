@@ -19,7 +19,7 @@
 
 #define LOAD_CLASS_BYTES XSEG_IO_MAX
 
-void entry_publish(struct xentry *entry, uint64_t volume, uint32_t epoch, uint32_t stack)
+void vlmc_entry_publish(struct xentry *entry, uint64_t volume, uint32_t epoch, uint32_t stack)
 {
     struct xentry value = { volume, epoch, stack };
 #if defined(__SSE2__)
@@ -35,13 +35,13 @@ void entry_publish(struct xentry *entry, uint64_t volume, uint32_t epoch, uint32
 
 static uint32_t dirty_frames_max(const struct vlmc *v)
 {
-    return v->seg->frame_count / DIRTY_SHARE;    /* 1 at least: frames come in sets of 8 */
+    return v->seg->frame_count / VLMC_DIRTY_SHARE;    /* 1 at least: frames come in sets of 8 */
 }
 
-void frame_dirty(struct vlmc *v, uint32_t slot, struct xframe *frame)
+void vlmc_frame_dirty(struct vlmc *v, uint32_t slot, struct xframe *frame)
 {
-    struct volume *volume = &v->volumes[slot];
-    uint32_t number = frame_number(v, frame);
+    struct vlmc_volume *volume = &v->volumes[slot];
+    uint32_t number = vlmc_frame_number(v, frame);
 
     if (v->frames[number].listed)
         return;
@@ -49,44 +49,44 @@ void frame_dirty(struct vlmc *v, uint32_t slot, struct xframe *frame)
     v->frames[number].dirty_next = volume->dirty_frames;
     volume->dirty_frames = number + 1;
     if (++volume->dirty_frame_count == (dirty_frames_max(v) + 1) / 2)
-        commit_want(v, slot);
+        vlmc_commit_want(v, slot);
 }
 
-bool cache_too_dirty(struct vlmc *v, uint32_t slot, const struct xframe *frame)
+bool vlmc_frame_too_dirty(struct vlmc *v, uint32_t slot, const struct xframe *frame)
 {
-    const struct volume *volume = &v->volumes[slot];
+    const struct vlmc_volume *volume = &v->volumes[slot];
 
-    return volume->dirty_entries + volume->committing_entries >= DIRTY_HARD
-        || (volume->dirty_frame_count >= dirty_frames_max(v) && !v->frames[frame_number(v, frame)].listed);
+    return volume->dirty_entries + volume->committing_entries >= VLMC_DIRTY_HARD
+        || (volume->dirty_frame_count >= dirty_frames_max(v) && !v->frames[vlmc_frame_number(v, frame)].listed);
 }
 
-void entry_dirty(struct vlmc *v, uint32_t slot, struct xframe *frame, uint64_t block)
+void vlmc_entry_dirty(struct vlmc *v, uint32_t slot, struct xframe *frame, uint64_t block)
 {
-    struct volume *volume = &v->volumes[slot];
+    struct vlmc_volume *volume = &v->volumes[slot];
     uint32_t i = block % XMAP_LEAF;
 
     if (!(frame->dirty[i / 32] >> (i % 32) & 1)) {
         store_release(&frame->dirty[i / 32], frame->dirty[i / 32] | 1u << (i % 32));
-        if (++volume->dirty_entries == DIRTY_SOFT)
-            commit_want(v, slot);
+        if (++volume->dirty_entries == VLMC_DIRTY_SOFT)
+            vlmc_commit_want(v, slot);
     }
-    frame_dirty(v, slot, frame);
+    vlmc_frame_dirty(v, slot, frame);
 }
 
 /* --- evicting --------------------------------------------------------------------- */
 
-static bool is_clean(const struct frame *mine)
+static bool is_clean(const struct vlmc_frame *mine)
 {
     return mine->valid && mine->pins == 0 && !mine->listed && !mine->committing && queue_empty(&mine->waiting);
 }
 
 static void drop_frame(struct vlmc *v, struct xframe *frame)
 {
-    struct frame *mine = &v->frames[frame_number(v, frame)];
+    struct vlmc_frame *mine = &v->frames[vlmc_frame_number(v, frame)];
 
     store_release(&frame->valid, 0u);
     for (uint32_t i = 0; i < XMAP_LEAF; i++)
-        stack_give(v, frame, load_relaxed(&frame->entry[i].stack));
+        vlmc_stack_give(v, frame, load_relaxed(&frame->entry[i].stack));
     memset(frame->entry, 0, sizeof(frame->entry));
     store_release(&frame->volume_id, 0ull);
     mine->valid = false;
@@ -95,10 +95,10 @@ static void drop_frame(struct vlmc *v, struct xframe *frame)
 
 static struct xframe *oldest_clean(struct vlmc *v, uint32_t first, uint32_t count, uint32_t class_wanted)
 {
-    const struct frame *oldest = NULL;
+    const struct vlmc_frame *oldest = NULL;
 
     for (uint32_t i = first; i < first + count; i++) {
-        const struct frame *mine = &v->frames[i];
+        const struct vlmc_frame *mine = &v->frames[i];
 
         if (mine->id == 0 || !is_clean(mine))
             continue;
@@ -115,12 +115,12 @@ static void want_all_commits(struct vlmc *v)
 {
     for (uint32_t slot = 0; slot < XSEG_VOLUMES; slot++)
         if (v->volumes[slot].dirty_frames)
-            commit_want(v, slot);
+            vlmc_commit_want(v, slot);
 }
 
-uint32_t stack_take(struct vlmc *v, const struct xframe *frame)
+uint32_t vlmc_stack_take(struct vlmc *v, const struct xframe *frame)
 {
-    uint32_t class = frame_stack_class(v, frame), stack;
+    uint32_t class = vlmc_frame_stack_class(v, frame), stack;
 
     while (v->stack_free_count[class] == 0) {
         struct xframe *oldest = oldest_clean(v, 0, v->seg->frame_count, class);
@@ -131,18 +131,18 @@ uint32_t stack_take(struct vlmc *v, const struct xframe *frame)
         drop_frame(v, oldest);
     }
     stack = v->stack_free[class][--v->stack_free_count[class]];
-    v->stack_owner[class][stack - 1] = frame_number(v, frame) + 1;
+    v->stack_owner[class][stack - 1] = vlmc_frame_number(v, frame) + 1;
     return stack;
 }
 
-void cache_pin(struct vlmc *v, const struct xframe *frame)
+void vlmc_frame_pin(struct vlmc *v, const struct xframe *frame)
 {
-    v->frames[frame_number(v, frame)].pins++;
+    v->frames[vlmc_frame_number(v, frame)].pins++;
 }
 
-void cache_unpin(struct vlmc *v, const struct xframe *frame)
+void vlmc_frame_unpin(struct vlmc *v, const struct xframe *frame)
 {
-    struct frame *mine = &v->frames[frame_number(v, frame)];
+    struct vlmc_frame *mine = &v->frames[vlmc_frame_number(v, frame)];
 
     assert(mine->pins > 0);
     mine->pins--;
@@ -188,15 +188,15 @@ static struct xframe *victim(struct vlmc *v, uint64_t id, uint64_t leaf)
 static void begin_frame(struct vlmc *v, struct xframe *frame, uint64_t id, uint64_t leaf,
                         uint32_t slot)
 {
-    struct frame *mine = &v->frames[frame_number(v, frame)];
+    struct vlmc_frame *mine = &v->frames[vlmc_frame_number(v, frame)];
 
-    *mine = (struct frame){ .id = id, .leaf = leaf, .slot = slot, .block_shift = v->volumes[slot].block_shift };
+    *mine = (struct vlmc_frame){ .id = id, .leaf = leaf, .slot = slot, .block_shift = v->volumes[slot].block_shift };
     memset(frame->entry, 0, sizeof(frame->entry));
     memset(frame->dirty, 0, sizeof(frame->dirty));
     memset(frame->committing, 0, sizeof(frame->committing));
     frame->valid = 0;
     frame->slot = slot;
-    frame->stack_class = frame_stack_class(v, frame);
+    frame->stack_class = vlmc_frame_stack_class(v, frame);
     frame->leaf = leaf;
     store_release(&frame->volume_id, id);
 }
@@ -224,8 +224,8 @@ static struct xreq *load_child(struct vlmc *v, struct xreq *req, struct xframe *
     }
     child->flow = req->flow;
     child->volume = req->volume;
-    child->sender[0] = CHILD_LOAD;
-    child->client = frame_number(v, frame);
+    child->sender[0] = VLMC_CHILD_LOAD;
+    child->client = vlmc_frame_number(v, frame);
     return child;
 }
 
@@ -235,19 +235,19 @@ static void load(struct vlmc *v, struct xreq *req, uint64_t id, uint64_t leaf)
     struct xreq *child = frame ? load_child(v, req, frame) : NULL;
 
     if (!child) {
-        starve(v, req);
+        vlmc_starve(v, req);
         return;
     }
     begin_frame(v, frame, id, leaf, req->volume - 1);
-    queue_push(v->peer, &v->frames[frame_number(v, frame)].waiting, req);
+    queue_push(v->peer, &v->frames[vlmc_frame_number(v, frame)].waiting, req);
     send_load(v, child, leaf * XMAP_LEAF);
 }
 
-struct xframe *cache_get(struct vlmc *v, struct xreq *req, uint64_t block)
+struct xframe *vlmc_frame_get(struct vlmc *v, struct xreq *req, uint64_t block)
 {
-    struct volume *volume = volume_of(v, req);
+    struct vlmc_volume *volume = volume_of(v, req);
     uint64_t id = volume->id, leaf = block / XMAP_LEAF;
-    struct frame *mine = volume->last_frame ? &v->frames[volume->last_frame - 1] : NULL;
+    struct vlmc_frame *mine = volume->last_frame ? &v->frames[volume->last_frame - 1] : NULL;
     struct xframe *frame;
 
     if (!mine || mine->id != id || mine->leaf != leaf) {
@@ -256,7 +256,7 @@ struct xframe *cache_get(struct vlmc *v, struct xreq *req, uint64_t block)
             load(v, req, id, leaf);
             return NULL;
         }
-        mine = &v->frames[frame_number(v, frame)];
+        mine = &v->frames[vlmc_frame_number(v, frame)];
     }
     if (!mine->valid) {
         queue_push(v->peer, &mine->waiting, req);
@@ -267,11 +267,11 @@ struct xframe *cache_get(struct vlmc *v, struct xreq *req, uint64_t block)
     return &v->seg->frames[mine - v->frames];
 }
 
-struct xframe *cache_pinned(struct vlmc *v, uint32_t slot, uint64_t block)
+struct xframe *vlmc_frame_pinned(struct vlmc *v, uint32_t slot, uint64_t block)
 {
     struct xframe *frame = find(v, v->volumes[slot].id, block / XMAP_LEAF);
 
-    assert(frame && v->frames[frame_number(v, frame)].valid && v->frames[frame_number(v, frame)].pins > 0);
+    assert(frame && v->frames[vlmc_frame_number(v, frame)].valid && v->frames[vlmc_frame_number(v, frame)].pins > 0);
     return frame;
 }
 
@@ -279,20 +279,20 @@ struct xframe *cache_pinned(struct vlmc *v, uint32_t slot, uint64_t block)
 
 static int decode_item(struct vlmc *v, struct xframe *frame, const struct map_item *item)
 {
+    uint32_t class = vlmc_frame_stack_class(v, frame), stack = 0;
     struct xentry entry;
-    uint32_t stack = 0;
 
-    if (item->block / XMAP_LEAF != v->frames[frame_number(v, frame)].leaf)
+    if (item->block / XMAP_LEAF != v->frames[vlmc_frame_number(v, frame)].leaf)
         return -EBADMSG;
     if (item->layers > 1 || (item->layers == 1 && item->layer[0].kind != XOBJ_DATA)) {
-        stack = stack_take(v, frame);
+        stack = vlmc_stack_take(v, frame);
         if (!stack)
             return -ENOBUFS;
     }
-    item_to_entry(item, &entry, stack ? stack_at(v, frame_stack_class(v, frame), stack) : NULL);
+    item_to_entry(item, &entry, stack ? vlmc_stack_at(v, class, stack) : NULL);
     if (stack)                      /* a record of one layer says nothing of bitmaps */
-        stack_at(v, frame_stack_class(v, frame), stack)->bitmap_size = map_bitmap_size(frame_block_shift(v, frame));
-    entry_publish(entry_of(frame, item->block), entry.volume, entry.epoch, stack);
+        vlmc_stack_at(v, class, stack)->bitmap_size = map_bitmap_size(vlmc_frame_block_shift(v, frame));
+    vlmc_entry_publish(entry_of(frame, item->block), entry.volume, entry.epoch, stack);
     return 0;
 }
 
@@ -307,7 +307,7 @@ static int decode(struct vlmc *v, struct xframe *frame, const struct xreq *child
         return -EBADMSG;
     read_once(v->record, xreq_data(v->seg, child), child->done);
     if (record_check(v->record, child->done, &info) || info.kind != RECORD_LEAF
-        || info.block_shift != frame_block_shift(v, frame))
+        || info.block_shift != vlmc_frame_block_shift(v, frame))
         return -EBADMSG;
     while ((rc = record_next(v->record, &at, &item)) == 1) {
         rc = decode_item(v, frame, &item);
@@ -320,23 +320,23 @@ static int decode(struct vlmc *v, struct xframe *frame, const struct xreq *child
 /* The load failed: who waited fails with it, or tries again when memory ran short. */
 static void load_failed(struct vlmc *v, struct xframe *frame, int error)
 {
-    struct queue waiting = v->frames[frame_number(v, frame)].waiting;
+    struct queue waiting = v->frames[vlmc_frame_number(v, frame)].waiting;
     struct xreq *req;
 
-    v->frames[frame_number(v, frame)].waiting = (struct queue){ 0 };
+    v->frames[vlmc_frame_number(v, frame)].waiting = (struct queue){ 0 };
     drop_frame(v, frame);
     while ((req = queue_pop(v->peer, &waiting))) {
         if (error == -ENOBUFS)
-            starve(v, req);
+            vlmc_starve(v, req);
         else
-            io_fail(v, req, error);
+            vlmc_io_fail(v, req, error);
     }
 }
 
-void cache_loaded(struct vlmc *v, struct xreq *child)
+void vlmc_frame_loaded(struct vlmc *v, struct xreq *child)
 {
     struct xframe *frame = &v->seg->frames[child->client];
-    struct frame *mine = &v->frames[child->client];
+    struct vlmc_frame *mine = &v->frames[child->client];
     struct queue waiting;
     int error = child->error ? child->error : decode(v, frame, child);
 
@@ -358,13 +358,13 @@ void cache_loaded(struct vlmc *v, struct xreq *child)
     store_release(&frame->valid, 1u);
     waiting = mine->waiting;
     mine->waiting = (struct queue){ 0 };
-    wake(v, &waiting);
+    vlmc_wake(v, &waiting);
 }
 
-void cache_forget(struct vlmc *v, uint32_t slot)
+void vlmc_frames_forget(struct vlmc *v, uint32_t slot)
 {
     for (uint32_t i = 0; i < v->seg->frame_count; i++) {
-        const struct frame *mine = &v->frames[i];
+        const struct vlmc_frame *mine = &v->frames[i];
 
         if (mine->id && mine->slot == slot) {
             assert(mine->pins == 0 && !mine->listed);
@@ -381,9 +381,9 @@ void cache_forget(struct vlmc *v, uint32_t slot)
 static bool read_frame(struct vlmc *v, uint32_t number)
 {
     const struct xframe *frame = &v->seg->frames[number];
-    struct frame mine = { .id = load_relaxed(&frame->volume_id), .leaf = load_relaxed(&frame->leaf),
+    struct vlmc_frame mine = { .id = load_relaxed(&frame->volume_id), .leaf = load_relaxed(&frame->leaf),
                           .slot = load_relaxed(&frame->slot), .valid = true };
-    const struct volume *volume = mine.slot < XSEG_VOLUMES ? &v->volumes[mine.slot] : NULL;
+    const struct vlmc_volume *volume = mine.slot < XSEG_VOLUMES ? &v->volumes[mine.slot] : NULL;
 
     if (!mine.id || !load_relaxed(&frame->valid) || !volume || !volume->block_shift || volume->id != mine.id)
         return false;
@@ -399,7 +399,7 @@ static bool read_frame(struct vlmc *v, uint32_t number)
 static void adopt_frame(struct vlmc *v, uint32_t number)
 {
     struct xframe *frame = &v->seg->frames[number];
-    struct frame *mine = &v->frames[number];
+    struct vlmc_frame *mine = &v->frames[number];
     uint32_t class;
 
     if (!read_frame(v, number)) {
@@ -416,7 +416,7 @@ static void adopt_frame(struct vlmc *v, uint32_t number)
             frame->dirty[i / 32] |= bit;
         if (frame->dirty[i / 32] & bit) {
             frame->dirty[i / 32] &= ~bit;
-            entry_dirty(v, mine->slot, frame, mine->leaf * XMAP_LEAF + i);
+            vlmc_entry_dirty(v, mine->slot, frame, mine->leaf * XMAP_LEAF + i);
         }
     }
     memset(frame->committing, 0, sizeof(frame->committing));
@@ -433,7 +433,7 @@ static void sweep(struct vlmc *v)
                 v->stack_free[class][v->stack_free_count[class]++] = s;
 }
 
-int cache_start(struct vlmc *v)
+int vlmc_frames_start(struct vlmc *v)
 {
     bool ok;
 
@@ -450,7 +450,7 @@ int cache_start(struct vlmc *v)
     return ok ? 0 : -ENOMEM;
 }
 
-void cache_stop(struct vlmc *v)
+void vlmc_frames_stop(struct vlmc *v)
 {
     for (uint32_t class = 0; class < XMAP_STACK_CLASSES; class++) {
         free(v->stack_free[class]);

@@ -7,13 +7,13 @@
 
 #include "vlmc/parts.h"
 
-void starve(struct vlmc *v, struct xreq *req)
+void vlmc_starve(struct vlmc *v, struct xreq *req)
 {
     v->starved_count++;
     queue_push(v->peer, &v->starved, req);
 }
 
-void wake(struct vlmc *v, struct queue *queue)
+void vlmc_wake(struct vlmc *v, struct queue *queue)
 {
     struct queue waiting = *queue;
     struct xreq *req;
@@ -23,14 +23,14 @@ void wake(struct vlmc *v, struct queue *queue)
         queue_push(v->peer, &v->ready, req);
 }
 
-struct xreq *object_child(struct vlmc *v, const struct piece *piece, enum child_kind kind,
-                          const struct xobj *object)
+struct xreq *vlmc_child(struct vlmc *v, const struct vlmc_piece *piece, enum vlmc_child_kind kind,
+                        const struct xobj *object)
 {
     struct xreq *req = piece->req;
     struct xreq *child = xreq_child(v->peer->port, req);
 
     if (!child) {
-        starve(v, req);
+        vlmc_starve(v, req);
         return NULL;
     }
     child->op = req->op;
@@ -47,7 +47,7 @@ struct xreq *object_child(struct vlmc *v, const struct piece *piece, enum child_
     return child;
 }
 
-void send_child(struct vlmc *v, struct xreq *child)
+void vlmc_send(struct vlmc *v, struct xreq *child)
 {
     io_of(xreq_parent(v->peer->port, child))->outstanding++;
     peer_send(v->peer, child, VLMC_BLOCKER);
@@ -67,21 +67,21 @@ static void count_done(struct xvolume *vol, const struct xreq *req)
 /* The request has left the volume: whoever waits for quiet may go on. */
 static void leave(struct vlmc *v, struct xreq *req)
 {
-    struct volume *volume = volume_of(v, req);
+    struct vlmc_volume *volume = volume_of(v, req);
 
     assert(volume->in_flight > 0);
     volume->in_flight--;
-    order_done(v, req);
+    vlmc_order_done(v, req);
     if (io_of(req)->is_write) {
         volume->writes--;
         store_relaxed(&xvolume_of(v, req)->writes_in_flight, volume->writes);
     }
 }
 
-void io_finish(struct vlmc *v, struct xreq *req)
+void vlmc_io_finish(struct vlmc *v, struct xreq *req)
 {
-    struct volume *volume = volume_of(v, req);
-    struct io *io = io_of(req);
+    struct vlmc_volume *volume = volume_of(v, req);
+    struct vlmc_io *io = io_of(req);
 
     leave(v, req);
     if (io->error == 0) {
@@ -94,46 +94,46 @@ void io_finish(struct vlmc *v, struct xreq *req)
     else
         peer_reply(v->peer, req, io->error);
     if (volume->hold_writes_ns || volume->hold_all || !queue_empty(&volume->flushes))
-        volume_look(v, req->volume - 1);
+        vlmc_look(v, req->volume - 1);
 }
 
-void io_fail(struct vlmc *v, struct xreq *req, int error)
+void vlmc_io_fail(struct vlmc *v, struct xreq *req, int error)
 {
-    struct io *io = io_of(req);
+    struct vlmc_io *io = io_of(req);
 
     if (io->error == 0)
         io->error = error;
     queue_push(v->peer, &v->ready, req);
 }
 
-uint64_t io_damaged(struct vlmc *v, struct xreq *req)
+uint64_t vlmc_io_damaged(struct vlmc *v, struct xreq *req)
 {
     counter_add(&v->peer->port->shared->bad, 1);
     io_of(req)->error = -EIO;
     return req->size - io_of(req)->cursor;
 }
 
-void io_child_done(struct vlmc *v, struct xreq *child, int error)
+void vlmc_io_child_done(struct vlmc *v, struct xreq *child, int error)
 {
     struct xreq *req = xreq_parent(v->peer->port, child);
-    struct io *io = io_of(req);
+    struct vlmc_io *io = io_of(req);
 
     if (error && io->error == 0)
         io->error = error;
     xreq_put(v->peer->port, child);
     assert(io->outstanding > 0);
     if (--io->outstanding == 0 && io->cursor == req->size)
-        io_finish(v, req);
+        vlmc_io_finish(v, req);
 }
 
-void answer_all(struct vlmc *v, struct queue *queue, int error)
+void vlmc_answer_all(struct vlmc *v, struct queue *queue, int error)
 {
     struct xreq *req;
 
     while ((req = queue_pop(v->peer, queue))) {
         if (error == 0 && req->op != XOP_FLUSH)
             req->done = req->size;
-        order_done(v, req);
+        vlmc_order_done(v, req);
         peer_reply(v->peer, req, error);
     }
 }

@@ -3,7 +3,7 @@
  * vlmc/merge.c - merging stacks that are at their bound.
  *
  * A stack of XMAP_LAYERS layers takes no more. Before the volume puts its own on top, what
- * the partial layers hold is copied into the new object, MERGE_CHUNKS at a time, and the new
+ * the partial layers hold is copied into the new object, VLMC_MERGE_CHUNKS at a time, and the new
  * stack is that object over the old bottom. This costs at most one block's partial data, once
  * in XMAP_LAYERS - 1 snapshots, and keeps every read within the bound.
  */
@@ -16,24 +16,24 @@
 
 static bool merge_next(struct vlmc *v, struct xreq *child, struct xstack *old)
 {
-    const struct volume *volume = volume_of(v, xreq_parent(v->peer->port, child));
+    const struct vlmc_volume *volume = volume_of(v, xreq_parent(v->peer->port, child));
     uint64_t chunks = block_size(volume) / XMAP_CHUNK;
     uint64_t first = child->sender[2], end;
     uint32_t layer, last = layers_of(old) - 1;
 
-    while (first < chunks && layer_of(volume, old, first) == last)
+    while (first < chunks && vlmc_layer_of(volume, old, first) == last)
         first++;
     if (first == chunks)
         return false;
-    layer = layer_of(volume, old, first);
-    for (end = first + 1; end < chunks && end - first < MERGE_CHUNKS; end++)
-        if (layer_of(volume, old, end) != layer)
+    layer = vlmc_layer_of(volume, old, first);
+    for (end = first + 1; end < chunks && end - first < VLMC_MERGE_CHUNKS; end++)
+        if (vlmc_layer_of(volume, old, end) != layer)
             break;
     child->op = XOP_READ;
     child->object = old->layer[layer];
     child->offset = first * XMAP_CHUNK;
     child->size = (end - first) * XMAP_CHUNK;
-    child->sender[0] = CHILD_MERGE_READ;
+    child->sender[0] = VLMC_CHILD_MERGE_READ;
     child->sender[2] = end;
     return true;
 }
@@ -42,17 +42,17 @@ static bool merge_next(struct vlmc *v, struct xreq *child, struct xstack *old)
 static void put_merged(struct vlmc *v, uint32_t slot, uint64_t block, uint32_t number)
 {
     struct xvolume *vol = &v->seg->volumes[slot];
-    const struct volume *volume = &v->volumes[slot];
-    struct xframe *frame = cache_pinned(v, slot, block);
-    struct xstack *stack = stack_at(v, stack_class(volume), number);
-    bool full = bits_all_set(stack_bits(volume, stack, 0), 0, block_size(volume) / XMAP_CHUNK);
+    const struct vlmc_volume *volume = &v->volumes[slot];
+    struct xframe *frame = vlmc_frame_pinned(v, slot, block);
+    struct xstack *stack = vlmc_stack_at(v, stack_class(volume), number);
+    bool full = vlmc_bits_all_set(stack_bits(volume, stack, 0), 0, block_size(volume) / XMAP_CHUNK);
     uint32_t old = entry_read(frame, block).stack;
 
-    entry_dirty(v, slot, frame, block);
-    entry_publish(entry_of(frame, block), volume->id, stack->layer[0].epoch, full ? 0 : number);
-    stack_give(v, frame, old);
+    vlmc_entry_dirty(v, slot, frame, block);
+    vlmc_entry_publish(entry_of(frame, block), volume->id, stack->layer[0].epoch, full ? 0 : number);
+    vlmc_stack_give(v, frame, old);
     if (full)
-        stack_give(v, frame, number);
+        vlmc_stack_give(v, frame, number);
     counter_add(&vol->merges, 1);
     counter_add(&vol->first_writes, 1);
 }
@@ -64,22 +64,22 @@ static void merge_end(struct vlmc *v, struct xreq *child, int error)
     uint64_t block = child->sender[1];
 
     if (error) {
-        stack_give(v, cache_pinned(v, slot, block), number);
-        epoch_leave(v, slot);
+        vlmc_stack_give(v, vlmc_frame_pinned(v, slot, block), number);
+        vlmc_epoch_leave(v, slot);
     } else {
         put_merged(v, slot, block, number);
     }
-    io_child_done(v, child, error);
-    busy_release(v, slot, block);
+    vlmc_io_child_done(v, child, error);
+    vlmc_busy_release(v, slot, block);
 }
 
 static void merge_go_on(struct vlmc *v, struct xreq *child)
 {
     struct xreq *req = xreq_parent(v->peer->port, child);
     uint64_t block = child->sender[1];
-    struct xframe *frame = cache_pinned(v, req->volume - 1, block);
+    struct xframe *frame = vlmc_frame_pinned(v, req->volume - 1, block);
     const struct xentry entry = entry_read(frame, block);
-    struct xstack *old = stack_of(v, frame, &entry);
+    struct xstack *old = vlmc_stack_of(v, frame, &entry);
 
     if (!old)
         merge_end(v, child, -EIO);
@@ -89,18 +89,18 @@ static void merge_go_on(struct vlmc *v, struct xreq *child)
         merge_end(v, child, 0);
 }
 
-void merge_done(struct vlmc *v, struct xreq *child)
+void vlmc_merge_done(struct vlmc *v, struct xreq *child)
 {
     struct xreq *req = xreq_parent(v->peer->port, child);
-    const struct volume *volume = volume_of(v, req);
-    struct xstack *stack = stack_at(v, stack_class(volume), child->client);
+    const struct vlmc_volume *volume = volume_of(v, req);
+    struct xstack *stack = vlmc_stack_at(v, stack_class(volume), child->client);
 
     if (child->error) {
         merge_end(v, child, child->error == -ENOENT ? -EIO : child->error);
-    } else if (child->sender[0] == CHILD_MERGE_READ) {
+    } else if (child->sender[0] == VLMC_CHILD_MERGE_READ) {
         child->op = XOP_WRITE;
         child->object = stack->layer[0];
-        child->sender[0] = CHILD_MERGE_WRITE;
+        child->sender[0] = VLMC_CHILD_MERGE_WRITE;
         peer_send(v->peer, child, VLMC_BLOCKER);
     } else {
         data_written(xvolume_of(v, req));
@@ -110,13 +110,13 @@ void merge_done(struct vlmc *v, struct xreq *child)
     }
 }
 
-static struct xreq *merge_child(struct vlmc *v, const struct piece *piece, uint32_t number)
+static struct xreq *merge_child(struct vlmc *v, const struct vlmc_piece *piece, uint32_t number)
 {
     struct xreq *child = xreq_child(v->peer->port, piece->req);
 
     if (!child)
         return NULL;
-    if (xbuf_get(v->peer->port, child, MERGE_CHUNKS * XMAP_CHUNK)) {
+    if (xbuf_get(v->peer->port, child, VLMC_MERGE_CHUNKS * XMAP_CHUNK)) {
         xreq_put(v->peer->port, child);
         return NULL;
     }
@@ -125,29 +125,29 @@ static struct xreq *merge_child(struct vlmc *v, const struct piece *piece, uint3
     return child;
 }
 
-bool merge_start(struct vlmc *v, const struct piece *piece, uint32_t number, struct xstack *old)
+bool vlmc_merge_start(struct vlmc *v, const struct vlmc_piece *piece, uint32_t number, struct xstack *old)
 {
     struct xreq *child = merge_child(v, piece, number);
     uint32_t slot = piece->req->volume - 1;
 
-    if (!child || !busy_take(v, piece)) {
-        stack_give(v, piece->frame, number);
+    if (!child || !vlmc_busy_take(v, piece)) {
+        vlmc_stack_give(v, piece->frame, number);
         if (child)
             xreq_put(v->peer->port, child);
         else
-            starve(v, piece->req);
+            vlmc_starve(v, piece->req);
         return false;
     }
-    frame_dirty(v, slot, piece->frame);
-    stack_on(v, slot, piece->block, stack_at(v, stack_class(&v->volumes[slot]), number),
-             &old->layer[XMAP_LAYERS - 1], 1, NULL);
+    vlmc_frame_dirty(v, slot, piece->frame);
+    vlmc_stack_on(v, slot, piece->block, vlmc_stack_at(v, stack_class(&v->volumes[slot]), number),
+                  &old->layer[XMAP_LAYERS - 1], 1, NULL);
     if (!merge_next(v, child, old)) {
         xreq_put(v->peer->port, child);
         put_merged(v, slot, piece->block, number);
-        busy_release(v, slot, piece->block);
+        vlmc_busy_release(v, slot, piece->block);
         return true;
     }
-    busy_wait(v, piece);
+    vlmc_busy_wait(v, piece);
     io_of(piece->req)->outstanding++;
     peer_send(v->peer, child, VLMC_BLOCKER);
     return false;

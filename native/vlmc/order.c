@@ -23,17 +23,17 @@ static bool has_died(struct vlmc *v, uint32_t port, uint32_t life)
     return false;
 }
 
-bool order_wait(struct vlmc *v, struct xreq *req)
+bool vlmc_order_wait(struct vlmc *v, struct xreq *req)
 {
-    struct volume *volume = volume_of(v, req);
+    struct vlmc_volume *volume = volume_of(v, req);
     uint32_t src = req->src % XSEG_PORTS;
-    const struct writer *own = &volume->writer[src];
+    const struct vlmc_writer *own = &volume->writer[src];
     bool same = own->life == req->incarnation;
 
     if (volume->changing == (same ? own->changing : 0))
         return false;
     for (uint32_t i = 0; i < XSEG_PORTS; i++) {
-        const struct writer *writer = &volume->writer[i];
+        const struct vlmc_writer *writer = &volume->writer[i];
 
         if (writer->changing && !(i == src && same) && has_died(v, i, writer->life)) {
             queue_push(v->peer, &volume->behind, req);
@@ -43,10 +43,10 @@ bool order_wait(struct vlmc *v, struct xreq *req)
     return false;
 }
 
-void order_note(struct vlmc *v, struct xreq *req)
+void vlmc_order_note(struct vlmc *v, struct xreq *req)
 {
-    struct volume *volume = volume_of(v, req);
-    struct writer *writer = &volume->writer[req->src % XSEG_PORTS];
+    struct vlmc_volume *volume = volume_of(v, req);
+    struct vlmc_writer *writer = &volume->writer[req->src % XSEG_PORTS];
 
     if (io_of(req)->noted)
         return;
@@ -56,10 +56,10 @@ void order_note(struct vlmc *v, struct xreq *req)
     volume->changing++;
 }
 
-void order_done(struct vlmc *v, struct xreq *req)
+void vlmc_order_done(struct vlmc *v, struct xreq *req)
 {
-    struct volume *volume = volume_of(v, req);
-    struct writer *writer = &volume->writer[req->src % XSEG_PORTS];
+    struct vlmc_volume *volume = volume_of(v, req);
+    struct vlmc_writer *writer = &volume->writer[req->src % XSEG_PORTS];
 
     if (!io_of(req)->noted)
         return;

@@ -9,12 +9,12 @@
 
 /* --- bits -------------------------------------------------------------------------- */
 
-int set_chunks(struct vlmc *v, uint32_t slot, uint64_t block, uint64_t first, uint64_t count)
+int vlmc_set_chunks(struct vlmc *v, uint32_t slot, uint64_t block, uint64_t first, uint64_t count)
 {
-    const struct volume *volume = &v->volumes[slot];
-    struct xframe *frame = cache_pinned(v, slot, block);
+    const struct vlmc_volume *volume = &v->volumes[slot];
+    struct xframe *frame = vlmc_frame_pinned(v, slot, block);
     const struct xentry entry = entry_read(frame, block);
-    struct xstack *stack = stack_of(v, frame, &entry);
+    struct xstack *stack = vlmc_stack_of(v, frame, &entry);
     uint8_t *top;
 
     if (is_own(v, slot, &entry) && !entry.stack)
@@ -22,12 +22,12 @@ int set_chunks(struct vlmc *v, uint32_t slot, uint64_t block, uint64_t first, ui
     if (!is_own(v, slot, &entry) || !stack)
         return -EIO;
     top = stack_bits(volume, stack, 0);
-    entry_dirty(v, slot, frame, block);
+    vlmc_entry_dirty(v, slot, frame, block);
     for (uint64_t c = first; c < first + count; c++)
         top[c / 8] |= (uint8_t)(1u << (c % 8));
-    if (bits_all_set(top, 0, block_size(volume) / XMAP_CHUNK)) {
-        entry_publish(entry_of(frame, block), entry.volume, entry.epoch, 0);
-        stack_give(v, frame, entry.stack);
+    if (vlmc_bits_all_set(top, 0, block_size(volume) / XMAP_CHUNK)) {
+        vlmc_entry_publish(entry_of(frame, block), entry.volume, entry.epoch, 0);
+        vlmc_stack_give(v, frame, entry.stack);
     }
     return 0;
 }
@@ -35,72 +35,72 @@ int set_chunks(struct vlmc *v, uint32_t slot, uint64_t block, uint64_t first, ui
 /* --- a new layer ------------------------------------------------------------------- */
 
 /* `old`: the stack it has until now, of fewer than XMAP_LAYERS layers, or NULL. */
-static void put_layer_on(struct vlmc *v, const struct piece *piece, uint32_t number, struct xstack *old,
+static void put_layer_on(struct vlmc *v, const struct vlmc_piece *piece, uint32_t number, struct xstack *old,
                          uint32_t layers)
 {
     uint32_t slot = piece->req->volume - 1;
-    const struct volume *volume = &v->volumes[slot];
+    const struct vlmc_volume *volume = &v->volumes[slot];
     const struct xentry entry = entry_read(piece->frame, piece->block);
-    struct xstack *stack = stack_at(v, stack_class(volume), number);
+    struct xstack *stack = vlmc_stack_at(v, stack_class(volume), number);
 
     if (old) {
-        stack_on(v, slot, piece->block, stack, old->layer, layers, stack_bits(volume, old, 0));
+        vlmc_stack_on(v, slot, piece->block, stack, old->layer, layers, stack_bits(volume, old, 0));
     } else {
         struct xobj only = { .kind = XOBJ_DATA, .epoch = entry.epoch,
                              .volume = entry.volume, .index = piece->block };
-        stack_on(v, slot, piece->block, stack, &only, 1, NULL);
+        vlmc_stack_on(v, slot, piece->block, stack, &only, 1, NULL);
     }
-    entry_dirty(v, slot, piece->frame, piece->block);
-    entry_publish(entry_of(piece->frame, piece->block), volume->id, stack->layer[0].epoch, number);
-    stack_give(v, piece->frame, entry.stack);
+    vlmc_entry_dirty(v, slot, piece->frame, piece->block);
+    vlmc_entry_publish(entry_of(piece->frame, piece->block), volume->id, stack->layer[0].epoch, number);
+    vlmc_stack_give(v, piece->frame, entry.stack);
     counter_add(&v->seg->volumes[slot].first_writes, 1);
 }
 
-bool own_block(struct vlmc *v, const struct piece *piece)
+bool vlmc_own_block(struct vlmc *v, const struct vlmc_piece *piece)
 {
     struct xframe *frame = piece->frame;
     const struct xentry entry = entry_read(frame, piece->block);
-    struct xstack *old = stack_of(v, frame, &entry);
+    struct xstack *old = vlmc_stack_of(v, frame, &entry);
     uint32_t layers = old ? layers_of(old) : 0, number;
 
-    if (busy_wait(v, piece))        /* another request merges its stack */
+    if (vlmc_busy_wait(v, piece))        /* another request merges its stack */
         return false;
-    cache_pin(v, frame);            /* taking a stack may evict clean frames */
-    number = stack_take(v, frame);
-    cache_unpin(v, frame);
+    vlmc_frame_pin(v, frame);            /* taking a stack may evict clean frames */
+    number = vlmc_stack_take(v, frame);
+    vlmc_frame_unpin(v, frame);
     if (!number) {
-        starve(v, piece->req);
+        vlmc_starve(v, piece->req);
         return false;
     }
     if (layers == XMAP_LAYERS)
-        return merge_start(v, piece, number, old);
+        return vlmc_merge_start(v, piece, number, old);
     put_layer_on(v, piece, number, old, layers);
     return true;
 }
 
 /* --- filling up a chunk ---------------------------------------------------------------- */
 
-uint64_t fill_chunk(struct vlmc *v, const struct piece *piece)
+uint64_t vlmc_fill_chunk(struct vlmc *v, const struct vlmc_piece *piece)
 {
     struct xreq *req = piece->req;
     const struct xentry entry = entry_read(piece->frame, piece->block);
-    struct xstack *stack = stack_of(v, piece->frame, &entry);
+    struct xstack *stack = vlmc_stack_of(v, piece->frame, &entry);
     uint64_t chunk = piece->offset / XMAP_CHUNK;
     struct xreq *child;
 
     if (!stack)
-        return io_damaged(v, req);
-    if (!busy_take(v, piece))
-        return STEP_WAIT;
-    child = object_child(v, piece, CHILD_FILL_READ, &stack->layer[layer_of(volume_of(v, req), stack, chunk)]);
+        return vlmc_io_damaged(v, req);
+    if (!vlmc_busy_take(v, piece))
+        return VLMC_STEP_WAIT;
+    child = vlmc_child(v, piece, VLMC_CHILD_FILL_READ, &stack->layer[vlmc_layer_of(volume_of(v, req), stack, chunk)]);
     if (child && xbuf_get(v->peer->port, child, XMAP_CHUNK)) {
         xreq_put(v->peer->port, child);
-        starve(v, req);
+        vlmc_starve(v, req);
         child = NULL;
     }
     if (!child) {
-        busy_release(v, req->volume - 1, piece->block);
-        return STEP_WAIT;
+        vlmc_busy_release(v, req->volume - 1, piece->block);
+        return VLMC_STEP_WAIT;
     }
     child->op = XOP_READ;
     child->flags = 0;
@@ -108,7 +108,7 @@ uint64_t fill_chunk(struct vlmc *v, const struct piece *piece)
     child->size = XMAP_CHUNK;
     child->sender[2] = piece->offset % XMAP_CHUNK | piece->length << 32;
     child->client = (uint32_t)io_of(req)->cursor;
-    send_child(v, child);
+    vlmc_send(v, child);
     return piece->length;
 }
 
@@ -116,7 +116,7 @@ uint64_t fill_chunk(struct vlmc *v, const struct piece *piece)
 static void fill_write(struct vlmc *v, struct xreq *child)
 {
     struct xreq *req = xreq_parent(v->peer->port, child);
-    struct xframe *frame = cache_pinned(v, req->volume - 1, child->sender[1]);
+    struct xframe *frame = vlmc_frame_pinned(v, req->volume - 1, child->sender[1]);
     const struct xentry entry = entry_read(frame, child->sender[1]);
     uint8_t *at = (uint8_t *)xreq_data(v->seg, child) + (uint32_t)child->sender[2];
     uint64_t length = child->sender[2] >> 32;
@@ -127,18 +127,18 @@ static void fill_write(struct vlmc *v, struct xreq *child)
         memset(at, 0, length);
     child->op = XOP_WRITE;
     child->object = own_object(volume_of(v, req), entry.epoch, child->sender[1]);
-    child->sender[0] = CHILD_FILL_WRITE;
+    child->sender[0] = VLMC_CHILD_FILL_WRITE;
     peer_send(v->peer, child, VLMC_BLOCKER);
 }
 
-void fill_done(struct vlmc *v, struct xreq *child)
+void vlmc_fill_done(struct vlmc *v, struct xreq *child)
 {
     struct xreq *req = xreq_parent(v->peer->port, child);
     uint32_t slot = req->volume - 1;
     uint64_t block = child->sender[1];
     int error = child->error;
 
-    if (child->sender[0] == CHILD_FILL_READ) {
+    if (child->sender[0] == VLMC_CHILD_FILL_READ) {
         if (error == 0) {
             fill_write(v, child);
             return;
@@ -147,8 +147,8 @@ void fill_done(struct vlmc *v, struct xreq *child)
     }
     if (error == 0) {
         data_written(xvolume_of(v, req));
-        error = set_chunks(v, slot, block, child->offset / XMAP_CHUNK, 1);
+        error = vlmc_set_chunks(v, slot, block, child->offset / XMAP_CHUNK, 1);
     }
-    busy_release(v, slot, block);
-    io_child_done(v, child, error);
+    vlmc_busy_release(v, slot, block);
+    vlmc_io_child_done(v, child, error);
 }

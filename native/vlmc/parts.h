@@ -92,46 +92,46 @@
 #define VLMC_BLOCKER 0              /* targets, in the order of peers/vlmc.py */
 #define VLMC_MAPPER 1
 
-#define BUSY_MAX 8192               /* blocks busy at one time */
-#define BUSY_BUCKETS 2048
-#define DIRTY_SOFT 4096             /* dirty entries of a volume that start a commit */
-#define DIRTY_HARD 8192             /* ... that make writers wait for it */
-#define DIRTY_SHARE 8               /* a volume may have one frame in so many dirty, before writers wait */
-#define COMMIT_RECORDS 24           /* records (1 MiB each) one commit may take */
-#define ZEROES_MAX (1ull << 30)     /* bytes of one WRITE_ZEROES or DISCARD */
-#define MERGE_CHUNKS 16             /* chunks copied at a time when a stack is merged */
-#define DOUBT_MAX_NS 120000000000ull    /* requests are held back in doubt for so long at most */
-#define DOUBT_ASK_NS 100000000ull       /* between two questions to the blocker because of that */
+#define VLMC_BUSY_MAX 8192               /* blocks busy at one time */
+#define VLMC_BUSY_BUCKETS 2048
+#define VLMC_DIRTY_SOFT 4096             /* dirty entries of a volume that start a commit */
+#define VLMC_DIRTY_HARD 8192             /* ... that make writers wait for it */
+#define VLMC_DIRTY_SHARE 8               /* a volume may have one frame in so many dirty, before writers wait */
+#define VLMC_COMMIT_RECORDS 24           /* records (1 MiB each) one commit may take */
+#define VLMC_ZEROES_MAX (1ull << 30)     /* bytes of one WRITE_ZEROES or DISCARD */
+#define VLMC_MERGE_CHUNKS 16             /* chunks copied at a time when a stack is merged */
+#define VLMC_DOUBT_MAX_NS 120000000000ull    /* requests are held back in doubt for so long at most */
+#define VLMC_DOUBT_ASK_NS 100000000ull       /* between two questions to the blocker because of that */
 
 /* What a child is for: sender[0]. sender[1] is its block. */
-enum child_kind {
-    CHILD_READ = 1,                 /* into the parent's data */
-    CHILD_DIRECT,                   /* write that changes no entry */
-    CHILD_NEW,                      /* first write to a block of zeros: publish its object */
-    CHILD_FIRST,                    /* write of whole chunks: set their bits. Block shared */
-    CHILD_FILL_READ,                /* chunk to be filled up, on its way in. Exclusive */
-    CHILD_FILL_WRITE,               /* ... merged, on its way out. Exclusive */
-    CHILD_DROP,                     /* discard of a whole block with a stack. Exclusive */
-    CHILD_MERGE_READ,               /* stack being merged: see vlmc/own.c. Exclusive */
-    CHILD_MERGE_WRITE,
-    CHILD_LOAD,                     /* leaf page; client = frame */
-    CHILD_SYNC,                     /* of a commit; client = volume slot */
-    CHILD_COMMIT,
-    CHILD_ASK                       /* whether what is in memory may be believed */
+enum vlmc_child_kind {
+    VLMC_CHILD_READ = 1,                 /* into the parent's data */
+    VLMC_CHILD_DIRECT,                   /* write that changes no entry */
+    VLMC_CHILD_NEW,                      /* first write to a block of zeros: publish its object */
+    VLMC_CHILD_FIRST,                    /* write of whole chunks: set their bits. Block shared */
+    VLMC_CHILD_FILL_READ,                /* chunk to be filled up, on its way in. Exclusive */
+    VLMC_CHILD_FILL_WRITE,               /* ... merged, on its way out. Exclusive */
+    VLMC_CHILD_DROP,                     /* discard of a whole block with a stack. Exclusive */
+    VLMC_CHILD_MERGE_READ,               /* stack being merged: see vlmc/own.c. Exclusive */
+    VLMC_CHILD_MERGE_WRITE,
+    VLMC_CHILD_LOAD,                     /* leaf page; client = frame */
+    VLMC_CHILD_SYNC,                     /* of a commit; client = volume slot */
+    VLMC_CHILD_COMMIT,
+    VLMC_CHILD_ASK                       /* whether what is in memory may be believed */
 };
 
 /* A volume request's state, in its holder scratch. */
-struct io {
+struct vlmc_io {
     uint32_t outstanding;           /* children, + 1 while it runs */
     int32_t error;
     uint64_t cursor;                /* bytes dealt with */
     uint32_t extents;               /* BLOCK_STATUS: how many so far */
     uint32_t is_write;
-    uint32_t noted;                 /* order_note() has counted it */
+    uint32_t noted;                 /* vlmc_order_note() has counted it */
 };
 
 /* What a step is about: a part of a request that lies in one block. */
-struct piece {
+struct vlmc_piece {
     struct xreq *req;
     struct xframe *frame;           /* has its entry */
     uint64_t block;
@@ -139,7 +139,7 @@ struct piece {
     uint64_t length;                /* bytes, at least 1; the step may do fewer */
 };
 
-struct busy {
+struct vlmc_busy {
     uint32_t next;                  /* in its bucket or the free list: number + 1 */
     uint32_t slot;
     uint64_t block;
@@ -149,12 +149,12 @@ struct busy {
 };
 
 /* A port's requests on a volume that change it and are not answered: all of one life. */
-struct writer { uint32_t life, changing; };
+struct vlmc_writer { uint32_t life, changing; };
 
-enum commit_state { COMMIT_IDLE = 0, COMMIT_SYNC, COMMIT_APPEND };
+enum vlmc_commit_state { VLMC_COMMIT_IDLE = 0, VLMC_COMMIT_SYNC, VLMC_COMMIT_APPEND };
 
 /* vlmc's own side of a volume slot; rebuilt from the segment when it starts. */
-struct volume {
+struct vlmc_volume {
     uint32_t generation;            /* of the xvolume this belongs to; 0: none yet */
     uint32_t block_shift;           /* of it, as they were when it was opened; 0: they made no sense */
     uint64_t id;
@@ -166,14 +166,14 @@ struct volume {
     bool closed;                    /* VOL_CLOSE was served: its slot is about to be freed */
     uint32_t epoch_captured;        /* in the commit under way */
     struct queue held;
-    struct writer writer[XSEG_PORTS];
+    struct vlmc_writer writer[XSEG_PORTS];
     uint32_t changing;              /* of all ports */
     struct queue behind;            /* waits for a dead port's */
     uint32_t dirty_frames;          /* list through frames' dirty_next: number + 1 */
     uint32_t dirty_entries;
     uint32_t committing_entries;    /* in the commit under way */
     uint32_t dirty_frame_count;     /* in that list and in committing_frames */
-    enum commit_state commit;
+    enum vlmc_commit_state commit;
     bool draining;                  /* its SYNC is that of a volume that is given up: see refuse_commits() */
     bool commit_wanted;             /* start one as soon as possible */
     struct queue flushing;          /* answered by the commit under way */
@@ -181,13 +181,13 @@ struct volume {
     uint32_t snapshot;              /* VOL_SNAPSHOT in the commit under way: slot + 1 */
     struct queue snapshots;
     struct queue freezes;           /* VOL_FREEZE, VOL_CLOSE waiting for quiet */
-    uint32_t record[COMMIT_RECORDS];    /* children, unsent: slot + 1 */
+    uint32_t record[VLMC_COMMIT_RECORDS];    /* children, unsent: slot + 1 */
     uint32_t record_count, record_sent;
     uint32_t committing_frames;     /* list like dirty_frames */
 };
 
 /* vlmc's own side of a frame. */
-struct frame {
+struct vlmc_frame {
     uint64_t id;                    /* of its volume; 0: free */
     uint64_t leaf;
     uint64_t used;                  /* loop turn of the last use: eviction takes the oldest */
@@ -205,14 +205,14 @@ struct frame {
 struct vlmc {
     struct peer *peer;
     struct xseg *seg;
-    struct volume *volumes;         /* XSEG_VOLUMES */
-    struct frame *frames;
+    struct vlmc_volume *volumes;         /* XSEG_VOLUMES */
+    struct vlmc_frame *frames;
     uint8_t *record;                /* a leaf's record on its way in: a copy, so that it stays as it was checked */
     uint32_t *stack_owner[XMAP_STACK_CLASSES];      /* whose each is: frame number + 1; 0: free */
     uint32_t *stack_free[XMAP_STACK_CLASSES];
     uint32_t stack_free_count[XMAP_STACK_CLASSES];
-    struct busy *busy;
-    uint32_t busy_bucket[BUSY_BUCKETS];
+    struct vlmc_busy *busy;
+    uint32_t busy_bucket[VLMC_BUSY_BUCKETS];
     uint32_t busy_free;
     uint64_t turn;
     struct queue starved;           /* requests that wait for slots, buffers, frames, stacks */
@@ -230,19 +230,19 @@ struct vlmc {
 };
 
 /* Result of a step: bytes dealt with, or the request has been put on a queue. */
-#define STEP_WAIT 0
+#define VLMC_STEP_WAIT 0
 
-static inline struct io *io_of(struct xreq *req) { return (struct io *)req->holder; }
+static inline struct vlmc_io *io_of(struct xreq *req) { return (struct vlmc_io *)req->holder; }
 static inline struct xvolume *xvolume_of(const struct vlmc *v, const struct xreq *req)
 {
     return &v->seg->volumes[req->volume - 1];
 }
-static inline struct volume *volume_of(const struct vlmc *v, const struct xreq *req)
+static inline struct vlmc_volume *volume_of(const struct vlmc *v, const struct xreq *req)
 {
     return &v->volumes[req->volume - 1];
 }
-static inline uint64_t block_size(const struct volume *volume) { return 1ull << volume->block_shift; }
-static inline uint32_t stack_class(const struct volume *volume) { return map_stack_class(volume->block_shift); }
+static inline uint64_t block_size(const struct vlmc_volume *volume) { return 1ull << volume->block_shift; }
+static inline uint32_t stack_class(const struct vlmc_volume *volume) { return map_stack_class(volume->block_shift); }
 static inline void data_written(struct xvolume *vol)
 {
     store_relaxed(&vol->dirty, vol->dirty | XDIRTY_WRITTEN);
@@ -251,66 +251,66 @@ static inline bool is_own(const struct vlmc *v, uint32_t slot, const struct xent
 {
     return entry->volume == v->volumes[slot].id && entry->epoch >= v->seg->volumes[slot].writable_since;
 }
-static inline struct xobj own_object(const struct volume *volume, uint32_t epoch, uint64_t block)
+static inline struct xobj own_object(const struct vlmc_volume *volume, uint32_t epoch, uint64_t block)
 {
     return (struct xobj){ .kind = XOBJ_DATA, .epoch = epoch, .volume = volume->id, .index = block };
 }
 
 /* vlmc/volume.c */
 /* The volume is to be looked at in this turn: a commit may begin, or what was held back go on. */
-void volume_look(struct vlmc *v, uint32_t slot);
+void vlmc_look(struct vlmc *v, uint32_t slot);
 /* It shall commit as soon as possible, whoever asks for it. */
-void commit_want(struct vlmc *v, uint32_t slot);
-bool volume_is_open(const struct xvolume *vol);
+void vlmc_commit_want(struct vlmc *v, uint32_t slot);
+bool vlmc_volume_is_open(const struct xvolume *vol);
 /* A slot that was given to another volume starts anew. False: it says so while requests on it are under way,
  * or what it says of the volume makes no sense. */
-bool volume_refresh(struct vlmc *v, uint32_t slot);
+bool vlmc_volume_refresh(struct vlmc *v, uint32_t slot);
 /* Each volume that is open already goes on as the last life left it. What came of a SYNC that was under way
  * is not known, so it counts for nothing. */
-void volume_adopt_all(struct vlmc *v);
+void vlmc_volumes_adopt(struct vlmc *v);
 /* False: its epoch is so far ahead of what is durable that the next life of the volume might use one again. */
-bool epoch_may_rise(const struct vlmc *v, uint32_t slot);
+bool vlmc_epoch_may_rise(const struct vlmc *v, uint32_t slot);
 /* After a write to a new object failed: what it may have left there must never come to light,
  * so objects made from now on carry another epoch. */
-void epoch_leave(struct vlmc *v, uint32_t slot);
+void vlmc_epoch_leave(struct vlmc *v, uint32_t slot);
 
 /* vlmc/io.c */
 /* The request waits for slots, buffers, frames or stacks. */
-void starve(struct vlmc *v, struct xreq *req);
+void vlmc_starve(struct vlmc *v, struct xreq *req);
 /* Those that wait there are run in this turn. */
-void wake(struct vlmc *v, struct queue *queue);
+void vlmc_wake(struct vlmc *v, struct queue *queue);
 /* A child for a piece, on an object. It borrows the request's data at the cursor, when there are some.
  * NULL: no slot; the request has been starved. */
-struct xreq *object_child(struct vlmc *v, const struct piece *piece, enum child_kind kind,
-                          const struct xobj *object);
-void send_child(struct vlmc *v, struct xreq *child);
+struct xreq *vlmc_child(struct vlmc *v, const struct vlmc_piece *piece, enum vlmc_child_kind kind,
+                        const struct xobj *object);
+void vlmc_send(struct vlmc *v, struct xreq *child);
 /* Answers a request that is at its end and has no child out. */
-void io_finish(struct vlmc *v, struct xreq *req);
+void vlmc_io_finish(struct vlmc *v, struct xreq *req);
 /* For a request that waits on no queue any more: it goes no further. */
-void io_fail(struct vlmc *v, struct xreq *req, int error);
+void vlmc_io_fail(struct vlmc *v, struct xreq *req, int error);
 /* Result of a step that met an entry or a stack that makes no sense: the request fails. */
-uint64_t io_damaged(struct vlmc *v, struct xreq *req);
-void io_child_done(struct vlmc *v, struct xreq *child, int error);
+uint64_t vlmc_io_damaged(struct vlmc *v, struct xreq *req);
+void vlmc_io_child_done(struct vlmc *v, struct xreq *child, int error);
 /* Answers every request of a queue. */
-void answer_all(struct vlmc *v, struct queue *queue, int error);
+void vlmc_answer_all(struct vlmc *v, struct queue *queue, int error);
 
 /* vlmc/steps.c */
 /* Runs a request until it waits or is at its end. */
-void io_run(struct vlmc *v, struct xreq *req);
+void vlmc_io_run(struct vlmc *v, struct xreq *req);
 
 /* vlmc/stacks.c */
-uint32_t frame_number(const struct vlmc *v, const struct xframe *frame);
+uint32_t vlmc_frame_number(const struct vlmc *v, const struct xframe *frame);
 /* Of the frame's volume. */
-uint32_t frame_block_shift(const struct vlmc *v, const struct xframe *frame);
-uint32_t frame_stack_class(const struct vlmc *v, const struct xframe *frame);
+uint32_t vlmc_frame_block_shift(const struct vlmc *v, const struct xframe *frame);
+uint32_t vlmc_frame_stack_class(const struct vlmc *v, const struct xframe *frame);
 /* The stack that an entry of this frame names. NULL: it has none, or one that makes no sense or is another
  * frame's: see "Scribbled maps". */
-struct xstack *stack_of(const struct vlmc *v, const struct xframe *frame, const struct xentry *entry);
+struct xstack *vlmc_stack_of(const struct vlmc *v, const struct xframe *frame, const struct xentry *entry);
 /* Copies it. False: it makes no sense. */
-bool stack_copy(const struct vlmc *v, const struct xframe *frame, const struct xentry *entry, struct xstack *copy);
+bool vlmc_stack_copy(const struct vlmc *v, const struct xframe *frame, const struct xentry *entry, struct xstack *copy);
 /* Gives it back, if it is this frame's. */
-void stack_give(struct vlmc *v, const struct xframe *frame, uint32_t stack);
-struct xstack *stack_at(const struct vlmc *v, uint32_t class, uint32_t stack);
+void vlmc_stack_give(struct vlmc *v, const struct xframe *frame, uint32_t stack);
+struct xstack *vlmc_stack_at(const struct vlmc *v, uint32_t class, uint32_t stack);
 /* How many layers, 1..XMAP_LAYERS whatever is written there. */
 static inline uint32_t layers_of(const struct xstack *stack)
 {
@@ -319,33 +319,33 @@ static inline uint32_t layers_of(const struct xstack *stack)
     return layers < 1 ? 1 : layers > XMAP_LAYERS ? XMAP_LAYERS : layers;
 }
 /* The bitmap of a layer, as the volume's block size says and not the record. */
-static inline uint8_t *stack_bits(const struct volume *volume, struct xstack *stack, uint32_t layer)
+static inline uint8_t *stack_bits(const struct vlmc_volume *volume, struct xstack *stack, uint32_t layer)
 {
     return (uint8_t *)(stack + 1) + layer * map_bitmap_size(volume->block_shift);
 }
 /* Fills in a stack record with our own object on top of the layers `below`. */
-void stack_on(const struct vlmc *v, uint32_t slot, uint64_t block, struct xstack *stack,
-              const struct xobj *below, uint32_t layers, const uint8_t *bitmaps);
+void vlmc_stack_on(const struct vlmc *v, uint32_t slot, uint64_t block, struct xstack *stack,
+                   const struct xobj *below, uint32_t layers, const uint8_t *bitmaps);
 static inline bool bit_is_set(const uint8_t *bitmap, uint64_t bit)
 {
     return bitmap[bit / 8] >> (bit % 8) & 1;
 }
-bool bits_all_set(const uint8_t *bitmap, uint64_t first, uint64_t count);
+bool vlmc_bits_all_set(const uint8_t *bitmap, uint64_t first, uint64_t count);
 /* Layer that chunk lies in. */
-uint32_t layer_of(const struct volume *volume, struct xstack *stack, uint64_t chunk);
+uint32_t vlmc_layer_of(const struct vlmc_volume *volume, struct xstack *stack, uint64_t chunk);
 
 /* vlmc/frames.c */
-int cache_start(struct vlmc *v);
-void cache_stop(struct vlmc *v);
+int vlmc_frames_start(struct vlmc *v);
+void vlmc_frames_stop(struct vlmc *v);
 /* The frame that holds the block's entry. NULL: it is being loaded, or cannot be yet; the
  * request waits. */
-struct xframe *cache_get(struct vlmc *v, struct xreq *req, uint64_t block);
+struct xframe *vlmc_frame_get(struct vlmc *v, struct xreq *req, uint64_t block);
 /* The frame of a block that is pinned. */
-struct xframe *cache_pinned(struct vlmc *v, uint32_t slot, uint64_t block);
-void cache_pin(struct vlmc *v, const struct xframe *frame);
-void cache_unpin(struct vlmc *v, const struct xframe *frame);
-void cache_loaded(struct vlmc *v, struct xreq *child);
-void cache_forget(struct vlmc *v, uint32_t slot);
+struct xframe *vlmc_frame_pinned(struct vlmc *v, uint32_t slot, uint64_t block);
+void vlmc_frame_pin(struct vlmc *v, const struct xframe *frame);
+void vlmc_frame_unpin(struct vlmc *v, const struct xframe *frame);
+void vlmc_frame_loaded(struct vlmc *v, struct xreq *child);
+void vlmc_frames_forget(struct vlmc *v, uint32_t slot);
 static inline struct xentry *entry_of(struct xframe *frame, uint64_t block)
 {
     return &frame->entry[block % XMAP_LEAF];
@@ -359,69 +359,69 @@ static inline struct xentry entry_read(const struct xframe *frame, uint64_t bloc
     return entry;
 }
 /* Number + 1 of a free stack record for this frame, or 0: none, commits were asked for. */
-uint32_t stack_take(struct vlmc *v, const struct xframe *frame);
+uint32_t vlmc_stack_take(struct vlmc *v, const struct xframe *frame);
 /* Counts the frame among the volume's dirty ones: an entry of it changes soon. */
-void frame_dirty(struct vlmc *v, uint32_t slot, struct xframe *frame);
+void vlmc_frame_dirty(struct vlmc *v, uint32_t slot, struct xframe *frame);
 /* True if the volume must commit before one more entry of this frame changes. */
-bool cache_too_dirty(struct vlmc *v, uint32_t slot, const struct xframe *frame);
+bool vlmc_frame_too_dirty(struct vlmc *v, uint32_t slot, const struct xframe *frame);
 /* Marks an entry changed. To be called before it changes. */
-void entry_dirty(struct vlmc *v, uint32_t slot, struct xframe *frame, uint64_t block);
-void entry_publish(struct xentry *entry, uint64_t volume, uint32_t epoch, uint32_t stack);
+void vlmc_entry_dirty(struct vlmc *v, uint32_t slot, struct xframe *frame, uint64_t block);
+void vlmc_entry_publish(struct xentry *entry, uint64_t volume, uint32_t epoch, uint32_t stack);
 
 /* vlmc/read.c */
-uint64_t read_step(struct vlmc *v, struct piece *piece);
-uint64_t status_step(struct vlmc *v, struct piece *piece);
+uint64_t vlmc_read_step(struct vlmc *v, struct vlmc_piece *piece);
+uint64_t vlmc_status_step(struct vlmc *v, struct vlmc_piece *piece);
 
 /* vlmc/write.c */
-uint64_t write_step(struct vlmc *v, struct piece *piece);
-void write_done(struct vlmc *v, struct xreq *child);
+uint64_t vlmc_write_step(struct vlmc *v, struct vlmc_piece *piece);
+void vlmc_write_done(struct vlmc *v, struct xreq *child);
 
 /* vlmc/busy.c */
-int busy_start(struct vlmc *v);
+int vlmc_busy_start(struct vlmc *v);
 /* True: the block is busy, and the request waits until it is not. */
-bool busy_wait(struct vlmc *v, const struct piece *piece);
+bool vlmc_busy_wait(struct vlmc *v, const struct vlmc_piece *piece);
 /* Takes a block for a request, which waits if that cannot be yet. */
-bool busy_share(struct vlmc *v, const struct piece *piece);
-bool busy_take(struct vlmc *v, const struct piece *piece);
+bool vlmc_busy_share(struct vlmc *v, const struct vlmc_piece *piece);
+bool vlmc_busy_take(struct vlmc *v, const struct vlmc_piece *piece);
 /* Those that waited are woken when nobody has it any more. */
-void busy_release(struct vlmc *v, uint32_t slot, uint64_t block);
+void vlmc_busy_release(struct vlmc *v, uint32_t slot, uint64_t block);
 
 /* vlmc/merge.c */
 /* Begins to merge `old` into the record `number`. True: nothing was to be copied, it is done. Else the request waits:
  * on the busy block, which it has taken, or for memory. */
-bool merge_start(struct vlmc *v, const struct piece *piece, uint32_t number, struct xstack *old);
-void merge_done(struct vlmc *v, struct xreq *child);
+bool vlmc_merge_start(struct vlmc *v, const struct vlmc_piece *piece, uint32_t number, struct xstack *old);
+void vlmc_merge_done(struct vlmc *v, struct xreq *child);
 
 /* vlmc/own.c */
-bool own_block(struct vlmc *v, const struct piece *piece);
-uint64_t fill_chunk(struct vlmc *v, const struct piece *piece);
-void fill_done(struct vlmc *v, struct xreq *child);
+bool vlmc_own_block(struct vlmc *v, const struct vlmc_piece *piece);
+uint64_t vlmc_fill_chunk(struct vlmc *v, const struct vlmc_piece *piece);
+void vlmc_fill_done(struct vlmc *v, struct xreq *child);
 /* Notes that chunks are in the volume's own layer. EIO: the entry or its stack makes no sense. */
-int set_chunks(struct vlmc *v, uint32_t slot, uint64_t block, uint64_t first, uint64_t count);
+int vlmc_set_chunks(struct vlmc *v, uint32_t slot, uint64_t block, uint64_t first, uint64_t count);
 
 /* vlmc/order.c */
 /* True: the request waits in `behind` for those of a port that has died. */
-bool order_wait(struct vlmc *v, struct xreq *req);
-/* The request will change the volume. Once counted, it counts until order_done(), when it is answered. */
-void order_note(struct vlmc *v, struct xreq *req);
-void order_done(struct vlmc *v, struct xreq *req);
+bool vlmc_order_wait(struct vlmc *v, struct xreq *req);
+/* The request will change the volume. Once counted, it counts until vlmc_order_done(), when it is answered. */
+void vlmc_order_note(struct vlmc *v, struct xreq *req);
+void vlmc_order_done(struct vlmc *v, struct xreq *req);
 
 /* vlmc/capture.c */
 /* Encodes all dirty entries into the records of a commit. On failure everything is dirty as before. */
-int capture(struct vlmc *v, uint32_t slot, bool mark);
+int vlmc_capture(struct vlmc *v, uint32_t slot, bool mark);
 /* A commit has ended: its entries are dirty again, or clean. */
-void capture_end(struct vlmc *v, uint32_t slot, bool again);
+void vlmc_capture_end(struct vlmc *v, uint32_t slot, bool again);
 /* Gives back the records from `from` on. */
-void capture_free(struct vlmc *v, struct volume *volume, uint32_t from);
+void vlmc_capture_free(struct vlmc *v, struct vlmc_volume *volume, uint32_t from);
 
 /* vlmc/commit.c */
-void flush_request(struct vlmc *v, struct xreq *req);
-void snapshot_request(struct vlmc *v, struct xreq *req);
-void freeze_request(struct vlmc *v, struct xreq *req);
-void thaw_request(struct vlmc *v, struct xreq *req);
+void vlmc_flush_request(struct vlmc *v, struct xreq *req);
+void vlmc_snapshot_request(struct vlmc *v, struct xreq *req);
+void vlmc_freeze_request(struct vlmc *v, struct xreq *req);
+void vlmc_thaw_request(struct vlmc *v, struct xreq *req);
 /* Starts whatever the volume's queues ask for and its state allows. */
-void commit_kick(struct vlmc *v, uint32_t slot);
-void commit_synced(struct vlmc *v, struct xreq *child);
-void commit_appended(struct vlmc *v, struct xreq *child);
+void vlmc_commit_kick(struct vlmc *v, uint32_t slot);
+void vlmc_commit_synced(struct vlmc *v, struct xreq *child);
+void vlmc_commit_appended(struct vlmc *v, struct xreq *child);
 
 #endif

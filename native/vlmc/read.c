@@ -10,18 +10,18 @@
 #define EXTENT_MAX (1u << 31)       /* bytes: what fits a u32 and stays aligned */
 
 /* Cuts the piece to what lies in the same layer as its first byte, which is returned. */
-static uint32_t cut_to_layer(const struct volume *volume, struct xstack *stack, struct piece *piece)
+static uint32_t cut_to_layer(const struct vlmc_volume *volume, struct xstack *stack, struct vlmc_piece *piece)
 {
     uint64_t end = (piece->offset / XMAP_CHUNK + 1) * XMAP_CHUNK, all = piece->offset + piece->length;
-    uint32_t layer = layer_of(volume, stack, piece->offset / XMAP_CHUNK);
+    uint32_t layer = vlmc_layer_of(volume, stack, piece->offset / XMAP_CHUNK);
 
-    while (end < all && layer_of(volume, stack, end / XMAP_CHUNK) == layer)
+    while (end < all && vlmc_layer_of(volume, stack, end / XMAP_CHUNK) == layer)
         end += XMAP_CHUNK;
     piece->length = (end < all ? end : all) - piece->offset;
     return layer;
 }
 
-uint64_t read_step(struct vlmc *v, struct piece *piece)
+uint64_t vlmc_read_step(struct vlmc *v, struct vlmc_piece *piece)
 {
     struct xreq *req = piece->req;
     const struct xentry entry = entry_read(piece->frame, piece->block);
@@ -33,16 +33,16 @@ uint64_t read_step(struct vlmc *v, struct piece *piece)
         return piece->length;
     }
     if (entry.stack) {
-        struct xstack *stack = stack_of(v, piece->frame, &entry);
+        struct xstack *stack = vlmc_stack_of(v, piece->frame, &entry);
 
         if (!stack)
-            return io_damaged(v, req);
+            return vlmc_io_damaged(v, req);
         object = stack->layer[cut_to_layer(volume_of(v, req), stack, piece)];
     }
-    child = object_child(v, piece, CHILD_READ, &object);
+    child = vlmc_child(v, piece, VLMC_CHILD_READ, &object);
     if (!child)
-        return STEP_WAIT;
-    send_child(v, child);
+        return VLMC_STEP_WAIT;
+    vlmc_send(v, child);
     return piece->length;
 }
 
@@ -50,7 +50,7 @@ uint64_t read_step(struct vlmc *v, struct piece *piece)
 static bool add_extent(struct vlmc *v, struct xreq *req, uint64_t length, uint32_t flags)
 {
     struct xextent *extents = xreq_data(v->seg, req);
-    struct io *io = io_of(req);
+    struct vlmc_io *io = io_of(req);
     struct xextent *last = io->extents ? &extents[io->extents - 1] : NULL;
 
     if (last && last->flags == flags && last->length + length <= EXTENT_MAX) {
@@ -64,7 +64,7 @@ static bool add_extent(struct vlmc *v, struct xreq *req, uint64_t length, uint32
     return true;
 }
 
-uint64_t status_step(struct vlmc *v, struct piece *piece)
+uint64_t vlmc_status_step(struct vlmc *v, struct vlmc_piece *piece)
 {
     struct xreq *req = piece->req;
     bool zero = entry_read(piece->frame, piece->block).volume == 0;

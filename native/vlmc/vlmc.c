@@ -11,7 +11,7 @@
 #define STARVED_TRIES_MAX 1024      /* starved requests tried again in one turn */
 #define GO_ON_ROUNDS 64             /* of what requests and volumes leave each other to do, in one call */
 
-static_assert(sizeof(struct io) <= 7 * sizeof(uint64_t), "io fits the scratch before the link");
+static_assert(sizeof(struct vlmc_io) <= 7 * sizeof(uint64_t), "io fits the scratch before the link");
 
 /* --- coming in -------------------------------------------------------------------- */
 
@@ -35,14 +35,14 @@ static int check_io(const struct vlmc *v, const struct xreq *req)
         return -EINVAL;
     if (req->op == XOP_BLOCK_STATUS && !xreq_data_ok(v->seg, req, sizeof(struct xextent)))
         return -EINVAL;
-    if (!has_data && req->op != XOP_BLOCK_STATUS && req->size > ZEROES_MAX)
+    if (!has_data && req->op != XOP_BLOCK_STATUS && req->size > VLMC_ZEROES_MAX)
         return -EINVAL;
     return 0;
 }
 
 static void begin_io(struct vlmc *v, struct xreq *req)
 {
-    struct volume *volume = volume_of(v, req);
+    struct vlmc_volume *volume = volume_of(v, req);
 
     volume->in_flight++;
     if (changes(req)) {
@@ -50,7 +50,7 @@ static void begin_io(struct vlmc *v, struct xreq *req)
         volume->writes++;
         store_relaxed(&xvolume_of(v, req)->writes_in_flight, volume->writes);
     }
-    io_run(v, req);
+    vlmc_io_run(v, req);
 }
 
 /* --- is what we have in memory still true? See trusted_until_ns in segment/layout.h ------------- */
@@ -70,14 +70,14 @@ static bool doubtful(const struct vlmc *v)
 
 static void io_request(struct vlmc *v, struct xreq *req)
 {
-    struct volume *volume = volume_of(v, req);
+    struct vlmc_volume *volume = volume_of(v, req);
     bool doubt = !xvolume_of(v, req)->readonly && doubtful(v);
     int rc = check_io(v, req);
 
     if (rc == 0 && changes(req))
-        order_note(v, req);
+        vlmc_order_note(v, req);
     if (rc || (doubt && fenced(v))) {
-        order_done(v, req);
+        vlmc_order_done(v, req);
         peer_reply(v->peer, req, rc ? rc : -ESTALE);
     } else if (doubt || volume->hold_all || (volume->hold_writes_ns && changes(req))) {
         queue_push(v->peer, &volume->held, req);
@@ -92,7 +92,7 @@ static void io_request(struct vlmc *v, struct xreq *req)
 /* Lets go what was held back, as far as the volume's holds allow. */
 static void release_held(struct vlmc *v, uint32_t slot)
 {
-    struct volume *volume = &v->volumes[slot];
+    struct vlmc_volume *volume = &v->volumes[slot];
     struct queue held = volume->held;
     struct xreq *req;
 
@@ -108,13 +108,13 @@ static void ask(struct vlmc *v)
     uint64_t now = loop_now(v->peer->loop);
     struct xreq *child;
 
-    if (!v->doubted || v->asking || now - v->asked_ns < DOUBT_ASK_NS || !doubtful(v) || fenced(v))
+    if (!v->doubted || v->asking || now - v->asked_ns < VLMC_DOUBT_ASK_NS || !doubtful(v) || fenced(v))
         return;
     child = xreq_get(v->peer->port);
     if (!child)
         return;
     child->op = XOP_PING;
-    child->sender[0] = CHILD_ASK;
+    child->sender[0] = VLMC_CHILD_ASK;
     v->asking = true;
     v->asked_ns = now;
     peer_send(v->peer, child, VLMC_BLOCKER);
@@ -126,18 +126,18 @@ static void asked(struct vlmc *v, struct xreq *child)
     xreq_put(v->peer->port, child);
 }
 
-/* Lets go what was held back in doubt, or gives it up after DOUBT_MAX_NS. */
+/* Lets go what was held back in doubt, or gives it up after VLMC_DOUBT_MAX_NS. */
 static bool settle_doubt(struct vlmc *v)
 {
     bool too_long;
 
-    if (!v->doubted || (doubtful(v) && !fenced(v) && loop_now(v->peer->loop) - v->doubted_ns < DOUBT_MAX_NS))
+    if (!v->doubted || (doubtful(v) && !fenced(v) && loop_now(v->peer->loop) - v->doubted_ns < VLMC_DOUBT_MAX_NS))
         return false;
     too_long = doubtful(v) && !fenced(v);
     v->doubted = false;
     for (uint32_t slot = 0; slot < XSEG_VOLUMES; slot++)
         if (too_long && !v->volumes[slot].hold_all)
-            answer_all(v, &v->volumes[slot].held, -ETIMEDOUT);
+            vlmc_answer_all(v, &v->volumes[slot].held, -ETIMEDOUT);
         else
             release_held(v, slot);
     return true;
@@ -152,11 +152,11 @@ static void take_in(struct vlmc *v, struct xreq *req)
         peer_reply(peer, req, 0);
         return;
     }
-    if (!vol || !volume_is_open(vol)) {
+    if (!vol || !vlmc_volume_is_open(vol)) {
         peer_reply(peer, req, -ESTALE);
         return;
     }
-    if (!volume_refresh(v, req->volume - 1) || volume_of(v, req)->closed
+    if (!vlmc_volume_refresh(v, req->volume - 1) || volume_of(v, req)->closed
         || (req->generation && req->generation != volume_of(v, req)->generation)) {
         peer_reply(peer, req, -ESTALE);
         return;
@@ -164,18 +164,18 @@ static void take_in(struct vlmc *v, struct xreq *req)
     switch (req->op) {
     case XOP_READ: case XOP_WRITE: case XOP_WRITE_ZEROES: case XOP_DISCARD:
     case XOP_BLOCK_STATUS: case XOP_CACHE:
-        if (!order_wait(v, req))
+        if (!vlmc_order_wait(v, req))
             io_request(v, req);
         break;
     case XOP_FLUSH:
         if (fenced(v) && !vol->readonly)
             peer_reply(peer, req, -ESTALE);
         else
-            flush_request(v, req);
+            vlmc_flush_request(v, req);
         break;
-    case XOP_VOL_SNAPSHOT: snapshot_request(v, req); break;
-    case XOP_VOL_FREEZE: case XOP_VOL_CLOSE: freeze_request(v, req); break;
-    case XOP_VOL_THAW: thaw_request(v, req); break;
+    case XOP_VOL_SNAPSHOT: vlmc_snapshot_request(v, req); break;
+    case XOP_VOL_FREEZE: case XOP_VOL_CLOSE: vlmc_freeze_request(v, req); break;
+    case XOP_VOL_THAW: vlmc_thaw_request(v, req); break;
     default: peer_reply(peer, req, -EOPNOTSUPP);
     }
 }
@@ -206,7 +206,7 @@ static void run_ready(struct vlmc *v)
 
     v->ready = (struct queue){ 0 };
     while ((req = queue_pop(v->peer, &ready)))
-        io_run(v, req);
+        vlmc_io_run(v, req);
 }
 
 static void look_at_volumes(struct vlmc *v)
@@ -218,7 +218,7 @@ static void look_at_volumes(struct vlmc *v)
         for (; bits; bits &= bits - 1) {
             uint32_t slot = word * 64 + (uint32_t)__builtin_ctzll(bits);
 
-            commit_kick(v, slot);
+            vlmc_commit_kick(v, slot);
             if (!v->volumes[slot].hold_all && !v->volumes[slot].hold_writes_ns)
                 release_held(v, slot);
         }
@@ -257,24 +257,24 @@ static void vlmc_request(struct peer *peer, struct xreq *req)
 static void read_back(struct vlmc *v, struct xreq *child)
 {
     /* The map says that this object is there: that it is not is damage, not a hole. */
-    io_child_done(v, child, child->error == -ENOENT ? -EIO : child->error);
+    vlmc_io_child_done(v, child, child->error == -ENOENT ? -EIO : child->error);
 }
 
 static void vlmc_reply(struct peer *peer, struct xreq *child)
 {
     struct vlmc *v = peer->state;
 
-    switch ((enum child_kind)child->sender[0]) {
-    case CHILD_READ: read_back(v, child); break;
-    case CHILD_DIRECT: case CHILD_NEW: case CHILD_FIRST: case CHILD_DROP:
-        write_done(v, child);
+    switch ((enum vlmc_child_kind)child->sender[0]) {
+    case VLMC_CHILD_READ: read_back(v, child); break;
+    case VLMC_CHILD_DIRECT: case VLMC_CHILD_NEW: case VLMC_CHILD_FIRST: case VLMC_CHILD_DROP:
+        vlmc_write_done(v, child);
         break;
-    case CHILD_FILL_READ: case CHILD_FILL_WRITE: fill_done(v, child); break;
-    case CHILD_MERGE_READ: case CHILD_MERGE_WRITE: merge_done(v, child); break;
-    case CHILD_LOAD: cache_loaded(v, child); break;
-    case CHILD_SYNC: commit_synced(v, child); break;
-    case CHILD_COMMIT: commit_appended(v, child); break;
-    case CHILD_ASK: asked(v, child); break;
+    case VLMC_CHILD_FILL_READ: case VLMC_CHILD_FILL_WRITE: vlmc_fill_done(v, child); break;
+    case VLMC_CHILD_MERGE_READ: case VLMC_CHILD_MERGE_WRITE: vlmc_merge_done(v, child); break;
+    case VLMC_CHILD_LOAD: vlmc_frame_loaded(v, child); break;
+    case VLMC_CHILD_SYNC: vlmc_commit_synced(v, child); break;
+    case VLMC_CHILD_COMMIT: vlmc_commit_appended(v, child); break;
+    case VLMC_CHILD_ASK: asked(v, child); break;
     }
     if (is_left(v))
         go_on(v);
@@ -291,9 +291,9 @@ static bool retry_starved(struct vlmc *v)
     v->starved = (struct queue){ 0 };
     v->starved_count = 0;
     for (uint32_t n = 0; n < STARVED_TRIES_MAX && (req = queue_pop(v->peer, &waiting)); n++)
-        io_run(v, req);
+        vlmc_io_run(v, req);
     while ((req = queue_pop(v->peer, &waiting)))
-        starve(v, req);
+        vlmc_starve(v, req);
     return v->starved_count < before;
 }
 
@@ -313,7 +313,7 @@ static bool vlmc_flush(struct peer *peer)
         v->commits_wanted = false;
         for (uint32_t slot = 0; slot < XSEG_VOLUMES; slot++)
             if (v->volumes[slot].commit_wanted)
-                volume_look(v, slot);
+                vlmc_look(v, slot);
     }
     go_on(v);
     return moved || is_left(v);
@@ -325,7 +325,7 @@ static void vlmc_stop(struct peer *peer)
 {
     struct vlmc *v = peer->state;
 
-    cache_stop(v);
+    vlmc_frames_stop(v);
     free(v->volumes);
     free(v->busy);
     free(v);
@@ -344,9 +344,9 @@ static int vlmc_start(struct peer *peer)
     v->volumes = calloc(XSEG_VOLUMES, sizeof(*v->volumes));
     if (!v->volumes)
         return -ENOMEM;
-    volume_adopt_all(v);
-    rc = busy_start(v);
-    return rc ? rc : cache_start(v);
+    vlmc_volumes_adopt(v);
+    rc = vlmc_busy_start(v);
+    return rc ? rc : vlmc_frames_start(v);
 }
 
 const struct peer_ops vlmc_ops = {

@@ -5,7 +5,7 @@
  * What a piece of a block needs depends on its entry:
  *
  *   zeros         zeroing: nothing. Else a child on a new object, published when it is done
- *   not our own   zeroing the whole block: the entry becomes zeros. Else own_block() puts a
+ *   not our own   zeroing the whole block: the entry becomes zeros. Else vlmc_own_block() puts a
  *                 new layer on top, and then as below
  *   own, one      a child, nothing more
  *   own, stack    zeroing the whole block: empties the object and drops the stack.
@@ -24,7 +24,7 @@ static bool is_zeroing(const struct xreq *req)
         || (req->op == XOP_WRITE_ZEROES && !(req->flags & XREQ_NO_HOLE));
 }
 
-static bool reaches_end(const struct vlmc *v, const struct piece *piece)
+static bool reaches_end(const struct vlmc *v, const struct vlmc_piece *piece)
 {
     const struct xreq *req = piece->req;
 
@@ -32,7 +32,7 @@ static bool reaches_end(const struct vlmc *v, const struct piece *piece)
 }
 
 /* True: a DISCARD's piece is part of a chunk, at either end, and is skipped. Else it is cut to whole chunks. */
-static bool skip_part(const struct vlmc *v, struct piece *piece)
+static bool skip_part(const struct vlmc *v, struct vlmc_piece *piece)
 {
     uint64_t edge = piece->offset % XMAP_CHUNK, to_next = XMAP_CHUNK - edge;
 
@@ -53,110 +53,110 @@ static void forget_stack(struct vlmc *v, uint32_t slot, struct xframe *frame, ui
 {
     uint32_t stack = entry_read(frame, block).stack;
 
-    entry_dirty(v, slot, frame, block);
-    entry_publish(entry_of(frame, block), volume, epoch, 0);
-    stack_give(v, frame, stack);
+    vlmc_entry_dirty(v, slot, frame, block);
+    vlmc_entry_publish(entry_of(frame, block), volume, epoch, 0);
+    vlmc_stack_give(v, frame, stack);
 }
 
 /* Zeroing all of a block that is not our own: the entry becomes zeros. */
-static uint64_t forget_block(struct vlmc *v, const struct piece *piece)
+static uint64_t forget_block(struct vlmc *v, const struct vlmc_piece *piece)
 {
     uint32_t slot = piece->req->volume - 1;
 
-    if (!busy_take(v, piece))       /* its stack is being merged */
-        return STEP_WAIT;
+    if (!vlmc_busy_take(v, piece))       /* its stack is being merged */
+        return VLMC_STEP_WAIT;
     forget_stack(v, slot, piece->frame, piece->block, 0, 0);
-    busy_release(v, slot, piece->block);
+    vlmc_busy_release(v, slot, piece->block);
     return piece->length;
 }
 
-static uint64_t write_child(struct vlmc *v, const struct piece *piece, enum child_kind kind, uint32_t epoch)
+static uint64_t write_child(struct vlmc *v, const struct vlmc_piece *piece, enum vlmc_child_kind kind, uint32_t epoch)
 {
-    const struct volume *volume = volume_of(v, piece->req);
+    const struct vlmc_volume *volume = volume_of(v, piece->req);
     struct xobj object = own_object(volume, epoch, piece->block);
-    struct xreq *child = object_child(v, piece, kind, &object);
+    struct xreq *child = vlmc_child(v, piece, kind, &object);
 
     if (!child)
-        return STEP_WAIT;
-    if (kind == CHILD_NEW || kind == CHILD_FIRST) {
+        return VLMC_STEP_WAIT;
+    if (kind == VLMC_CHILD_NEW || kind == VLMC_CHILD_FIRST) {
         child->flags |= XREQ_CREATE;
         child->arg = block_size(volume);
     }
-    if (kind == CHILD_FIRST && child->op == XOP_DISCARD)
+    if (kind == VLMC_CHILD_FIRST && child->op == XOP_DISCARD)
         child->op = XOP_WRITE_ZEROES;   /* its bits will be set: the object must be there */
-    send_child(v, child);
+    vlmc_send(v, child);
     return piece->length;
 }
 
-static uint64_t write_new(struct vlmc *v, const struct piece *piece)
+static uint64_t write_new(struct vlmc *v, const struct vlmc_piece *piece)
 {
-    uint64_t done = write_child(v, piece, CHILD_NEW, xvolume_of(v, piece->req)->epoch);
+    uint64_t done = write_child(v, piece, VLMC_CHILD_NEW, xvolume_of(v, piece->req)->epoch);
 
     if (done) {
-        cache_pin(v, piece->frame);
-        frame_dirty(v, piece->req->volume - 1, piece->frame);
+        vlmc_frame_pin(v, piece->frame);
+        vlmc_frame_dirty(v, piece->req->volume - 1, piece->frame);
     }
     return done;
 }
 
-static uint64_t drop_stack(struct vlmc *v, const struct piece *piece)
+static uint64_t drop_stack(struct vlmc *v, const struct vlmc_piece *piece)
 {
-    const struct volume *volume = volume_of(v, piece->req);
+    const struct vlmc_volume *volume = volume_of(v, piece->req);
     struct xobj object = own_object(volume, entry_read(piece->frame, piece->block).epoch, piece->block);
     struct xreq *child;
 
-    if (!busy_take(v, piece))
-        return STEP_WAIT;
-    child = object_child(v, piece, CHILD_DROP, &object);
+    if (!vlmc_busy_take(v, piece))
+        return VLMC_STEP_WAIT;
+    child = vlmc_child(v, piece, VLMC_CHILD_DROP, &object);
     if (!child) {
-        busy_release(v, piece->req->volume - 1, piece->block);
-        return STEP_WAIT;
+        vlmc_busy_release(v, piece->req->volume - 1, piece->block);
+        return VLMC_STEP_WAIT;
     }
     child->op = XOP_WRITE_ZEROES;   /* not DISCARD: the object must be there afterwards */
     child->data = 0;
     child->size = block_size(volume);
-    send_child(v, child);
+    vlmc_send(v, child);
     return piece->length;
 }
 
-static uint64_t write_chunks(struct vlmc *v, const struct piece *piece)
+static uint64_t write_chunks(struct vlmc *v, const struct vlmc_piece *piece)
 {
     uint32_t epoch = entry_read(piece->frame, piece->block).epoch;
     uint64_t done;
 
-    if (!busy_share(v, piece))
-        return STEP_WAIT;
-    done = write_child(v, piece, CHILD_FIRST, epoch);
+    if (!vlmc_busy_share(v, piece))
+        return VLMC_STEP_WAIT;
+    done = write_child(v, piece, VLMC_CHILD_FIRST, epoch);
     if (!done)
-        busy_release(v, piece->req->volume - 1, piece->block);
+        vlmc_busy_release(v, piece->req->volume - 1, piece->block);
     return done;
 }
 
 /* A piece of a block of our own that has a stack. */
-static uint64_t write_stacked(struct vlmc *v, struct piece *piece)
+static uint64_t write_stacked(struct vlmc *v, struct vlmc_piece *piece)
 {
     const struct xentry entry = entry_read(piece->frame, piece->block);
-    struct xstack *stack = stack_of(v, piece->frame, &entry);
+    struct xstack *stack = vlmc_stack_of(v, piece->frame, &entry);
     uint64_t chunk = piece->offset / XMAP_CHUNK, edge = piece->offset % XMAP_CHUNK;
     const uint8_t *top;
 
     if (!stack)
-        return io_damaged(v, piece->req);
+        return vlmc_io_damaged(v, piece->req);
     top = stack_bits(volume_of(v, piece->req), stack, 0);
     if (edge || (piece->length < XMAP_CHUNK && !reaches_end(v, piece))) {
         if (piece->length > XMAP_CHUNK - edge)
             piece->length = XMAP_CHUNK - edge;
         if (!bit_is_set(top, chunk))
-            return fill_chunk(v, piece);
+            return vlmc_fill_chunk(v, piece);
     } else if (!reaches_end(v, piece)) {
         piece->length -= piece->length % XMAP_CHUNK;
     }
-    if (bits_all_set(top, chunk, (piece->length + XMAP_CHUNK - 1) / XMAP_CHUNK))
-        return write_child(v, piece, CHILD_DIRECT, entry.epoch);
+    if (vlmc_bits_all_set(top, chunk, (piece->length + XMAP_CHUNK - 1) / XMAP_CHUNK))
+        return write_child(v, piece, VLMC_CHILD_DIRECT, entry.epoch);
     return write_chunks(v, piece);
 }
 
-uint64_t write_step(struct vlmc *v, struct piece *piece)
+uint64_t vlmc_write_step(struct vlmc *v, struct vlmc_piece *piece)
 {
     struct xreq *req = piece->req;
     const struct xentry entry = entry_read(piece->frame, piece->block);
@@ -166,23 +166,23 @@ uint64_t write_step(struct vlmc *v, struct piece *piece)
     if (req->op == XOP_DISCARD && skip_part(v, piece))
         return piece->length;
     if (own && !entry.stack)
-        return write_child(v, piece, CHILD_DIRECT, entry.epoch);
+        return write_child(v, piece, VLMC_CHILD_DIRECT, entry.epoch);
     if (entry.volume == 0 && is_zeroing(req))
         return piece->length;
-    if (entry.volume && entry.stack && !stack_of(v, piece->frame, &entry))
-        return io_damaged(v, req);
-    if (cache_too_dirty(v, req->volume - 1, piece->frame)) {
-        commit_want(v, req->volume - 1);
-        starve(v, req);
-        return STEP_WAIT;
+    if (entry.volume && entry.stack && !vlmc_stack_of(v, piece->frame, &entry))
+        return vlmc_io_damaged(v, req);
+    if (vlmc_frame_too_dirty(v, req->volume - 1, piece->frame)) {
+        vlmc_commit_want(v, req->volume - 1);
+        vlmc_starve(v, req);
+        return VLMC_STEP_WAIT;
     }
     if (entry.volume == 0)
         return write_new(v, piece);
     if (!own) {
         if (whole && is_zeroing(req))
             return forget_block(v, piece);
-        if (!own_block(v, piece))
-            return STEP_WAIT;
+        if (!vlmc_own_block(v, piece))
+            return VLMC_STEP_WAIT;
     }
     if (whole && is_zeroing(req))
         return drop_stack(v, piece);
@@ -196,7 +196,7 @@ uint64_t write_step(struct vlmc *v, struct piece *piece)
 static bool publish_new(struct vlmc *v, struct xreq *req, struct xreq *child)
 {
     uint64_t block = child->sender[1];
-    struct xframe *frame = cache_pinned(v, req->volume - 1, block);
+    struct xframe *frame = vlmc_frame_pinned(v, req->volume - 1, block);
     const struct xentry entry = entry_read(frame, block);
 
     if (child->error == 0 && entry.volume && entry.epoch != child->object.epoch) {
@@ -205,33 +205,33 @@ static bool publish_new(struct vlmc *v, struct xreq *req, struct xreq *child)
         return false;
     }
     if (child->error == 0 && entry.volume == 0) {
-        entry_dirty(v, req->volume - 1, frame, block);
-        entry_publish(entry_of(frame, block), volume_of(v, req)->id, child->object.epoch, 0);
+        vlmc_entry_dirty(v, req->volume - 1, frame, block);
+        vlmc_entry_publish(entry_of(frame, block), volume_of(v, req)->id, child->object.epoch, 0);
         counter_add(&xvolume_of(v, req)->first_writes, 1);
     }
     if (child->error)
-        epoch_leave(v, req->volume - 1);
-    cache_unpin(v, frame);
+        vlmc_epoch_leave(v, req->volume - 1);
+    vlmc_frame_unpin(v, frame);
     return true;
 }
 
-void write_done(struct vlmc *v, struct xreq *child)
+void vlmc_write_done(struct vlmc *v, struct xreq *child)
 {
     struct xreq *req = xreq_parent(v->peer->port, child);
     uint32_t slot = req->volume - 1;
     uint64_t block = child->sender[1];
-    bool busy = child->sender[0] == CHILD_FIRST || child->sender[0] == CHILD_DROP;
+    bool busy = child->sender[0] == VLMC_CHILD_FIRST || child->sender[0] == VLMC_CHILD_DROP;
 
     if (child->error == 0)
         data_written(xvolume_of(v, req));
-    if (child->sender[0] == CHILD_NEW && !publish_new(v, req, child))
+    if (child->sender[0] == VLMC_CHILD_NEW && !publish_new(v, req, child))
         return;
-    if (child->sender[0] == CHILD_FIRST && child->error == 0)
-        child->error = set_chunks(v, slot, block, child->offset / XMAP_CHUNK,
-                                  (child->size + XMAP_CHUNK - 1) / XMAP_CHUNK);
-    if (child->sender[0] == CHILD_DROP && child->error == 0)
-        forget_stack(v, slot, cache_pinned(v, slot, block), block, volume_of(v, req)->id, child->object.epoch);
+    if (child->sender[0] == VLMC_CHILD_FIRST && child->error == 0)
+        child->error = vlmc_set_chunks(v, slot, block, child->offset / XMAP_CHUNK,
+                                       (child->size + XMAP_CHUNK - 1) / XMAP_CHUNK);
+    if (child->sender[0] == VLMC_CHILD_DROP && child->error == 0)
+        forget_stack(v, slot, vlmc_frame_pinned(v, slot, block), block, volume_of(v, req)->id, child->object.epoch);
     if (busy)
-        busy_release(v, slot, block);
-    io_child_done(v, child, child->error);
+        vlmc_busy_release(v, slot, block);
+    vlmc_io_child_done(v, child, child->error);
 }
