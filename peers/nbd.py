@@ -4,8 +4,8 @@
 Every volume and every snapshot is an export by its name, and by its id as "/id/0123456789abcdef": a client that
 connects again by this name finds the same volume, whatever it is called by then. There is no default export; the
 list shows names. The description of an export tells its id. Snapshots are read-only. A connection opens its volume
-with the mapper when it begins and closes it when it ends. A volume that is resized meanwhile is served at its new
-size at once; clients see it when they connect again.
+with the mapper when it has chosen it (GO, EXPORT_NAME) and closes it when it ends; INFO opens nothing. A volume that
+is resized meanwhile is served at its new size at once; clients see it when they connect again.
 
 Protocol: fixed newstyle with EXPORT_NAME, GO, INFO (name, description, block sizes: 1 byte at
 least, 4 KiB preferred, 32 MiB at most), LIST, ABORT, structured replies, the metadata context
@@ -42,13 +42,13 @@ user and root have all exports. Who a client is the kernel says (SO_PEERCRED, SO
 it.
 
 A connection may have 128 commands and about 32 MiB of data under way; then nothing more is read
-from it until some are answered. One that does not finish the handshake within `handshake_s` is
+from it until some are answered. One that takes longer than `handshake_s` for a step of the handshake is
 dropped, as is one that neither takes its replies nor sends the rest of a write for 10 s while
 others wait for the buffers that it holds. When the peer is stopped, commands under way are
 finished and answered before their connections are closed; a client that stands still for 1 s
 meanwhile is not waited for.
 
-It sends to `vlmc` (commands) and `mapper` (OPEN, CLOSE, NAMES).
+It sends to `vlmc` (commands) and `mapper` (OPEN, CLOSE, INFO, NAMES).
 """
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Nbd(Peer):
                                       "no one is asked who they are"),
         "connections": Option(256, "int", "connections at one time; further ones are closed at once",
                               minimum=1, maximum=1024),
-        "handshake_s": Option(10, "int", "seconds a client may take until it has chosen its export",
+        "handshake_s": Option(10, "int", "seconds a client may take for each step of the handshake",
                               minimum=1, maximum=3600),
         "structured_replies": Option(True, "bool", "false: none are offered. A read then takes its client two system "
                                                    "calls less, and there is no block status"),

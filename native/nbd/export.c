@@ -14,8 +14,10 @@
 #include "nbd/talk.h"
 #include "segment/barrier.h"
 
-/* A page of names of one byte each gives the longest talk. */
-static_assert(NBD_NAMES_BUFFER / 2 * (NBD_OPTION_REPLY_SIZE + 5) + NBD_OPTION_REPLY_SIZE <= NBD_TALK,
+#define NAME_SIZE (NBD_OPTION_REPLY_SIZE + 4 + XSEG_NAME_MAX)   /* of a name in the list, at most */
+
+/* The mapper gives out no more names than fit if each is as long as may be. */
+static_assert(NBD_NAMES_BUFFER / (XSEG_NAME_MAX + 1) * NAME_SIZE + NBD_OPTION_REPLY_SIZE <= NBD_TALK,
               "a page of the list fits the talk");
 
 /* --- an export's name ------------------------------------------------------------------ */
@@ -50,9 +52,10 @@ static void refuse_open(struct nbd_connection *conn, int error)
         nbd_refuse(conn, NBD_ERR_UNKNOWN, "the volume cannot be opened: see the mapper's log");
 }
 
-/* Asks the mapper to open the export. False: no slot; the option is tried again. */
-static bool ask_open(struct nbd_connection *conn, struct nbd_text name)
+/* Asks the mapper to open the export, or only to describe it. False: no slot; the option is tried again. */
+static bool ask(struct nbd_connection *conn, struct nbd_text name)
 {
+    bool open = conn->option != NBD_OPT_INFO;
     struct peer *peer = conn->nbd->peer;
     struct xreq *req;
 
@@ -62,8 +65,8 @@ static bool ask_open(struct nbd_connection *conn, struct nbd_text name)
         refuse_open(conn, -ENOENT);
         return true;
     }
-    req = nbd_must_queue(conn) ? NULL : nbd_errand(conn, NBD_OPEN, XOP_OPEN);
-    if (req && xbuf_get(peer->port, req, name.size) != 0) {
+    req = nbd_must_queue(conn) ? NULL : nbd_errand(conn, open ? NBD_OPEN : NBD_DESCRIBE, open ? XOP_OPEN : XOP_INFO);
+    if (req && xbuf_get(peer->port, req, sizeof(struct xinfo)) != 0) {
         xreq_put(peer->port, req);
         req = NULL;
     }
@@ -78,7 +81,7 @@ static bool ask_open(struct nbd_connection *conn, struct nbd_text name)
     return true;
 }
 
-static uint32_t transmission_flags(const struct nbd_connection *conn, const struct xvolume *volume)
+static uint32_t transmission_flags(const struct nbd_connection *conn, const struct xinfo *volume)
 {
     uint32_t flags = NBD_HAS_FLAGS | NBD_SEND_FLUSH | NBD_SEND_FUA | NBD_SEND_TRIM
                    | NBD_SEND_WRITE_ZEROES | NBD_SEND_FAST_ZERO | NBD_SEND_CACHE
@@ -96,19 +99,19 @@ static void inform_text(struct nbd_connection *conn, enum nbd_info info, const c
     nbd_say(conn, text, size);
 }
 
-static void inform(struct nbd_connection *conn, const struct xvolume *volume)
+static void inform(struct nbd_connection *conn, const struct xinfo *volume)
 {
     char text[64];
 
     nbd_answer(conn, NBD_REP_INFO, 12);
     nbd_say16(conn, NBD_INFO_EXPORT);
-    nbd_say64(conn, load_relaxed(&volume->size));
+    nbd_say64(conn, volume->size);
     nbd_say16(conn, transmission_flags(conn, volume));
     if (conn->informs & 1u << NBD_INFO_NAME)
         inform_text(conn, NBD_INFO_NAME, conn->name);
     if (conn->informs & 1u << NBD_INFO_DESCRIPTION) {
         snprintf(text, sizeof(text), "%s %016" PRIx64 " in blocks of %u KiB", volume->readonly ? "snapshot" : "volume",
-                 load_relaxed(&volume->id), 1u << ((volume->block_shift - 10) & 31));
+                 volume->id, 1u << ((volume->block_shift - 10) & 31));
         inform_text(conn, NBD_INFO_DESCRIPTION, text);
     }
     if (conn->informs & 1u << NBD_INFO_BLOCK_SIZE) {
@@ -121,17 +124,17 @@ static void inform(struct nbd_connection *conn, const struct xvolume *volume)
     nbd_accept(conn);
 }
 
-static void inform_old(struct nbd_connection *conn, const struct xvolume *volume)
+static void inform_old(struct nbd_connection *conn, const struct xinfo *volume)
 {
     static const uint8_t zeros[124];
 
-    nbd_say64(conn, load_relaxed(&volume->size));
+    nbd_say64(conn, volume->size);
     nbd_say16(conn, transmission_flags(conn, volume));
     if (!conn->no_zeroes)
         nbd_say(conn, zeros, sizeof(zeros));
 }
 
-/* The same request carries the CLOSE that follows an INFO, so that it needs no slot. */
+/* The same request carries the CLOSE, so that it needs no slot. */
 static void close_at_once(struct nbd_connection *conn, struct xreq *req, uint32_t volume)
 {
     struct nbd *nbd = conn->nbd;
@@ -139,19 +142,54 @@ static void close_at_once(struct nbd_connection *conn, struct xreq *req, uint32_
     req->op = XOP_CLOSE;
     req->volume = volume;
     req->size = 0;
-    nbd_note_of(req)->errand = NBD_CLOSE_INFO;
+    nbd_note_of(req)->errand = NBD_CLOSE_REFUSED;
     nbd->away++;
     peer_send(nbd->peer, req, NBD_TO_MAPPER);
 }
 
-/* What was asked for by its id, or renamed meanwhile, is known by its own name now. */
-static bool may_have(const struct nbd_connection *conn, const struct xvolume *volume)
+/* What is known of an open volume. A copy: others can write to the segment. */
+static struct xinfo info_of(const struct nbd_connection *conn, uint32_t handle)
 {
-    char name[XSEG_NAME_MAX + 1];
+    const struct xvolume *volume = &conn->nbd->peer->seg->volumes[handle - 1];
+    struct xinfo info = {
+        .id = load_relaxed(&volume->id), .size = load_relaxed(&volume->size),
+        .block_shift = load_relaxed(&volume->block_shift), .readonly = load_relaxed(&volume->readonly),
+    };
 
-    memcpy(name, volume->name, XSEG_NAME_MAX);
-    name[XSEG_NAME_MAX] = 0;
-    return nbd_allowed(conn, name);
+    memcpy(info.name, volume->name, XSEG_NAME_MAX);
+    return info;
+}
+
+/* The mapper has answered: the client's time for its next step begins. */
+static void mapper_answered(struct nbd_connection *conn)
+{
+    conn->stop &= ~NBD_STOP_MAPPER;
+    conn->since_ns = loop_now(conn->nbd->peer->loop);
+}
+
+/* What was asked for by its id, or renamed meanwhile, is known by its own name now: that must be allowed. */
+void nbd_described(struct nbd_connection *conn, struct xreq *req)
+{
+    struct peer *peer = conn->nbd->peer;
+    int error = req->error;
+    struct xinfo info;
+
+    mapper_answered(conn);
+    if (!error && req->done == sizeof(info) && xreq_data_ok(peer->seg, req, sizeof(info)))
+        memcpy(&info, xreq_data(peer->seg, req), sizeof(info));
+    else if (!error)
+        error = -EIO;
+    xreq_put(peer->port, req);
+    if (conn->phase == NBD_GONE)
+        return;
+    if (!error) {
+        info.name[XSEG_NAME_MAX] = 0;
+        error = nbd_allowed(conn, info.name) ? 0 : -ENOENT;
+    }
+    if (error)
+        refuse_open(conn, error);
+    else
+        inform(conn, &info);
 }
 
 void nbd_opened(struct nbd_connection *conn, struct xreq *req)
@@ -159,29 +197,29 @@ void nbd_opened(struct nbd_connection *conn, struct xreq *req)
     struct peer *peer = conn->nbd->peer;
     uint32_t handle = req->error || req->done > XSEG_VOLUMES ? 0 : (uint32_t)req->done;
     int error = req->error ? req->error : handle ? 0 : -EIO;
+    struct xinfo info;
 
     xbuf_put(peer->port, req);
-    conn->stop &= ~NBD_STOP_MAPPER;
-    if (conn->phase == NBD_GONE) {
+    mapper_answered(conn);
+    if (conn->phase == NBD_GONE || error) {
         conn->volume = handle;      /* nbd_retire() closes it */
-    } else if (error) {
-        refuse_open(conn, error);
-    } else if (!may_have(conn, &peer->seg->volumes[handle - 1])) {
+        if (conn->phase != NBD_GONE)
+            refuse_open(conn, error);
+        xreq_put(peer->port, req);
+        return;
+    }
+    info = info_of(conn, handle);
+    if (!nbd_allowed(conn, info.name)) {
         close_at_once(conn, req, handle);
         refuse_open(conn, -ENOENT);
         return;
-    } else if (conn->option == NBD_OPT_INFO) {
-        inform(conn, &peer->seg->volumes[handle - 1]);
-        close_at_once(conn, req, handle);
-        return;
-    } else {
-        conn->allocation = conn->allocation && strcmp(conn->name, conn->context) == 0;
-        nbd_serve(conn, handle);
-        if (conn->option == NBD_OPT_GO)
-            inform(conn, &peer->seg->volumes[handle - 1]);
-        else
-            inform_old(conn, &peer->seg->volumes[handle - 1]);
     }
+    conn->allocation = conn->allocation && strcmp(conn->name, conn->context) == 0;
+    nbd_serve(conn, handle);
+    if (conn->option == NBD_OPT_GO)
+        inform(conn, &info);
+    else
+        inform_old(conn, &info);
     xreq_put(peer->port, req);
 }
 
@@ -192,7 +230,7 @@ bool nbd_option_export_name(struct nbd_connection *conn, struct nbd_reader *in)
     struct nbd_text name = { in->at, in->left };
 
     if (!nbd_name_fault(name))
-        return ask_open(conn, name);
+        return ask(conn, name);
     nbd_drop(conn);
     return true;
 }
@@ -216,7 +254,7 @@ bool nbd_option_go(struct nbd_connection *conn, struct nbd_reader *in)
     } else if ((fault = nbd_name_fault(name))) {
         nbd_refuse(conn, NBD_ERR_UNKNOWN, fault);
     } else {
-        return ask_open(conn, name);
+        return ask(conn, name);
     }
     return true;
 }
@@ -248,12 +286,16 @@ bool nbd_option_list(struct nbd_connection *conn, struct nbd_reader *in)
     return true;
 }
 
-static void answer_names(struct nbd_connection *conn, const char *names, uint64_t size)
+/* False: these are more than the mapper may give out at once. */
+static bool answer_names(struct nbd_connection *conn, const char *names, uint64_t size)
 {
     const char *end = names + (size < NBD_NAMES_BUFFER ? size : NBD_NAMES_BUFFER), *stop;
 
     for (; names < end && (stop = memchr(names, 0, (size_t)(end - names))); names = stop + 1) {
         uint32_t length = (uint32_t)(stop - names);
+
+        if (length > XSEG_NAME_MAX || NBD_TALK - conn->talk_end < NAME_SIZE + NBD_OPTION_REPLY_SIZE)
+            return false;
 
         if (length == 0 || !nbd_allowed(conn, names))
             continue;
@@ -261,23 +303,24 @@ static void answer_names(struct nbd_connection *conn, const char *names, uint64_
         nbd_say32(conn, length);
         nbd_say(conn, names, length);
     }
+    return true;
 }
 
 void nbd_listed(struct nbd_connection *conn, struct xreq *req)
 {
     struct peer *peer = conn->nbd->peer;
 
-    conn->stop &= ~NBD_STOP_MAPPER;
+    mapper_answered(conn);
     if (conn->phase == NBD_GONE) {
         xreq_put(peer->port, req);
         return;
     }
-    if (req->error || !xreq_data_ok(peer->seg, req, NBD_NAMES_BUFFER)) {
+    if (req->error || !xreq_data_ok(peer->seg, req, NBD_NAMES_BUFFER)
+        || !answer_names(conn, xreq_data(peer->seg, req), req->done)) {
         nbd_refuse(conn, NBD_ERR_SHUTDOWN, "the mapper cannot list its volumes: see its log");
         xreq_put(peer->port, req);
         return;
     }
-    answer_names(conn, xreq_data(peer->seg, req), req->done);
     if (req->arg && ++conn->list_pages < NBD_LIST_PAGES) {
         conn->list = req;
         nbd_set_add(&conn->nbd->dirty, conn->index);

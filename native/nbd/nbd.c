@@ -117,7 +117,7 @@ static void reply(struct peer *peer, struct xreq *req)
     const struct nbd_note *note = nbd_note_of(req);
     struct nbd_connection *conn = NULL;
 
-    if (note->connection < nbd->connections_max && note->errand != NBD_CLOSE_INFO)
+    if (note->connection < nbd->connections_max && note->errand != NBD_CLOSE_REFUSED)
         conn = nbd->connections[note->connection];
     if (!conn || conn->serial != note->serial || conn->away == 0) {
         if (nbd->away)
@@ -128,6 +128,8 @@ static void reply(struct peer *peer, struct xreq *req)
     conn->away--;
     if (note->errand == NBD_OPEN)
         nbd_opened(conn, req);
+    else if (note->errand == NBD_DESCRIBE)
+        nbd_described(conn, req);
     else if (note->errand == NBD_LIST)
         nbd_listed(conn, req);
     else if (conn->phase == NBD_GONE || note->errand != NBD_PIECE)

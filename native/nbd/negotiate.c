@@ -137,6 +137,7 @@ bool nbd_hello(struct nbd_connection *conn)
     conn->in_start += sizeof(flags);
     conn->no_zeroes = flags & NBD_NO_ZEROES;
     conn->phase = NBD_OPTIONS;
+    conn->since_ns = loop_now(conn->nbd->peer->loop);
     return true;
 }
 
@@ -193,6 +194,7 @@ bool nbd_options(struct nbd_connection *conn)
     head += NBD_OPTION_SIZE + in.left;
     if (!serve_option(conn, &in))
         return false;
+    conn->since_ns = loop_now(conn->nbd->peer->loop);
     conn->in_start = (uint32_t)(head - conn->in);
     return conn->phase != NBD_GONE;
 }

@@ -84,7 +84,7 @@ enum nbd_bound {
     NBD_PIECES = 33,                /* of one READ: an unaligned one has one more */
     NBD_OUT = 1024,                 /* parts waiting to be sent; IOV_MAX */
     NBD_STATUS_BUFFER = 4096,       /* bytes of extents asked for at once */
-    NBD_NAMES_BUFFER = 4096,        /* bytes of names asked for at once */
+    NBD_NAMES_BUFFER = 32768,       /* bytes of names asked for at once */
     NBD_LIST_PAGES = 65536,         /* buffers of names in one list */
     NBD_PROTOCOL_NAME_MAX = 4096,   /* of an export, by the protocol */
     NBD_QUERIES_MAX = 64,           /* metadata contexts asked for at once */
@@ -117,7 +117,7 @@ enum nbd_stop {                     /* why no further command is begun */
 };
 
 enum nbd_errand {                   /* what a request of ours is for */
-    NBD_PIECE = 1, NBD_OPEN, NBD_CLOSE, NBD_LIST, NBD_CLOSE_INFO
+    NBD_PIECE = 1, NBD_OPEN, NBD_CLOSE, NBD_DESCRIBE, NBD_LIST, NBD_CLOSE_REFUSED
 };
 
 struct nbd_note {                   /* scratch of a request of ours */
@@ -176,7 +176,7 @@ struct nbd_connection {
     uint32_t stop;                  /* enum nbd_stop */
     uint32_t events;                /* of epoll that are asked for */
     uint32_t away;                  /* requests at other peers */
-    uint64_t since_ns;              /* accepted; SERVE: last progress; CLOCK_MONOTONIC */
+    uint64_t since_ns;              /* accepted, or its last progress; CLOCK_MONOTONIC */
     bool eof;                       /* the client sends no more */
     bool full;                      /* its socket took less than there is to send */
     size_t untaken;                 /* sent, and likely not taken by the client yet; bytes, at most */
@@ -244,7 +244,7 @@ struct nbd {
     uint64_t ends;                  /* connections that have ended */
     bool recovering;                /* the port was, when last looked at */
     bool waited;                    /* something that connections wait for (NBD_STOP_ORDER) may be over */
-    uint32_t away;                  /* requests of no connection: CLOSE after INFO */
+    uint32_t away;                  /* requests of no connection: CLOSE of what its client may not have */
     uint64_t handshake_ns;
     uint64_t tick_ns;               /* when slow ones are looked for again */
     uint64_t refused_until_ns;      /* no descriptors: nothing is accepted meanwhile */
@@ -398,6 +398,7 @@ void nbd_greet(struct nbd_connection *conn);
 bool nbd_hello(struct nbd_connection *conn);
 bool nbd_options(struct nbd_connection *conn);
 /* The mapper's answers. */
+void nbd_described(struct nbd_connection *conn, struct xreq *req);
 void nbd_opened(struct nbd_connection *conn, struct xreq *req);
 void nbd_listed(struct nbd_connection *conn, struct xreq *req);
 

@@ -152,7 +152,8 @@ enum xop {
      * `size` bytes that were sent. */
     XOP_OPEN = 12, XOP_CLOSE = 13, XOP_NAMES = 14, XOP_CONTROL = 15,
     XOP_MAP_LOAD = 16, XOP_MAP_COMMIT = 17,
-    /* On an object, at a blocker. See objects/blocker.h for the contract. */
+    /* On an object, at a blocker. See objects/blocker.h for the contract. INFO at the mapper: data = a volume's name,
+     * answered by a struct xinfo in its place; nothing is opened. */
     XOP_SYNC = 18, XOP_INFO = 19, XOP_LIST = 20, XOP_COPY = 21, XOP_DELETE = 22,
     XOP_REPLACE = 23, XOP_ACQUIRE = 24, XOP_RELEASE = 25, XOP_HASH = 26,
     XOP_COUNT = 27
@@ -329,6 +330,15 @@ struct xvolume {
     uint64_t commits;
     uint64_t snapshots;
     uint64_t snapshots_held_ns;     /* so long in all they kept new writes waiting */
+};
+
+/* What INFO answers at the mapper. */
+struct xinfo {
+    uint64_t id;
+    uint64_t size;                  /* bytes */
+    uint32_t block_shift;
+    uint32_t readonly;
+    char name[256];                 /* the present one, ended by NUL */
 };
 
 /* Where a block's bytes are. volume == 0: nowhere, the block is zeros. Published by

@@ -8,7 +8,7 @@ removed volume had; `vlmc` is told of snapshots, closing and resizing of volumes
 Options: `cache` is how many bytes of map pages and closed journals are kept in memory; `journal_limit`
 how many bytes of journal a volume may have before they are folded into pages.
 
-Endpoints send OPEN, CLOSE and NAMES; vlmc sends MAP_LOAD and MAP_COMMIT; tools send CONTROL, whose data
+Endpoints send OPEN, CLOSE, INFO and NAMES; vlmc sends MAP_LOAD and MAP_COMMIT; tools send CONTROL, whose data
 is a msgpack map {"verb": ..., arguments}. The answer is a msgpack map; a failure is {"error": sentence}. It
 lies behind the arguments, so that a mapper that comes after one that died answering reads them again.
 The verbs are in verbs/.
@@ -37,7 +37,7 @@ from peers.mapper.tree import load_range
 from peers.mapper.verbs.rename import settle
 from peers.mapper.volume import Volume
 from peers.mapper.volumes import Volumes, peer_lives
-from xseg._native import lib
+from xseg._native import ffi, lib
 from xseg.errors import NotFound
 from xseg.errors import error as fail
 from xseg.peer import Option, Peer, tell_once
@@ -152,6 +152,21 @@ class Mapper(Peer):
                 if volume.handle:                   # answered with no await after it is counted
                     hand.forget_opens(volume, holder, 1)
 
+    async def info(self, request: Request) -> None:
+        """INFO: data = name, or one that holds the id. Reply: a struct xinfo. Nothing is opened or locked."""
+        try:
+            name = request.payload.decode()
+        except UnicodeDecodeError:
+            raise fail(errno.ENOENT, "no volume has a name that is not UTF-8") from None
+        with self.failures_told(f"'{name}' is not described"):
+            header = await self.hand.names.lookup(name)
+            header = self.hand.open_header(header.id) or header
+            await self.hand.marks.refuse_unfinished(header, name)
+            answer = ffi.new("struct xinfo *", {
+                "id": header.id, "size": header.size, "block_shift": header.block_size.bit_length() - 1,
+                "readonly": header.readonly, "name": header.name.encode()})
+            request.reply(data=bytes(ffi.buffer(answer)))
+
     # --- map
 
     async def map_load(self, request: Request) -> None:
@@ -213,5 +228,6 @@ class Mapper(Peer):
         """CONTROL: a verb of mapper/verbs/."""
         await verbs.control(self.hand, request)
 
-    ops = {lib.XOP_OPEN: open, lib.XOP_CLOSE: close, lib.XOP_NAMES: list_names, lib.XOP_CONTROL: control,
+    ops = {lib.XOP_OPEN: open, lib.XOP_CLOSE: close, lib.XOP_INFO: info, lib.XOP_NAMES: list_names,
+           lib.XOP_CONTROL: control,
            lib.XOP_MAP_LOAD: map_load, lib.XOP_MAP_COMMIT: map_commit}

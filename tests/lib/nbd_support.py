@@ -12,6 +12,9 @@ from typing import Any, NamedTuple
 
 from support import Instance, libnbd
 
+from xseg._native import lib
+from xseg.segment import Segment
+
 MIB = 1 << 20
 SIZE = 64 * MIB
 BLOCK = MIB
@@ -171,6 +174,11 @@ class Server:
         name = f"vol-{next(self.numbers)}"
         self.instance.client.control("create", name=name, size=size, block_size=BLOCK)
         return name
+
+    def openings(self) -> int:
+        """How many times a volume was opened until now."""
+        with Segment.of_home(self.instance.home) as segment:
+            return sum(segment.c.volumes[place].generation for place in range(lib.XSEG_VOLUMES))
 
     def uri(self, name: str) -> str:
         return self.instance.nbd_uri(name)

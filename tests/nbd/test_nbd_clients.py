@@ -47,7 +47,9 @@ def test_nbdinfo_shows_an_export(server, volume):
 
 def test_nbdinfo_lists_all_exports(server, volume):
     server.instance.client.control("snapshot", name=volume, snapshot=f"{volume}-s")
+    before = server.openings()
     shown = json.loads(run("nbdinfo", "--json", "--list", server.uri("")).stdout)
+    assert server.openings() == before, "to list volumes is not to open them"
     exports = {export["export-name"]: export["is_read_only"] for export in shown["exports"]}
     assert (exports[volume], exports[f"{volume}-s"]) == (False, True)
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The NBD handshake, byte by byte."""
 import struct
+import time
 
 import pytest
 from nbd_support import (
@@ -92,11 +93,35 @@ def test_info_tells_name_description_and_sizes(server, wire, volume):
     assert struct.unpack(">III", infos[3]) == (1, 4096, 32 * MIB)
 
 
-def test_info_leaves_nothing_open(server, wire, volume):
+def test_info_opens_nothing(server, wire, volume):
+    before, epoch = server.openings(), server.instance.client.control("info", name=volume)["epoch"]
     wire.hello()
     for _ in range(5):
         assert wire.option(OPT_INFO, go_data(volume))[-1].type == REP_ACK
+    assert server.openings() == before
+    assert server.instance.client.control("info", name=volume)["epoch"] == epoch
     server.instance.client.control("remove", name=volume)
+
+
+def test_info_of_an_open_volume_tells_its_present_size(server, wire, volume):
+    server.wire().go(volume)
+    server.instance.client.control("resize", name=volume, size=2 * SIZE)
+    export = wire.hello().option(OPT_INFO, go_data(volume))[0].data
+    assert struct.unpack(">HQ", export[:10]) == (0, 2 * SIZE)
+
+
+def test_info_of_a_snapshot_says_that_it_is_read_only(server, wire, volume):
+    server.instance.client.control("snapshot", name=volume, snapshot=f"{volume}-s")
+    export = wire.hello().option(OPT_INFO, go_data(f"{volume}-s"))[0].data
+    assert struct.unpack(">H", export[10:12])[0] & 2
+
+
+def test_a_client_that_goes_on_has_time_for_each_step(server, wire, volume):
+    """Together its steps take longer than `handshake_s` of the fixture, each by itself far less."""
+    wire.hello()
+    for _ in range(6):
+        time.sleep(1)
+        assert wire.option(OPT_INFO, go_data(volume))[-1].type == REP_ACK
 
 
 def test_go_after_info(wire, volume):
@@ -191,7 +216,7 @@ def test_list_names_volumes_and_snapshots(server, wire, volume):
 
 
 def test_a_list_longer_than_a_page(server):
-    made = {f"long-{n:03}-" + "x" * 200 for n in range(60)}
+    made = {f"long-{n:03}-" + "x" * 200 for n in range(150)}
     for name in made:
         server.instance.client.control("create", name=name, size=MIB)
     names = {a.data[4:].decode() for a in server.wire().hello().option(OPT_LIST) if a.type == REP_SERVER}
