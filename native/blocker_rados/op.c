@@ -4,33 +4,14 @@
  */
 #include <assert.h>
 #include <errno.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "blocker_rados/parts.h"
 #include "segment/barrier.h"
 
 #define TOLD_AGAIN_NS 10000000000ull    /* between two words in the log about timeouts */
-#define LINE_MAX_BYTES 512
 
-/* --- the log ---------------------------------------------------------------------- */
-
-void br_log(struct br *br, const char *level, const char *format, ...)
-{
-    char text[LINE_MAX_BYTES], when[32];
-    struct timespec now;
-    struct tm local;
-    va_list args;
-
-    va_start(args, format);
-    vsnprintf(text, sizeof(text), format, args);
-    va_end(args);
-    clock_gettime(CLOCK_REALTIME, &now);
-    localtime_r(&now.tv_sec, &local);
-    strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%S", &local);
-    fprintf(stderr, "%s.%03ld %s %s %s\n", when, now.tv_nsec / 1000000, br->peer->role, level, text);
-}
+/* --- errors ------------------------------------------------------------------------- */
 
 static void tell_timeout(struct br *br)
 {
@@ -43,8 +24,6 @@ static void tell_timeout(struct br *br)
     br_log(br, "ERROR", "the cluster did not answer within %llu s: %llu operations failed with "
            "ETIMEDOUT until now", (unsigned long long)br->op_timeout_s, (unsigned long long)br->timeouts);
 }
-
-/* --- errors ------------------------------------------------------------------------- */
 
 /* True when ENOENT means the pool, not the object. Looks at the osdmap this client has. */
 static bool pool_is_gone(struct br *br)

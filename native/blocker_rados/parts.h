@@ -140,6 +140,7 @@
 #include "loop/pool.h"
 #include "objects/blocker.h"
 #include "objects/name.h"
+#include "segment/log.h"
 
 #define BR_OPS 4096                 /* operations under way */
 #define BR_WORKERS 4
@@ -251,6 +252,8 @@ struct br {
     uint64_t timeouts, timeouts_told_ns;
 };
 
+#define br_log(br, level, ...) log_line((br)->peer->role, level, __VA_ARGS__)
+
 /* --- blocker_rados/connect.c ------------------------------------------------------------ */
 
 /* Connects with the options given and opens the pool. Sets peer->error. */
@@ -290,8 +293,6 @@ uint64_t br_ops_nap(struct br *br);
 void br_reply(struct br *br, struct br_op *op, int result);
 /* The errno of our contract. Tells the log of what is worth it. */
 int br_errno(struct br *br, int result);
-void br_log(struct br *br, const char *level, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
 
 /* --- blocker_rados/deadline.c. The loop, but br_call_begin(), br_call_end() ------------------ */
 

@@ -5,8 +5,8 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdio.h>
-#include <time.h>
 
+#include "segment/log.h"
 #include "segment/parts.h"
 
 #define ERRNO_MAX 4095
@@ -15,20 +15,15 @@
 void slot_bad(struct port *port, uint32_t link, const char *why)
 {
     uint64_t now = clock_ns();
-    struct timespec wall;
-    struct tm local;
-    char when[32];
+    char role[XSEG_ROLE_MAX];
 
     counter_add(&port->shared->bad, 1);
     if (port->told_ns && now - port->told_ns < TOLD_AGAIN_NS)
         return;
     port->told_ns = now;
-    clock_gettime(CLOCK_REALTIME, &wall);
-    localtime_r(&wall.tv_sec, &local);
-    strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%S", &local);
-    fprintf(stderr, "%s.%03ld %.31s WARNING slot %u of the segment makes no sense: %s (%llu such until now)\n",
-            when, wall.tv_nsec / 1000000, port->shared->role, link - 1, why,
-            (unsigned long long)load_relaxed(&port->shared->bad));
+    snprintf(role, sizeof(role), "%.*s", XSEG_ROLE_MAX - 1, port->shared->role);
+    log_line(role, "WARNING", "slot %u of the segment makes no sense: %s (%llu such until now)", link - 1, why,
+             (unsigned long long)load_relaxed(&port->shared->bad));
 }
 
 /* True if its data lie among the buffers: what is said to lie elsewhere would be the segment's own words. */
