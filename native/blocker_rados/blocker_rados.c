@@ -221,7 +221,7 @@ static void reply(struct peer *peer, struct xreq *child) { xreq_put(peer->port, 
 static bool flush(struct peer *peer)
 {
     struct br *br = peer->state;
-    bool moved = br_ops_reap(br);
+    bool moved = br_ops_reap(br, br_doubt);
 
     while (!queue_empty(&br->waiting) && br->free && br_trusts(br)) {
         struct xreq *req = queue_pop(peer, &br->waiting);

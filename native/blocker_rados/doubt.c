@@ -51,14 +51,6 @@ static void probe(struct br *br, struct br_op *op)
     br_submitted(br, op, rados.aio_stat(op->io, name, op->completion, &op->size, &op->changed));
 }
 
-static bool changes(const struct xreq *req)
-{
-    return req->op == XOP_WRITE || req->op == XOP_WRITE_ZEROES || req->op == XOP_DISCARD || req->op == XOP_DELETE
-        || req->op == XOP_REPLACE;
-}
-
-bool br_doubt_is_due(const struct br_op *op) { return op->late && op->req && changes(op->req); }
-
 void br_doubt(struct br *br, const struct xobj *object)
 {
     struct br_op *op = br->draining ? NULL : br_op_get(br, NULL);

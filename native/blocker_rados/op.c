@@ -4,6 +4,7 @@
  */
 #include <assert.h>
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "blocker_rados/parts.h"
@@ -36,6 +37,19 @@ static bool pool_is_gone(struct br *br)
         br_log(br, "ERROR", "the pool %s was deleted: every request fails with ENODEV", br->pool_name);
     br->pool_gone = true;
     return true;
+}
+
+void br_distrust(struct br *br, const char *why)
+{
+    struct xheader *header = br->peer->seg->header;
+
+    if (!br->fenced)
+        br_log(br, "ERROR", "this node was fenced: %s. Every request of %s at %s fails with ESTALE. `archipelago stop "
+               "--force`, then `archipelago start`; locks of its volumes may have been taken by others", why,
+               br->client, br->address);
+    br->fenced = true;
+    if (exchange(&header->trusted_until_ns, (uint64_t)XSEG_FENCED) != XSEG_FENCED)
+        snprintf(header->fenced_why, sizeof(header->fenced_why), "%s", why);
 }
 
 int br_errno(struct br *br, int result)
@@ -168,7 +182,13 @@ static void leave(struct br *br, struct br_op *op)
         op->result = -ETIMEDOUT;
 }
 
-bool br_ops_reap(struct br *br)
+static bool changes(const struct xreq *req)
+{
+    return req->op == XOP_WRITE || req->op == XOP_WRITE_ZEROES || req->op == XOP_DISCARD || req->op == XOP_DELETE
+        || req->op == XOP_REPLACE;
+}
+
+bool br_ops_reap(struct br *br, void (*doubt)(struct br *, const struct xobj *))
 {
     struct task *task = finished_take(&br->finished), *next;
     bool found = task != NULL;
@@ -177,13 +197,13 @@ bool br_ops_reap(struct br *br)
         struct br_op *op = op_of(task);
         next = task->next;
         leave(br, op);
-        struct xobj doubted = br_doubt_is_due(op) ? op->req->object : (struct xobj){ 0 };
+        struct xobj doubted = op->late && op->req && changes(op->req) ? op->req->object : (struct xobj){ 0 };
         if (op->done)
             op->done(br, op);
         else
             br_reply(br, op, op->result);
         if (doubted.kind)
-            br_doubt(br, &doubted);
+            doubt(br, &doubted);
     }
     return found;
 }

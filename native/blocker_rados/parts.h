@@ -285,12 +285,15 @@ void br_fail_waiting(struct br *br, int error);
 void br_sleep_until(uint64_t ns);
 /* Puts the operation among the finished. Any thread. */
 void br_finish(struct br_op *op, int result);
-/* Takes what has finished. True if there was something. */
-bool br_ops_reap(struct br *br);
+/* Takes what has finished. True if there was something. Calls doubt(), when the operation is free again, with the
+ * object of a change that timed out, as it may yet be done. */
+bool br_ops_reap(struct br *br, void (*doubt)(struct br *, const struct xobj *));
 /* For how long the loop had better nap, in ns. */
 uint64_t br_ops_nap(struct br *br);
 /* Answers its request, after turning what librados says into what our contract says. */
 void br_reply(struct br *br, struct br_op *op, int result);
+/* This node was fenced. */
+void br_distrust(struct br *br, const char *why);
 /* The errno of our contract. Tells the log of what is worth it. */
 int br_errno(struct br *br, int result);
 
@@ -409,9 +412,7 @@ void br_fence_learn(struct br *br);
 
 /* --- blocker_rados/doubt.c: changes that timed out, and may yet be done ------------------------------------ */
 
-/* An operation that has come back was such a change. The loop. */
-bool br_doubt_is_due(const struct br_op *op);
-/* Looks after it until it is certain. The loop, when its operation is free again. */
+/* Looks after one of an object until it is certain. The loop. */
 void br_doubt(struct br *br, const struct xobj *object);
 /* Those of an earlier life are over: it was fenced. Start. */
 void br_doubt_none(struct br *br);
@@ -427,8 +428,6 @@ void br_trust_since(struct br *br, uint64_t ns);
 /* Looks at our own registry if it is time to. */
 void br_look(struct br *br);
 uint64_t br_look_deadline(const struct br *br);
-/* This node was fenced. */
-void br_distrust(struct br *br, const char *why);
 /* A volume is open here for writing. */
 bool br_writers(const struct br *br);
 

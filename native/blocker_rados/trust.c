@@ -22,7 +22,6 @@
  * blocklist. As long as the cluster does not answer, requests wait; for op_timeout_s at most.
  */
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "blocker_rados/parts.h"
@@ -30,19 +29,6 @@
 #include "segment/parts.h"
 
 static uint64_t *trusted(const struct br *br) { return &br->peer->seg->header->trusted_until_ns; }
-
-void br_distrust(struct br *br, const char *why)
-{
-    struct xheader *header = br->peer->seg->header;
-
-    if (!br->fenced)
-        br_log(br, "ERROR", "this node was fenced: %s. Every request of %s at %s fails with ESTALE. `archipelago stop "
-               "--force`, then `archipelago start`; locks of its volumes may have been taken by others", why,
-               br->client, br->address);
-    br->fenced = true;
-    if (exchange(trusted(br), (uint64_t)XSEG_FENCED) != XSEG_FENCED)
-        snprintf(header->fenced_why, sizeof(header->fenced_why), "%s", why);
-}
 
 /* Only ever later, and never after it was fenced. */
 void br_trust_since(struct br *br, uint64_t ns)
