@@ -92,7 +92,8 @@ static int decode_lockers(const uint8_t *info, size_t size)
 
 /* --- another's ---------------------------------------------------------------------------------------- */
 
-int br_lease_is_over(rados_ioctx_t io, const char *name)
+/* ENOENT: there is no such registry. */
+static int is_over(rados_ioctx_t io, const char *name)
 {
     struct encoding call = { .used = 0 };
     rados_read_op_t op = rados.create_read_op();
@@ -111,6 +112,19 @@ int br_lease_is_over(rados_ioctx_t io, const char *name)
         return rc < 0 ? rc : result;
     rc = decode_lockers((const uint8_t *)info, size);
     return rc < 0 ? rc : rc == 0;
+}
+
+int br_lease_is_over(struct br *br, const struct br_registry *registry)
+{
+    char name[BR_NODE_NAME_MAX];
+    rados_ioctx_t io;
+    int rc = br_node_open(br, registry, &io, name);
+
+    if (rc)
+        return rc;                  /* 1: the pool is gone */
+    rc = is_over(io, name);
+    rados.ioctx_destroy(io);
+    return rc == -ENOENT ? 1 : rc;
 }
 
 /* --- our own -------------------------------------------------------------------------------------------- */

@@ -220,7 +220,7 @@ static int may_be_taken(struct br *br, const struct lock *lock)
     if (rc || !lives)
         return rc ? rc : 1;
     if (lock->lease_s && lock->leased_by_node)
-        rc = br_node_lease_is_over(br, &lock->registries[0]);
+        rc = br_lease_is_over(br, &lock->registries[0]);
     return rc ? rc : br_past_was_us(br, lock->instance, lock->registries, lock->registry_count);
 }
 

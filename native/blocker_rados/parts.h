@@ -254,6 +254,8 @@ struct br {
 
 #define br_log(br, level, ...) log_line((br)->peer->role, level, __VA_ARGS__)
 
+/* What follows goes up: a file calls only what is declared above its own part, and work comes back by done(). */
+
 /* --- blocker_rados/connect.c ------------------------------------------------------------ */
 
 /* Connects with the options given and opens the pool. Sets peer->error. */
@@ -263,6 +265,37 @@ void br_disconnect(struct br *br);
 int br_set_number(struct br *br, const char *option, uint64_t value);
 /* The RADOS namespace of a kind (0: of the nodes). */
 void br_namespace(const struct br *br, uint32_t kind, char name[BR_NAMESPACE_MAX + 16]);
+
+/* --- blocker_rados/text.c: small objects of text, changed by compare-and-swap. Workers, start. ------ */
+
+/* Ends a text of `length` bytes (or a negative errno) by NUL and reads its first line; its length.
+ * EBADMSG: too long, or not of that `kind`. */
+int br_text_parse(const char *kind, char text[BR_TEXT_MAX], int length, uint64_t *generation);
+/* Reads an object and does that. ENOENT. */
+int br_text_read(rados_ioctx_t io, const char *name, const char *kind, char text[BR_TEXT_MAX],
+                 uint64_t *generation);
+/* Starts a text of a generation; returns its length. */
+int br_text_begin(const char *kind, uint64_t generation, char text[BR_TEXT_MAX]);
+/* Appends. EMSGSIZE: it does not fit. */
+int br_text_add(char text[BR_TEXT_MAX], const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+/* Begins an operation that holds only if the object is of that generation (0: is not there). */
+rados_write_op_t br_text_swap(const char *kind, uint64_t generation);
+/* Does it and releases it. EAGAIN: the object was changed meanwhile. */
+int br_text_operate(rados_write_op_t op, rados_ioctx_t io, const char *name);
+
+/* --- blocker_rados/deadline.c. The loop, but br_call_begin(), br_call_end() ------------------ */
+
+void br_deadline_add(struct br *br, struct br_op *op);
+void br_deadline_remove(struct br *br, struct br_op *op);
+uint64_t br_deadline_next(const struct br *br);
+/* Cancels what is too old. */
+void br_deadline_look(struct br *br);
+/* Cancels what nobody asked for: looks, renewals. */
+void br_deadline_cancel_own(struct br *br);
+/* Between these, librados ends operations by itself. Any thread. The start is such a time from the first. */
+void br_call_begin(struct br *br);
+void br_call_end(struct br *br);
 
 /* --- blocker_rados/op.c: operations, away and back. The loop, but br_finish() --------------- */
 
@@ -297,48 +330,16 @@ void br_distrust(struct br *br, const char *why);
 /* The errno of our contract. Tells the log of what is worth it. */
 int br_errno(struct br *br, int result);
 
-/* --- blocker_rados/deadline.c. The loop, but br_call_begin(), br_call_end() ------------------ */
+/* --- blocker_rados/doubt.c: changes that timed out, and may yet be done ------------------------------------ */
 
-void br_deadline_add(struct br *br, struct br_op *op);
-void br_deadline_remove(struct br *br, struct br_op *op);
-uint64_t br_deadline_next(const struct br *br);
-/* Cancels what is too old. */
-void br_deadline_look(struct br *br);
-/* Cancels what nobody asked for: looks, renewals. */
-void br_deadline_cancel_own(struct br *br);
-/* Between these, librados ends operations by itself. Any thread. The start is such a time from the first. */
-void br_call_begin(struct br *br);
-void br_call_end(struct br *br);
+/* Looks after one of an object until it is certain. The loop. */
+void br_doubt(struct br *br, const struct xobj *object);
+/* Those of an earlier life are over: it was fenced. Start. */
+void br_doubt_none(struct br *br);
+/* Waits a moment until there are none in the whole segment. ETIMEDOUT. Worker. */
+int br_doubt_wait(struct br *br);
 
-/* --- blocker_rados/io.c: what is one operation -------------------------------------------- */
-
-void br_io_request(struct br *br, struct xreq *req, struct br_op *op);
-
-/* --- blocker_rados/list.c, blocker_rados/copy.c: whole objects. Workers. --------------------------- */
-
-int br_list_run(struct br *br, struct br_op *op);
-int br_copy_run(struct br *br, struct br_op *op);
-int br_hash_run(struct br *br, struct br_op *op);
-
-/* --- blocker_rados/text.c: small objects of text, changed by compare-and-swap. Workers, start. ------ */
-
-/* Ends a text of `length` bytes (or a negative errno) by NUL and reads its first line; its length.
- * EBADMSG: too long, or not of that `kind`. */
-int br_text_parse(const char *kind, char text[BR_TEXT_MAX], int length, uint64_t *generation);
-/* Reads an object and does that. ENOENT. */
-int br_text_read(rados_ioctx_t io, const char *name, const char *kind, char text[BR_TEXT_MAX],
-                 uint64_t *generation);
-/* Starts a text of a generation; returns its length. */
-int br_text_begin(const char *kind, uint64_t generation, char text[BR_TEXT_MAX]);
-/* Appends. EMSGSIZE: it does not fit. */
-int br_text_add(char text[BR_TEXT_MAX], const char *format, ...)
-    __attribute__((format(printf, 2, 3)));
-/* Begins an operation that holds only if the object is of that generation (0: is not there). */
-rados_write_op_t br_text_swap(const char *kind, uint64_t generation);
-/* Does it and releases it. EAGAIN: the object was changed meanwhile. */
-int br_text_operate(rados_write_op_t op, rados_ioctx_t io, const char *name);
-
-/* --- blocker_rados/node.c: who the clients of an instance are. Workers, start, stop. --------------- */
+/* --- blocker_rados/registry.c: who the clients of an instance are. Workers, start, stop. ------------ */
 
 struct br_registry { int64_t pool; uint64_t node; char namespace[BR_NAMESPACE_MAX + 1]; };
 struct br_client { char role[XSEG_ROLE_MAX], address[BR_ADDRESS_MAX]; };
@@ -352,9 +353,6 @@ struct br_node {
     uint32_t count;
 };
 
-/* Fences the role's earlier life, registers this one. Sets peer->error. */
-int br_node_register(struct br *br);
-void br_node_unregister(struct br *br);
 /* Registries of all blockers of this type in the segment, our own first. EAGAIN: `missing` has not registered in
  * this segment. E2BIG: there are too many. */
 int br_node_registries(struct br *br, struct br_registry list[BR_REGISTRIES_MAX], uint32_t *count,
@@ -371,8 +369,6 @@ int br_node_read(rados_ioctx_t io, const char *name, struct br_node *node);
 int br_node_write(rados_ioctx_t io, const char *name, const struct br_node *node);
 /* Sets *any if a client is registered there, and not fenced. */
 int br_node_lives(struct br *br, const struct br_registry *registry, bool *any);
-/* 1: the lease of the node that is registered there has run out. */
-int br_node_lease_is_over(struct br *br, const struct br_registry *registry);
 /* Looks for the mark in a registry's text. */
 bool br_node_is_fenced(const char *text, char why[BR_ADDRESS_MAX]);
 
@@ -410,15 +406,6 @@ bool br_fence_known(struct br *br);
 /* Gets it, if need be. The loop. */
 void br_fence_learn(struct br *br);
 
-/* --- blocker_rados/doubt.c: changes that timed out, and may yet be done ------------------------------------ */
-
-/* Looks after one of an object until it is certain. The loop. */
-void br_doubt(struct br *br, const struct xobj *object);
-/* Those of an earlier life are over: it was fenced. Start. */
-void br_doubt_none(struct br *br);
-/* Waits a moment until there are none in the whole segment. ETIMEDOUT. Worker. */
-int br_doubt_wait(struct br *br);
-
 /* --- blocker_rados/trust.c. The loop, start. -------------------------------------------------------------- */
 
 /* Nothing speaks against sending an operation now. */
@@ -433,18 +420,34 @@ bool br_writers(const struct br *br);
 
 /* --- blocker_rados/lease.c ------------------------------------------------------------------------------- */
 
-/* 1: nobody has the lease on that registry. ENOENT. Workers. */
-int br_lease_is_over(rados_ioctx_t io, const char *name);
+/* 1: the lease of the node that is registered there has run out. Workers. */
+int br_lease_is_over(struct br *br, const struct br_registry *registry);
 /* Takes or renews that of this node, unless it has just been. Workers, start. */
 int br_lease_take(struct br *br);
 /* Renews it if it is time to. The loop. */
 void br_lease_renew(struct br *br);
 uint64_t br_lease_deadline(const struct br *br);
 
+/* --- blocker_rados/node.c: our own registry. Start, stop. ---------------------------------------------- */
+
+/* Fences the role's earlier life, registers this one. Sets peer->error. */
+int br_node_register(struct br *br);
+void br_node_unregister(struct br *br);
+
 /* --- blocker_rados/lock.c: ACQUIRE, RELEASE, DELETE of a lock. Workers. ------------------------------ */
 
 int br_lock_acquire(struct br *br, struct br_op *op);
 int br_lock_release(struct br *br, struct br_op *op);
 int br_lock_delete(struct br *br, struct br_op *op);
+
+/* --- blocker_rados/io.c: what is one operation -------------------------------------------- */
+
+void br_io_request(struct br *br, struct xreq *req, struct br_op *op);
+
+/* --- blocker_rados/list.c, blocker_rados/copy.c: whole objects. Workers. --------------------------- */
+
+int br_list_run(struct br *br, struct br_op *op);
+int br_copy_run(struct br *br, struct br_op *op);
+int br_hash_run(struct br *br, struct br_op *op);
 
 #endif

@@ -5,7 +5,7 @@
  *
  * With bit 0 of the input's first byte set, a right first line comes before the rest.
  */
-#include "blocker_rados/node.c"
+#include "blocker_rados/registry.c"
 
 #include <assert.h>
 #include <stdlib.h>

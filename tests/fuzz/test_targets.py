@@ -30,7 +30,7 @@ DECODERS = {
     ("native/nbd/allow.c", "nbd_allow_read matches"): ["fuzz_nbd_allow"],
     ("native/blocker_rados/text.c", "br_text_parse"): ["fuzz_rados_lock", "fuzz_rados_node"],
     ("native/blocker_rados/lock.c", "lock_parse"): ["fuzz_rados_lock"],
-    ("native/blocker_rados/node.c", "node_parse br_registry_parse"): ["fuzz_rados_node"],
+    ("native/blocker_rados/registry.c", "node_parse br_registry_parse"): ["fuzz_rados_node"],
     ("native/blocker_rados/past.c", "copy_past"): ["fuzz_rados_past"],
     ("peers/mapper/header.py", "unpack_header unpack_name"): ["header", "name"],
     ("peers/mapper/journal.py", "load_stretches"): ["journal"],
