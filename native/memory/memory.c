@@ -25,7 +25,7 @@ static struct memory_table *table_of(struct peer *peer)
 
 static int serve_read(struct peer *peer, struct xreq *req)
 {
-    struct memory_object *object = table_find(table_of(peer), &req->object);
+    struct memory_object *object = memory_table_find(table_of(peer), &req->object);
 
     if (!object)
         return -ENOENT;
@@ -38,7 +38,7 @@ static int serve_read(struct peer *peer, struct xreq *req)
 static int serve_write(struct peer *peer, struct xreq *req)
 {
     struct memory_table *table = table_of(peer);
-    struct memory_object *object = table_make(table, &req->object);
+    struct memory_object *object = memory_table_make(table, &req->object);
     bool hole = req->op == XOP_WRITE_ZEROES && !(req->flags & XREQ_NO_HOLE);
     int rc = 0;
 
@@ -56,7 +56,7 @@ static int serve_write(struct peer *peer, struct xreq *req)
 
 static int serve_discard(struct peer *peer, struct xreq *req)
 {
-    struct memory_object *object = table_find(table_of(peer), &req->object);
+    struct memory_object *object = memory_table_find(table_of(peer), &req->object);
 
     if (object)
         memory_zero(table_of(peer), object, req->offset, req->size, false);
@@ -91,19 +91,19 @@ static bool is_expected(struct memory_object *object, uint64_t expected)
 
 static int serve_delete(struct peer *peer, struct xreq *req)
 {
-    struct memory_object *object = table_find(table_of(peer), &req->object);
+    struct memory_object *object = memory_table_find(table_of(peer), &req->object);
 
     if (!object)
         return -ENOENT;
     if (!is_expected(object, req->arg))
         return -ESTALE;
-    table_remove(table_of(peer), object);
+    memory_table_remove(table_of(peer), object);
     return 0;
 }
 
 static int serve_info(struct peer *peer, struct xreq *req)
 {
-    struct memory_object *object = table_find(table_of(peer), &req->object);
+    struct memory_object *object = memory_table_find(table_of(peer), &req->object);
 
     if (!object)
         return -ENOENT;
@@ -140,10 +140,10 @@ static int serve_copy(struct peer *peer, struct xreq *req)
     memcpy(&source, xreq_data(peer->seg, req), sizeof(source));
     if (!object_name_ok(&source))
         return -EINVAL;
-    from = table_find(table, &source);
+    from = memory_table_find(table, &source);
     if (!from)
         return -ENOENT;
-    to = table_make(table, &req->object);
+    to = memory_table_make(table, &req->object);
     if (!to)
         return -ENOMEM;
     if (to == from)
@@ -175,21 +175,21 @@ static int store_content(struct memory_table *table, const struct memory_object 
     int rc;
 
     memcpy(name.digest, digest, sizeof(name.digest));
-    if (length == 0 || table_find(table, &name))
+    if (length == 0 || memory_table_find(table, &name))
         return 0;
-    to = table_make(table, &name);
+    to = memory_table_make(table, &name);
     if (!to)
         return -ENOMEM;
     rc = copy_bytes(table, from, to, length);
     to->size = length;
     if (rc)
-        table_remove(table, to);
+        memory_table_remove(table, to);
     return rc;
 }
 
 static int serve_hash(struct peer *peer, struct xreq *req)
 {
-    struct memory_object *object = table_find(table_of(peer), &req->object);
+    struct memory_object *object = memory_table_find(table_of(peer), &req->object);
     struct content content;
     uint8_t digest[32];
     int rc, ended;
@@ -222,7 +222,7 @@ static int serve_list(struct peer *peer, struct xreq *req)
         || !xreq_data_ok(peer->seg, req, 4096))
         return -EINVAL;
     req->done = 0;
-    while ((object = table_next(table_of(peer), req->object.kind, req->arg, object))) {
+    while ((object = memory_table_next(table_of(peer), req->object.kind, req->arg, object))) {
         if (req->done == limit) {
             req->arg = object->hash;
             return 0;
@@ -236,7 +236,7 @@ static int serve_list(struct peer *peer, struct xreq *req)
 static int serve_replace(struct peer *peer, struct xreq *req)
 {
     struct memory_table *table = table_of(peer);
-    struct memory_object *object = table_find(table, &req->object);
+    struct memory_object *object = memory_table_find(table, &req->object);
     int rc;
 
     if (req->object.kind == XOBJ_LOCK || req->size > BLOCKER_REPLACE_MAX
@@ -248,7 +248,7 @@ static int serve_replace(struct peer *peer, struct xreq *req)
         return -ENOENT;
     if (object && !is_expected(object, req->arg))
         return -ESTALE;
-    object = object ? object : table_make(table, &req->object);
+    object = object ? object : memory_table_make(table, &req->object);
     if (!object)
         return -ENOMEM;
     rc = memory_write(table, object, xreq_data(peer->seg, req), 0, req->size);
@@ -256,7 +256,7 @@ static int serve_replace(struct peer *peer, struct xreq *req)
         memory_zero(table, object, req->size, MEMORY_OBJECT_MAX - req->size, false);
         object->size = req->size;
     } else if (req->flags & XREQ_CREATE) {
-        table_remove(table, object);
+        memory_table_remove(table, object);
     }
     return rc;
 }
@@ -281,7 +281,7 @@ static int serve_acquire(struct peer *peer, struct xreq *req)
     if (req->object.kind != XOBJ_LOCK || !req->arg || req->size > MEMORY_OWNER_MAX
         || !xreq_data_ok(peer->seg, req, req->size))
         return -EINVAL;
-    lock = table_make(table_of(peer), &req->object);
+    lock = memory_table_make(table_of(peer), &req->object);
     if (!lock)
         return -ENOMEM;
     if (lock->token && lock->token != req->arg)
@@ -302,7 +302,7 @@ static int serve_acquire(struct peer *peer, struct xreq *req)
 
 static int serve_release(struct peer *peer, struct xreq *req)
 {
-    struct memory_object *lock = table_find(table_of(peer), &req->object);
+    struct memory_object *lock = memory_table_find(table_of(peer), &req->object);
 
     if (req->object.kind != XOBJ_LOCK)
         return -EINVAL;
@@ -354,7 +354,7 @@ static int start(struct peer *peer)
     int rc = memory ? peer_option_u64(peer, "size", 0, &size) : -ENOMEM;
 
     if (rc == 0)
-        rc = table_start(&memory->table, size);
+        rc = memory_table_start(&memory->table, size);
     if (rc)
         free(memory);
     else
@@ -364,7 +364,7 @@ static int start(struct peer *peer)
 
 static void stop(struct peer *peer)
 {
-    table_stop(table_of(peer));
+    memory_table_stop(table_of(peer));
     free(peer->state);
 }
 

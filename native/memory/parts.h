@@ -40,16 +40,15 @@ struct memory_table {
     uint64_t chunks, chunks_max;
 };
 
-int table_start(struct memory_table *table, uint64_t bytes_max);
-void table_stop(struct memory_table *table);
-uint64_t table_hash(const struct xobj *name);
-struct memory_object *table_find(const struct memory_table *table, const struct xobj *name);
+int memory_table_start(struct memory_table *table, uint64_t bytes_max);
+void memory_table_stop(struct memory_table *table);
+struct memory_object *memory_table_find(const struct memory_table *table, const struct xobj *name);
 /* The object, made if need be. NULL: no memory. */
-struct memory_object *table_make(struct memory_table *table, const struct xobj *name);
-void table_remove(struct memory_table *table, struct memory_object *object);
+struct memory_object *memory_table_make(struct memory_table *table, const struct xobj *name);
+void memory_table_remove(struct memory_table *table, struct memory_object *object);
 /* The first object of a kind whose hash is `from` or more; NULL: none. */
-struct memory_object *table_next(const struct memory_table *table, uint32_t kind, uint64_t from,
-                                 const struct memory_object *after);
+struct memory_object *memory_table_next(const struct memory_table *table, uint32_t kind, uint64_t from,
+                                        const struct memory_object *after);
 
 void memory_read(const struct memory_object *object, void *data, uint64_t offset, uint64_t size);
 /* All or nothing. ENOSPC: the bound is reached. ENOMEM. EFBIG. */

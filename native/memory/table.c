@@ -14,7 +14,7 @@
 
 /* --- the table ------------------------------------------------------------------------ */
 
-uint64_t table_hash(const struct xobj *name) { return XXH3_64bits(name, sizeof(*name)); }
+static uint64_t hash_of(const struct xobj *name) { return XXH3_64bits(name, sizeof(*name)); }
 
 static uint64_t bucket_of(const struct memory_table *table, uint64_t hash)
 {
@@ -33,9 +33,9 @@ static struct memory_object **place(const struct memory_table *table, const stru
     return link;
 }
 
-struct memory_object *table_find(const struct memory_table *table, const struct xobj *name)
+struct memory_object *memory_table_find(const struct memory_table *table, const struct xobj *name)
 {
-    uint64_t hash = table_hash(name);
+    uint64_t hash = hash_of(name);
     struct memory_object *object = *place(table, name, hash);
 
     return object && object->hash == hash ? object : NULL;
@@ -63,9 +63,9 @@ static void grow(struct memory_table *table)
     free(old.buckets);
 }
 
-struct memory_object *table_make(struct memory_table *table, const struct xobj *name)
+struct memory_object *memory_table_make(struct memory_table *table, const struct xobj *name)
 {
-    uint64_t hash = table_hash(name);
+    uint64_t hash = hash_of(name);
     struct memory_object **link = place(table, name, hash), *object = *link;
 
     if (object && object->hash == hash)
@@ -92,7 +92,7 @@ static void free_object(struct memory_table *table, struct memory_object *object
     free(object);
 }
 
-void table_remove(struct memory_table *table, struct memory_object *object)
+void memory_table_remove(struct memory_table *table, struct memory_object *object)
 {
     struct memory_object **link = place(table, &object->name, object->hash);
 
@@ -102,8 +102,8 @@ void table_remove(struct memory_table *table, struct memory_object *object)
     free_object(table, object);
 }
 
-struct memory_object *table_next(const struct memory_table *table, uint32_t kind, uint64_t from,
-                                 const struct memory_object *after)
+struct memory_object *memory_table_next(const struct memory_table *table, uint32_t kind, uint64_t from,
+                                        const struct memory_object *after)
 {
     const struct memory_object *object = after ? after->next : NULL;
     uint64_t bucket = bucket_of(table, after ? after->hash : from);
@@ -120,7 +120,7 @@ struct memory_object *table_next(const struct memory_table *table, uint32_t kind
     }
 }
 
-int table_start(struct memory_table *table, uint64_t bytes_max)
+int memory_table_start(struct memory_table *table, uint64_t bytes_max)
 {
     table->bits = MEMORY_BITS_MIN;
     table->chunks_max = bytes_max ? bytes_max / MEMORY_CHUNK : UINT64_MAX;
@@ -128,7 +128,7 @@ int table_start(struct memory_table *table, uint64_t bytes_max)
     return table->buckets ? 0 : -ENOMEM;
 }
 
-void table_stop(struct memory_table *table)
+void memory_table_stop(struct memory_table *table)
 {
     for (uint64_t i = 0; i < 1ull << table->bits; i++)
         while (table->buckets[i]) {
