@@ -208,12 +208,21 @@ static void request(struct peer *peer, struct xreq *req)
     }
     if (answer_at_once(br, req))
         return;
-    op = queue_empty(&br->waiting) && br_trusts(br) ? br_op_get(br, req) : NULL;
+    op = !peer_has_parked(peer) && br_trusts(br) ? br_op_get(br, req) : NULL;
     if (op)
         serve(br, req, op);
     else
-        queue_push(peer, &br->waiting, req);
+        peer_park(peer, req);
 }
+
+static bool can_serve(struct peer *peer)
+{
+    struct br *br = peer->state;
+
+    return br->free && br_trusts(br);
+}
+
+static void again(struct peer *peer, struct xreq *req) { serve(peer->state, req, br_op_get(peer->state, req)); }
 
 /* It sends nothing on, so nothing comes back but what an earlier life of the port sent. */
 static void reply(struct peer *peer, struct xreq *child) { xreq_put(peer->port, child); }
@@ -223,10 +232,6 @@ static bool flush(struct peer *peer)
     struct br *br = peer->state;
     bool moved = br_ops_reap(br, br_doubt);
 
-    while (!queue_empty(&br->waiting) && br->free && br_trusts(br)) {
-        struct xreq *req = queue_pop(peer, &br->waiting);
-        serve(br, req, br_op_get(br, req));
-    }
     br_deadline_look(br);
     br_lease_renew(br);
     br_look(br);
@@ -261,6 +266,8 @@ const struct peer_ops blocker_rados_ops = {
     .start = start,
     .request = request,
     .reply = reply,
+    .again = again,
+    .can_serve = can_serve,
     .flush = flush,
     .deadline = deadline,
     .nap = nap,

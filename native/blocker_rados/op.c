@@ -138,8 +138,10 @@ void br_to_locker(struct br *br, struct br_op *op, int (*run)(struct br *, struc
 
 void br_fail_waiting(struct br *br, int error)
 {
-    while (!queue_empty(&br->waiting))
-        peer_reply(br->peer, queue_pop(br->peer, &br->waiting), br->fenced ? -ESTALE : error);
+    struct xreq *req;
+
+    while ((req = peer_unpark(br->peer)))
+        peer_reply(br->peer, req, br->fenced ? -ESTALE : error);
 }
 
 void br_sleep_until(uint64_t ns)

@@ -21,7 +21,7 @@
  * locks only from BR_LOCK_WORKERS on.
  *
  * Nothing is allocated here per I/O but what librados itself does. Operations under way are bounded
- * by BR_OPS, requests beyond that wait in a queue. librados' own limit on operations under way
+ * by BR_OPS, requests beyond that are parked. librados' own limit on operations under way
  * would block the caller, so it is off.
  *
  * One I/O is one RADOS operation, whatever it consists of: none asks first whether an object is
@@ -225,7 +225,6 @@ struct br {
     struct br_op *oldest, *newest;  /* in librados, and not too old */
     struct finished finished;
     uint64_t took_ns;               /* the last one answered in this turn; 0: none */
-    struct queue waiting;           /* requests that found no free operation */
     struct pool pool, lock_pool;
     pthread_mutex_t callers_mutex;  /* guards what follows, and librados' option rados_osd_op_timeout */
     uint32_t callers;               /* who may be in a synchronous call: workers, the start */
@@ -312,7 +311,7 @@ void br_submitted(struct br *br, struct br_op *op, int rc);
 void br_to_locker(struct br *br, struct br_op *op, int (*run)(struct br *, struct br_op *));
 /* Any worker. */
 void br_to_worker(struct br *br, struct br_op *op, int (*run)(struct br *, struct br_op *), enum pool_class class);
-/* Answers all requests that wait with an error of our contract. */
+/* Answers all that are parked with an error of our contract. */
 void br_fail_waiting(struct br *br, int error);
 /* In a worker or at start: sleeps until then (CLOCK_MONOTONIC). */
 void br_sleep_until(uint64_t ns);

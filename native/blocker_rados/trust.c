@@ -93,7 +93,7 @@ void br_look(struct br *br)
 {
     struct br_op *op;
     char name[BR_NODE_NAME_MAX];
-    bool waited_for = !queue_empty(&br->waiting) && !is_trusted(br);
+    bool waited_for = peer_has_parked(br->peer) && !is_trusted(br);
 
     if (br->looking || br->fenced || (!waited_for && (br->draining || loop_now(br->peer->loop) < br->look_ns)))
         return;
