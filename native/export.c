@@ -64,6 +64,15 @@ const char *export_peer_type(uint32_t i)
     return i < count ? native_peers[i]->type : NULL;
 }
 
+const char *export_peer_option(uint32_t type, uint32_t i)
+{
+    const struct peer_option *option = native_peers[type]->options;
+
+    for (; option && option->name && i; i--)
+        option++;
+    return option ? option->name : NULL;
+}
+
 void export_in_flight(const struct xseg *seg, uint32_t *held)
 {
     uint32_t slots[EXPORT_BATCH], at = 0, n;

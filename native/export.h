@@ -25,6 +25,8 @@ uint32_t export_recovered(struct port *port);
 uint32_t export_route(const struct xseg *seg, uint32_t route);
 /* The types of native peers: name number i, or NULL after the last. */
 const char *export_peer_type(uint32_t i);
+/* The options of native peer type number `type`: name number i, or NULL after the last. */
+const char *export_peer_option(uint32_t type, uint32_t i);
 /* Counts, for each port, the requests that wait for it or that it serves: held[] must have
  * XSEG_PORTS places. */
 void export_in_flight(const struct xseg *seg, uint32_t *held);

@@ -9,12 +9,6 @@
 #include "loop/peer.h"
 #include "objects/blocker.h"
 
-static int start(struct peer *peer)
-{
-    (void)peer;
-    return 0;
-}
-
 static int serve(struct peer *peer, struct xreq *req)
 {
     bool has_data = req->op == XOP_READ || req->op == XOP_WRITE;
@@ -51,7 +45,6 @@ static void reply(struct peer *peer, struct xreq *child) { xreq_put(peer->port, 
 
 const struct peer_ops null_ops = {
     .type = "null",
-    .start = start,
     .request = request,
     .reply = reply,
 };

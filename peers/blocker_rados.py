@@ -51,6 +51,7 @@ from __future__ import annotations
 
 from xseg.peer import Option, Peer
 
+SECONDS_MAX = (1 << 32) - 1
 
 class BlockerRados(Peer):
     """Objects in RADOS."""
@@ -63,14 +64,15 @@ class BlockerRados(Peer):
         "keyring": Option(None, "path", "file with the user's key; the one ceph.conf names, if not set"),
         "pool": Option(None, "str", "the pool of the store"),
         "namespace": Option("", "str", "a RADOS namespace a kind of object is made below it"),
-        "object_size": Option(0, "size", "the object size that writes tell the store to expect; 0: none"),
+        "object_size": Option(0, "size", "the object size that writes tell the store to expect; 0: none",
+                              maximum=128 << 20),
         "op_timeout_s": Option(120, "int", "seconds until an operation without an answer fails; 0: never",
-                               minimum=0),
+                               minimum=0, maximum=SECONDS_MAX),
         "connect_timeout_s": Option(15, "int", "seconds until a start without an answer fails",
                                     minimum=1, maximum=3600),
         "lease_s": Option(0, "int", "seconds of silence after which a lock may be taken; 0: never",
-                          minimum=0),
+                          minimum=0, maximum=SECONDS_MAX),
         "blocklist_s": Option(3600, "int", "seconds for which the client of a dead process stays on the blocklist",
-                              minimum=60),
+                              minimum=60, maximum=SECONDS_MAX),
         "workers": Option(4, "int", "threads for what takes several operations", minimum=1, maximum=64),
     }

@@ -48,6 +48,16 @@ def test_a_native_peer_has_its_python_file(peer_type):
     assert config.peer_class(peer_type).native == peer_type
 
 
+@pytest.mark.parametrize("peer_type", native_types())
+def test_a_native_peer_gets_each_option_it_has(peer_type):
+    cls, number, taken = config.peer_class(peer_type), native_types().index(peer_type), set()
+    while (name := lib.export_peer_option(number, len(taken))) != ffi.NULL:
+        taken.add(ffi.string(name).decode())
+    handed = {name + "_fd" for name in (*cls.listens, *cls.keeps)} | ({cls.told + "_all"} if cls.told else set())
+    others = {"spin_us", "native", *cls.targets}         # the loop's, Python's, and roles
+    assert taken == (set(cls.options) | handed) - others
+
+
 @pytest.mark.parametrize("peer_type", config.peer_modules())
 def test_a_peers_manual_names_each_of_its_options(peer_type):
     cls = config.peer_class(peer_type)

@@ -12,8 +12,8 @@ A peer type is one module in peers/ whose docstring is its manual, with one subc
 
         ops = {lib.XOP_READ: read}                  # last, as it names the functions above
 
-One with `native` set is run by the C peer of that type; the options reach it as strings, and
-`ops` stays empty. The others are served here: each request is handed to the operation's
+One with `native` set is run by the C peer of that type, which gets the value of each option (its table of
+`struct peer_option` says where it goes), and `ops` stays empty. The others are served here: each request is handed to the operation's
 coroutine, which answers it by request.reply(). What it leaves unanswered is answered with
 success; an exception with an errno becomes the reply's error, any other EIO and a traceback in
 the log; an operation that is not in the table is answered with EOPNOTSUPP.
@@ -154,8 +154,10 @@ class Option:
         if self.maximum is not None and value > self.maximum:
             raise Invalid(f"must be {self.maximum:g} or less")
 
-    def native(self, value: Any) -> str:
-        """The value as text for the C half."""
+    def native(self, value: Any) -> str | None:
+        """The value as text for the C half, which has no defaults of its own; None: it is not set."""
+        if value is None:
+            return None
         return str(int(value)) if isinstance(value, bool) else str(value)
 
 

@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -15,6 +14,17 @@
 #include "segment/barrier.h"
 
 /* --- options -------------------------------------------------------------------------- */
+
+static const struct peer_option options[] = {
+    PEER_OPTION("path", struct bf, path),
+    PEER_OPTION("path_fd", struct bf, path_fd),
+    PEER_OPTION("path_all", struct bf, path_all),
+    PEER_OPTION("direct", struct bf, direct),
+    PEER_OPTION("sync", struct bf, sync),
+    PEER_OPTION("workers", struct bf, workers),
+    PEER_OPTION("fds", struct bf, fds),
+    { 0 }
+};
 
 /* Descriptors a process may have, after asking for as many as it is allowed. */
 static uint64_t descriptors(void)
@@ -33,13 +43,13 @@ static uint64_t descriptors(void)
 }
 
 /* Half of what the limit leaves beside the folders; direct I/O takes two for an object. */
-static uint64_t default_fds(uint64_t limit, bool direct)
+static uint32_t usual_fds(uint64_t limit, bool direct)
 {
     uint64_t fds = limit > 2 * BF_FOLDERS ? (limit - BF_FOLDERS) / 2 : limit / 8;
 
     if (direct)
         fds /= 2;
-    return fds < BF_FDS_MIN ? BF_FDS_MIN : fds > BF_FDS ? BF_FDS : fds;
+    return fds < BF_FDS_MIN ? BF_FDS_MIN : fds > BF_FDS ? BF_FDS : (uint32_t)fds;
 }
 
 static int add_store(struct bf *bf, const char *role, size_t role_size, const char *path, size_t path_size)
@@ -56,14 +66,12 @@ static int add_store(struct bf *bf, const char *role, size_t role_size, const ch
     return 0;
 }
 
-/* Option path_all: lines of "role path", all blocker-files of the instance. Without it, this one is alone. */
+/* Option path_all: lines of "role path", all blocker-files of the instance. */
 static int read_stores(struct bf *bf)
 {
-    const char *at = peer_option(bf->peer, "path_all", "");
+    const char *at = bf->path_all;
     int rc = 0;
 
-    if (!*at)
-        return add_store(bf, bf->peer->role, strlen(bf->peer->role), bf->path, strlen(bf->path));
     for (; *at && rc == 0; at += strcspn(at, "\n"), at += *at == '\n') {
         size_t role = strcspn(at, " "), end = strcspn(at, "\n");
 
@@ -73,29 +81,18 @@ static int read_stores(struct bf *bf)
     return rc;
 }
 
-static int read_options(struct bf *bf, uint64_t *workers, uint64_t *fds)
+static int check_options(struct bf *bf)
 {
-    struct peer *peer = bf->peer;
     uint64_t limit = descriptors();
-    int rc = peer_option_flag(peer, "direct", false, &bf->direct);
 
+    if (!bf->path)
+        return peer_fail(bf->peer, -EINVAL, "option path is missing: the folder of the store");
     bf->commit_max = limit / 16 < BF_COMMIT_MAX ? (uint32_t)(limit / 16) : BF_COMMIT_MAX;
-    if (rc == 0 && bf->commit_max == 0)
-        rc = peer_fail(peer, -EMFILE, "a process may open %" PRIu64 " files: too few", limit);
-    if (rc == 0)
-        rc = peer_option_flag(peer, "sync", true, &bf->sync);
-    if (rc == 0)
-        rc = peer_option_u64(peer, "workers", BF_WORKERS, workers);
-    if (rc == 0)
-        rc = peer_option_u64(peer, "fds", default_fds(limit, bf->direct), fds);
-    if (rc)
-        return rc;
-    if (*workers < 1 || *workers > POOL_THREADS_MAX)
-        return peer_fail(peer, -EINVAL, "option workers: 1 to %d", POOL_THREADS_MAX);
-    if (*fds < BF_FDS_MIN || *fds > 1 << 20)
-        return peer_fail(peer, -EINVAL, "option fds: %d to %d", BF_FDS_MIN, 1 << 20);
-    bf->path = peer_option(peer, "path", NULL);
-    return bf->path ? read_stores(bf) : peer_fail(peer, -EINVAL, "option path is missing: the folder of the store");
+    if (bf->commit_max == 0)
+        return peer_fail(bf->peer, -EMFILE, "a process may open %" PRIu64 " files: too few", limit);
+    if (bf->fds == UINT32_MAX)
+        bf->fds = usual_fds(limit, bf->direct);
+    return read_stores(bf);
 }
 
 /* --- start and stop ------------------------------------------------------------------- */
@@ -113,8 +110,6 @@ static void stop(struct peer *peer)
     bf_sync_stop(bf);
     bf_root_close(bf);
     pthread_mutex_destroy(&bf->kinds);
-    free(bf);
-    peer->state = NULL;
 }
 
 static void ring_done(void *arg, void *item, int result)
@@ -135,30 +130,26 @@ static int start_ring(struct bf *bf)
 
 static int start_parts(struct bf *bf)
 {
-    uint64_t workers, fds;
-    int rc = read_options(bf, &workers, &fds);
+    int rc = check_options(bf);
 
     if (rc == 0)
         rc = bf_root_open(bf);
     if (rc == 0)
-        rc = bf_objects_start(bf, fds);
+        rc = bf_objects_start(bf, bf->fds);
     if (rc == 0)
         rc = start_ring(bf);
     if (rc == 0)
         rc = finished_start(&bf->finished, bf->peer->loop);
     if (rc == 0)
-        rc = pool_start(&bf->pool, (uint32_t)workers, bf);
+        rc = pool_start(&bf->pool, bf->workers, bf);
     return rc;
 }
 
 static int start(struct peer *peer)
 {
-    struct bf *bf = calloc(1, sizeof(*bf));
+    struct bf *bf = peer->state;
     int rc;
 
-    if (!bf)
-        return -ENOMEM;
-    peer->state = bf;
     bf->peer = peer;
     bf->root = bf->life = bf->spare = bf->witness = bf->guard = -1;
     bf->reserve_missing = true;
@@ -270,6 +261,8 @@ static bool idle(struct peer *peer)
 
 const struct peer_ops blocker_file_ops = {
     .type = "blocker-file",
+    .state_size = sizeof(struct bf),
+    .options = options,
     .start = start,
     .request = request,
     .reply = reply,

@@ -431,14 +431,14 @@ bool bf_object_can_get(const struct bf *bf) { return bf->unused || bf->lru.newer
 
 void bf_object_again(struct bf *bf, struct xreq *req) { get(bf, req); }
 
-int bf_objects_start(struct bf *bf, uint64_t limit)
+int bf_objects_start(struct bf *bf, uint32_t limit)
 {
     uint32_t buckets = 64;
 
     while (buckets < 2 * limit)
         buckets *= 2;
     bf->bucket_mask = buckets - 1;
-    bf->object_count = (uint32_t)limit;
+    bf->object_count = limit;
     bf->buckets = calloc(buckets, sizeof(*bf->buckets));
     bf->objects = calloc(limit, sizeof(*bf->objects));
     bf->lru.older = bf->lru.newer = &bf->lru;

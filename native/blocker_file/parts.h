@@ -164,7 +164,6 @@
 #define BF_FDS 4096                 /* open objects, unless the limit on descriptors is lower */
 #define BF_FDS_MIN 16
 #define BF_FOLDERS (XOBJ_KINDS * 256)
-#define BF_WORKERS 4
 #define BF_COMMIT_MAX 512           /* requests in one group commit, two descriptors each */
 #define BF_VOLUMES 65536            /* volumes told apart by SYNC; others share one record */
 #define BF_VOLUME_BUCKETS 4096
@@ -295,8 +294,10 @@ struct bf_holder {                  /* what a lock's file says of who took it */
 
 struct bf {
     struct peer *peer;
-    const char *path;
+    const char *path, *path_all;    /* options: see peers/blocker_file.py */
+    int path_fd;                    /* the supervisor's descriptor of the root; -1: none */
     bool direct, sync;
+    uint32_t workers, fds;
     uint32_t commit_max;            /* BF_COMMIT_MAX, or what the limit on descriptors allows */
     int root;                       /* never closed: syncfs() reports errors since its opening */
     int witness;                    /* the same, of the supervisor's since before this life; -1: none */
@@ -442,7 +443,7 @@ void bf_dirty_closed(struct bf_object *object);
 
 /* --- blocker_file/open.c: open objects. The loop. ----------------------------------- */
 
-int bf_objects_start(struct bf *bf, uint64_t limit);
+int bf_objects_start(struct bf *bf, uint32_t limit);
 void bf_objects_stop(struct bf *bf);
 /* Opens the object of a request, whose work is free meanwhile. done(): 0, and held->object is it, in use until
  * bf_object_put(); or why it cannot be opened. A WRITE or WRITE_ZEROES makes it if it is missing. */

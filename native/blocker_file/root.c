@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
@@ -246,19 +245,14 @@ static int check_direct(struct bf *bf)
 }
 
 /* Takes over the supervisor's descriptor of the root, unless it is of what was mounted there before. */
-static int open_witness(struct bf *bf)
+static void open_witness(struct bf *bf)
 {
     struct statx there, here;
-    uint64_t fd;
-    int rc = peer_option_u64(bf->peer, "path_fd", UINT64_MAX, &fd);
 
-    if (rc || fd > INT_MAX)
-        return rc;
-    if (statx((int)fd, "", AT_EMPTY_PATH, STATX_INO | STATX_MNT_ID, &there) == 0
+    if (bf->path_fd >= 0 && statx(bf->path_fd, "", AT_EMPTY_PATH, STATX_INO | STATX_MNT_ID, &there) == 0
         && statx(bf->root, "", AT_EMPTY_PATH, STATX_INO | STATX_MNT_ID, &here) == 0
         && there.stx_ino == here.stx_ino && there.stx_mnt_id == here.stx_mnt_id)
-        bf->witness = (int)fd;
-    return 0;
+        bf->witness = bf->path_fd;
 }
 
 int bf_root_open(struct bf *bf)
@@ -271,8 +265,7 @@ int bf_root_open(struct bf *bf)
     rc = close_door(bf);
     if (rc == 0)
         rc = check_store(bf);
-    if (rc == 0)
-        rc = open_witness(bf);
+    open_witness(bf);
     if (rc == 0)
         rc = check_direct(bf);
     if (rc == 0) {

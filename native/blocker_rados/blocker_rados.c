@@ -3,8 +3,8 @@
  * blocker_rados/blocker_rados.c - the peer type "blocker-rados": objects in a pool of a Ceph cluster. The essay
  * is in blocker_rados/parts.h, the contract in objects/blocker.h, the manual in peers/blocker_rados.py.
  */
+#include <assert.h>
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "blocker_rados/parts.h"
@@ -12,40 +12,30 @@
 
 /* --- options -------------------------------------------------------------------------- */
 
-static int read_numbers(struct br *br)
+static const struct peer_option options[] = {
+    PEER_OPTION("conf", struct br, conf),
+    PEER_OPTION("user", struct br, user),
+    PEER_OPTION("keyring", struct br, keyring),
+    PEER_OPTION("pool", struct br, pool_name),
+    PEER_OPTION("namespace", struct br, namespace_name),
+    PEER_OPTION("object_size", struct br, object_size),
+    PEER_OPTION("op_timeout_s", struct br, op_timeout_s),
+    PEER_OPTION("connect_timeout_s", struct br, connect_timeout_s),
+    PEER_OPTION("lease_s", struct br, lease_s),
+    PEER_OPTION("blocklist_s", struct br, blocklist_s),
+    PEER_OPTION("workers", struct br, workers),
+    { 0 }
+};
+
+static int check_options(struct br *br)
 {
-    const struct { const char *name; uint64_t otherwise, least, most, *value; } numbers[] = {
-        { "object_size", 0, 0, BR_OBJECT_MAX, &br->object_size },
-        { "op_timeout_s", BR_OP_TIMEOUT_S, 0, UINT32_MAX, &br->op_timeout_s },
-        { "connect_timeout_s", BR_CONNECT_TIMEOUT_S, 1, 3600, &br->connect_timeout_s },
-        { "lease_s", 0, 0, UINT32_MAX, &br->lease_s },
-        { "blocklist_s", BR_BLOCKLIST_S, 60, UINT32_MAX, &br->blocklist_s },
-        { "workers", BR_WORKERS, 1, POOL_THREADS_MAX, &br->workers },
-    };
-
-    for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
-        int rc = peer_option_u64(br->peer, numbers[i].name, numbers[i].otherwise, numbers[i].value);
-        if (rc)
-            return rc;
-        if (*numbers[i].value < numbers[i].least || *numbers[i].value > numbers[i].most)
-            return peer_fail(br->peer, -EINVAL, "option %s: %llu to %llu", numbers[i].name,
-                             (unsigned long long)numbers[i].least, (unsigned long long)numbers[i].most);
-    }
-    return 0;
-}
-
-static int read_options(struct br *br)
-{
-    const char *namespace = peer_option(br->peer, "namespace", "");
-
-    br->user = peer_option(br->peer, "user", "admin");
-    br->pool_name = peer_option(br->peer, "pool", NULL);
     if (!br->pool_name)
         return peer_fail(br->peer, -EINVAL, "option pool is missing: the pool of the store");
-    if (strlen(namespace) > BR_NAMESPACE_MAX || strpbrk(namespace, "\n\037"))
+    if (strlen(br->namespace_name) > BR_NAMESPACE_MAX || strpbrk(br->namespace_name, "\n\037"))
         return peer_fail(br->peer, -EINVAL, "option namespace: up to %d characters", BR_NAMESPACE_MAX);
-    strcpy(br->namespace, namespace);
-    return read_numbers(br);
+    strcpy(br->namespace, br->namespace_name);
+    assert(br->object_size <= BR_OBJECT_MAX);
+    return 0;
 }
 
 /* --- start and stop ------------------------------------------------------------------- */
@@ -64,13 +54,11 @@ static void stop(struct peer *peer)
     br_disconnect(br);
     br_ops_stop(br);
     pthread_mutex_destroy(&br->callers_mutex);
-    free(br);
-    peer->state = NULL;
 }
 
 static int start_parts(struct br *br)
 {
-    int rc = read_options(br);
+    int rc = check_options(br);
 
     if (rc == 0)
         rc = br_ops_start(br);
@@ -79,18 +67,15 @@ static int start_parts(struct br *br)
     if (rc == 0)
         rc = br_node_register(br);
     if (rc == 0)
-        rc = pool_start(&br->pool, (uint32_t)br->workers, br);
+        rc = pool_start(&br->pool, br->workers, br);
     return rc;
 }
 
 static int start(struct peer *peer)
 {
-    struct br *br = calloc(1, sizeof(*br));
+    struct br *br = peer->state;
     int rc;
 
-    if (!br)
-        return -ENOMEM;
-    peer->state = br;
     br->peer = peer;
     br->node = br_past_node(peer->seg->created_ns);
     br->callers = 1;
@@ -263,6 +248,8 @@ static bool idle(struct peer *peer) { return ((struct br *)peer->state)->under_w
 
 const struct peer_ops blocker_rados_ops = {
     .type = "blocker-rados",
+    .state_size = sizeof(struct br),
+    .options = options,
     .start = start,
     .request = request,
     .reply = reply,

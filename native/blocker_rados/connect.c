@@ -32,7 +32,7 @@ int br_set_number(struct br *br, const char *option, uint64_t value)
 
 static int read_conf(struct br *br)
 {
-    const char *conf = peer_option(br->peer, "conf", NULL);
+    const char *conf = br->conf;
     int rc = rados.conf_read_file(br->cluster, conf);
 
     if (rc == 0)
@@ -46,7 +46,7 @@ static int read_conf(struct br *br)
 /* The client's own limit on operations under way would block the loop: 0 turns it off. */
 static int set_options(struct br *br)
 {
-    const char *keyring = peer_option(br->peer, "keyring", NULL);
+    const char *keyring = br->keyring;
     int rc = keyring ? rados.conf_set(br->cluster, "keyring", keyring) : 0;
 
     if (rc == 0)
@@ -66,7 +66,7 @@ static int set_options(struct br *br)
 
 static int explain_connect(struct br *br, int rc)
 {
-    const char *keyring = peer_option(br->peer, "keyring", "that of the Ceph configuration");
+    const char *keyring = br->keyring ? br->keyring : "that of the Ceph configuration";
 
     switch (rc) {
     case -ETIMEDOUT:

@@ -143,7 +143,6 @@
 #include "segment/log.h"
 
 #define BR_OPS 4096                 /* operations under way */
-#define BR_WORKERS 4
 #define BR_LOCK_WORKERS 16          /* threads for ACQUIRE and RELEASE: those that hang are in nobody's way but these */
 #define BR_NAMESPACE_MAX 128        /* bytes of the option, without NUL */
 #define BR_ADDRESS_MAX 256          /* bytes of a client's address, with NUL */
@@ -159,10 +158,7 @@
 #define BR_NAP_DEPTH 8              /* operations still under way, from which on the loop naps, for */
 #define BR_NAP_SHARE 8              /* ... one part in so many of the time that the last one took, */
 #define BR_NAP_NS 300000ull         /* ... at most */
-#define BR_OP_TIMEOUT_S 120
-#define BR_CONNECT_TIMEOUT_S 15
 #define BR_STOP_TIMEOUT_S "2"       /* for operations while stopping */
-#define BR_BLOCKLIST_S 3600
 #define BR_FOREVER_S (10u * 365 * 86400)        /* of a client that may be alive */
 #define BR_FENCE_NS 3000000000ull   /* that a fencing takes at most, beside its wait for BR_TRUST_NS */
 #define BR_TRUST_NS 2000000000ull   /* a node believes its memory for so long after a look at the store */
@@ -200,10 +196,13 @@ struct br_op {
 
 struct br {
     struct peer *peer;
-    const char *pool_name, *user;
-    char namespace[BR_NAMESPACE_MAX + 1];
+    /* options: see peers/blocker_rados.py */
+    const char *conf, *user, *keyring, *pool_name, *namespace_name;
     uint64_t object_size;           /* allocation hint; 0: none */
-    uint64_t op_timeout_s, connect_timeout_s, lease_s, blocklist_s, workers;
+    uint64_t op_timeout_s, connect_timeout_s, lease_s, blocklist_s;
+    uint32_t workers;
+    /* all else */
+    char namespace[BR_NAMESPACE_MAX + 1];
     rados_t cluster;
     rados_ioctx_t io[XOBJ_KINDS];   /* by kind; io[0]: the nodes' */
     bool connected;

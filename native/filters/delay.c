@@ -5,55 +5,25 @@
  *
  * All are held equally long, so the queue of those held is in the order in which they are due.
  */
-#include <errno.h>
-#include <stdlib.h>
-#include <string.h>
-
 #include "filters/filter.h"
 
 struct delay {
     struct filter filter;
-    uint64_t ns;
-    bool in_order;                  /* others do not overtake those held */
+    uint64_t ms, us;                /* options */
+    bool order;                     /* option: others do not overtake those held */
     struct queue held;
+};
+
+static const struct peer_option options[] = {
+    FILTER_OPTIONS(struct delay),
+    PEER_OPTION("ms", struct delay, ms),
+    PEER_OPTION("us", struct delay, us),
+    PEER_OPTION("order", struct delay, order),
+    { 0 }
 };
 
 struct due { uint64_t ns; };        /* when a request goes on */
 XREQ_HOLDER(due_of, struct due)
-
-static int read_options(struct peer *peer, struct delay *state)
-{
-    uint64_t ms, us, order;
-    int rc = filter_options(peer, &state->filter);
-
-    if (rc == 0)
-        rc = peer_option_u64(peer, "ms", 0, &ms);
-    if (rc == 0)
-        rc = peer_option_u64(peer, "us", 0, &us);
-    if (rc == 0)
-        rc = peer_option_u64(peer, "order", 1, &order);
-    if (rc)
-        return rc;
-    if (ms > 3600000 || us > 3600000000)
-        return peer_fail(peer, -EINVAL, "options ms and us: an hour at most");
-    state->ns = ms * 1000000 + us * 1000;
-    state->in_order = order != 0;
-    return 0;
-}
-
-static int start(struct peer *peer)
-{
-    struct delay *state = calloc(1, sizeof(*state));
-    int rc;
-
-    if (!state)
-        return -ENOMEM;
-    peer->state = state;
-    rc = read_options(peer, state);
-    if (rc)
-        free(state);
-    return rc;
-}
 
 static uint64_t deadline(struct peer *peer)
 {
@@ -67,11 +37,11 @@ static void request(struct peer *peer, struct xreq *req)
     struct delay *state = peer->state;
     bool matches = filter_matches(&state->filter, req);
 
-    if (!matches && (!state->in_order || queue_empty(&state->held))) {
+    if (!matches && (!state->order || queue_empty(&state->held))) {
         filter_pass(peer, req);
         return;
     }
-    due_of(req)->ns = loop_now(peer->loop) + (matches ? state->ns : 0);
+    due_of(req)->ns = loop_now(peer->loop) + (matches ? state->ms * 1000000 + state->us * 1000 : 0);
     queue_push(peer, &state->held, req);
 }
 
@@ -87,16 +57,15 @@ static bool flush(struct peer *peer)
     return moved;
 }
 
-static void stop(struct peer *peer) { free(peer->state); }
-
 const struct peer_ops delay_ops = {
     .type = "delay",
-    .start = start,
+    .state_size = sizeof(struct delay),
+    .options = options,
+    .start = filter_start,
     .request = request,
     .reply = filter_reply,
     .again = filter_again,
     .can_serve = peer_has_slot,
     .flush = flush,
     .deadline = deadline,
-    .stop = stop,
 };

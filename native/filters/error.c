@@ -3,8 +3,8 @@
  * filters/error.c - the peer type "error": a filter that fails chosen requests. Its manual is
  * peers/error.py.
  */
+#include <assert.h>
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "filters/filter.h"
@@ -13,10 +13,20 @@
 
 struct error {
     struct filter filter;
+    const char *name;               /* option errno */
+    uint64_t after, every, count;   /* options */
     int error;
-    uint64_t after, every, count;   /* the options */
     uint64_t seen;                  /* requests that matched */
     uint64_t failed;
+};
+
+static const struct peer_option options[] = {
+    FILTER_OPTIONS(struct error),
+    PEER_OPTION("errno", struct error, name),
+    PEER_OPTION("after", struct error, after),
+    PEER_OPTION("every", struct error, every),
+    PEER_OPTION("count", struct error, count),
+    { 0 }
 };
 
 static int errno_by_name(const char *name)
@@ -29,37 +39,15 @@ static int errno_by_name(const char *name)
     return 0;
 }
 
-static int read_options(struct peer *peer, struct error *state)
-{
-    const char *name = peer_option(peer, "errno", "EIO");
-    int rc = filter_options(peer, &state->filter);
-
-    if (rc == 0)
-        rc = peer_option_u64(peer, "after", 0, &state->after);
-    if (rc == 0)
-        rc = peer_option_u64(peer, "every", 1, &state->every);
-    if (rc == 0)
-        rc = peer_option_u64(peer, "count", 0, &state->count);
-    if (rc)
-        return rc;
-    state->error = -errno_by_name(name);
-    if (state->error == 0)
-        return peer_fail(peer, -EINVAL, "option errno: there is no error %.80s", name);
-    return state->every ? 0 : peer_fail(peer, -EINVAL, "option every: 1 or more");
-}
-
 static int start(struct peer *peer)
 {
-    struct error *state = calloc(1, sizeof(*state));
-    int rc;
+    struct error *state = peer->state;
 
-    if (!state)
-        return -ENOMEM;
-    peer->state = state;
-    rc = read_options(peer, state);
-    if (rc)
-        free(state);
-    return rc;
+    state->error = -errno_by_name(state->name);
+    if (state->error == 0)
+        return peer_fail(peer, -EINVAL, "option errno: there is no error %.80s", state->name);
+    assert(state->every);
+    return filter_start(peer);
 }
 
 static bool should_fail(struct error *state, const struct xreq *req)
@@ -82,14 +70,13 @@ static void request(struct peer *peer, struct xreq *req)
         filter_pass(peer, req);
 }
 
-static void stop(struct peer *peer) { free(peer->state); }
-
 const struct peer_ops error_ops = {
     .type = "error",
+    .state_size = sizeof(struct error),
+    .options = options,
     .start = start,
     .request = request,
     .reply = filter_reply,
     .again = filter_again,
     .can_serve = peer_has_slot,
-    .stop = stop,
 };

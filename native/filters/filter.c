@@ -29,7 +29,7 @@ static int find(const char *const *names, int count, const char *name, size_t le
 
 static int read_ops(struct peer *peer, struct filter *filter)
 {
-    const char *text = peer_option(peer, "ops", "all");
+    const char *text = filter->op_names;
 
     if (strcmp(text, "all") == 0) {
         filter->ops = UINT32_MAX;
@@ -47,9 +47,10 @@ static int read_ops(struct peer *peer, struct filter *filter)
     return 0;
 }
 
-int filter_options(struct peer *peer, struct filter *filter)
+int filter_start(struct peer *peer)
 {
-    const char *kind = peer_option(peer, "kind", "any");
+    struct filter *filter = peer->state;
+    const char *kind = filter->kind_name;
     int number = find(kind_names, XOBJ_KINDS, kind, strlen(kind));
 
     if (strcmp(kind, "any") == 0)

@@ -11,14 +11,19 @@
 
 #include "loop/peer.h"
 
-struct filter {                     /* first member of a filter's state */
+struct filter {                     /* first member of a filter's state, and called `filter` */
+    const char *op_names, *kind_name;       /* options */
     uint32_t ops;                   /* bit per operation the filter is about */
     uint32_t kinds;                 /* bit per kind of object; a request on a volume has kind 0 */
 };
 _Static_assert(XOP_COUNT <= 32, "filter.ops has a bit for each operation");
 
-/* Reads the options `ops` (names with commas, or "all") and `kind` (one, or "any"). */
-int filter_options(struct peer *peer, struct filter *filter);
+/* The options that all filters have: `ops` (names with commas, or "all") and `kind` (one, or "any"). */
+#define FILTER_OPTIONS(state) \
+    PEER_OPTION("ops", state, filter.op_names), PEER_OPTION("kind", state, filter.kind_name)
+
+/* A filter's start(), or the first it does there: understands these options. */
+int filter_start(struct peer *peer);
 /* True if the request is one that these options name. */
 bool filter_matches(const struct filter *filter, const struct xreq *req);
 void filter_pass(struct peer *peer, struct xreq *req);

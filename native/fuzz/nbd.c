@@ -252,7 +252,12 @@ static void clean_up(void)
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     const char *roles[] = { "nbd", "vlmc", "mapper" };
-    const struct option few = { "connections", "2" };
+    char socket[sizeof(folder) + 16];
+    const struct option options[] = {
+        { "socket", socket }, { "socket_fd", NULL }, { "socket_mode", "384" }, { "socket_owner", NULL },
+        { "socket_group", NULL }, { "listen", NULL }, { "listen_fd", NULL }, { "allow", NULL },
+        { "connections", "2" }, { "handshake_s", "10" }, { "structured_replies", "1" },
+    };
     struct xparams params = { .static_slots = 48, .dynamic_slots = 8, .buffers = { 16, 8, 4 },
                               .frames = 64, .stacks = { 8, 8, 8 } };
     int fd = memfd_create("fuzz", MFD_CLOEXEC);
@@ -266,6 +271,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
         abort();
     atexit(clean_up);
     snprintf(params.run, sizeof(params.run), "%s", folder);
+    snprintf(socket, sizeof(socket), "%s/nbd.sock", folder);
     if (fchmod(fd, 0600) != 0 || xseg_format(fd, &params) != 0 || xseg_attach(fd, &seg, &found) != 0)
         abort();
     for (int i = 0; i < 3; i++)
@@ -279,7 +285,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     seg->volumes[0] = (struct xvolume){ .state = XVOL_OPEN, .size = VOLUME_SIZE, .block_shift = 22 };
     seg->volumes[1] = seg->volumes[0];
     seg->volumes[1].readonly = 1;
-    if (loop_new(seg, 0, &loop) != 0 || loop_add(loop, "nbd", "nbd", roles + 1, 2, &few, 1, &server) != 0)
+    if (loop_new(seg, 0, &loop) != 0 || loop_add(loop, "nbd", "nbd", roles + 1, 2, options,
+                                          sizeof(options) / sizeof(options[0]), &server) != 0)
         abort();
     return 0;
 }

@@ -153,11 +153,12 @@ static void turns(const struct run *run)
 static void add(struct run *run, const char *role, const char *type, const char *first, const char *second)
 {
     const char *targets[] = { first, second };
-    const struct option options[] = { { "ms", "0" } };
+    const struct option options[] = { { "ops", "all" }, { "kind", "any" }, { "ms", "0" }, { "us", "0" }, { "order", "1" },
+                                      { "size", "0" } };
     struct peer *peer;
 
     if (loop_add(run->loop, type, role, targets, (first != NULL) + (second != NULL), options,
-                 strcmp(type, "delay") == 0, &peer) != 0) {
+                 sizeof(options) / sizeof(options[0]), &peer) != 0) {
         fprintf(stderr, "%s: %s\n", role, peer->error);
         abort();
     }

@@ -31,14 +31,6 @@ static const struct wish *the_wish;
 
 /* --- peers ---------------------------------------------------------------------- */
 
-static int start_nothing(struct peer *peer)
-{
-    (void)peer;
-    return 0;
-}
-
-static void stop_nothing(struct peer *peer) { (void)peer; }
-
 static void echo_request(struct peer *peer, struct xreq *req)
 {
     req->done = req->size;
@@ -48,8 +40,7 @@ static void echo_request(struct peer *peer, struct xreq *req)
 static void no_reply(struct peer *peer, struct xreq *child) { xreq_put(peer->port, child); }
 
 static const struct peer_ops echo_ops = {
-    .type = "echo", .start = start_nothing, .request = echo_request, .reply = no_reply,
-    .stop = stop_nothing,
+    .type = "echo", .request = echo_request, .reply = no_reply,
 };
 
 static void pass_request(struct peer *peer, struct xreq *req)
@@ -75,8 +66,7 @@ static void pass_reply(struct peer *peer, struct xreq *child)
 }
 
 static const struct peer_ops pass_ops = {
-    .type = "pass", .start = start_nothing, .request = pass_request, .reply = pass_reply,
-    .stop = stop_nothing,
+    .type = "pass", .request = pass_request, .reply = pass_reply,
 };
 
 static void load_request(struct peer *peer, struct xreq *req) { peer_reply(peer, req, -EOPNOTSUPP); }
@@ -100,8 +90,8 @@ static bool load_flush(struct peer *peer)
 }
 
 static const struct peer_ops load_ops = {
-    .type = "load", .start = start_nothing, .request = load_request, .reply = load_came,
-    .flush = load_flush, .stop = stop_nothing,
+    .type = "load", .request = load_request, .reply = load_came,
+    .flush = load_flush,
 };
 
 const struct peer_ops *const native_peers[] = { &echo_ops, &pass_ops, &load_ops, NULL };

@@ -161,11 +161,16 @@ int loop_add(struct loop *loop, const char *type, const char *role,
         || target_count > PEER_TARGETS_MAX)
         return peer_fail(peer, -E2BIG, "too many peers in one process, options or targets");
     for (uint32_t i = 0; i < option_count; i++)
-        peer->options[i] = (struct option){ strdup(options[i].name), strdup(options[i].value) };
+        peer->options[i] = (struct option){ strdup(options[i].name),
+                                             options[i].value ? strdup(options[i].value) : NULL };
     peer->option_count = option_count;
     rc = bind_peer(peer, targets, target_count);
     if (rc == 0)
+        rc = peer_configure(peer);
+    if (rc == 0 && peer->ops->start)
         rc = peer->ops->start(peer);
+    if (rc)
+        free(peer->state);
     if (rc && peer->port) {
         port_close(peer->port);
         peer->port = NULL;
@@ -487,6 +492,7 @@ void loop_free(struct loop *loop)
         struct peer *peer = loop->peers[i];
         if (peer->ops->stop)
             peer->ops->stop(peer);
+        free(peer->state);
         port_close(peer->port);
         for (uint32_t o = 0; o < peer->option_count; o++) {
             free((char *)peer->options[o].name);

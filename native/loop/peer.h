@@ -32,7 +32,7 @@
 #define PEER_TRIES_MAX 1024         /* parked requests that have a try in one turn */
 #define LOOP_PEERS_MAX 16
 
-struct option { const char *name, *value; };
+struct option { const char *name, *value; };    /* value: NULL: not set */
 
 /* A FIFO of requests the peer holds. One is in at most one queue. */
 struct queue { uint32_t head, tail; };     /* slot number + 1 */
@@ -51,12 +51,28 @@ struct peer {
     struct queue parked;
     uint32_t parked_count;
     char error[256];                /* start(): why it failed, for the log */
-    void *state;                    /* the peer's own */
+    void *state;                    /* the peer's own: ops->state_size bytes */
 };
+
+/* An option of a peer type, and where its value goes. Python passes each one (`options` in peers/NAME.py says its
+ * default, bounds and help), so nothing is said about that here, and what is not passed stops the start. */
+enum peer_option_kind {
+    PEER_U32, PEER_U64,             /* not set: the largest number there is */
+    PEER_BOOL,
+    PEER_TEXT,                      /* const char *; not set: NULL */
+    PEER_FD,                        /* int; not set: -1 */
+};
+struct peer_option { const char *name; enum peer_option_kind kind; size_t offset; };
+/* PEER_OPTION("ms", struct delay, ms): the member of the peer's state says the kind. */
+#define PEER_OPTION(name, state, member) { name, _Generic(((state *)0)->member, uint32_t: PEER_U32, uint64_t: PEER_U64, \
+    bool: PEER_BOOL, const char *: PEER_TEXT, int: PEER_FD), offsetof(state, member) }
 
 struct peer_ops {
     const char *type;
-    /* Makes peer->state. A negative errno and peer->error stop the process. */
+    size_t state_size;              /* of peer->state, which is there from start() to stop(), zeroed before */
+    const struct peer_option *options;      /* ends in { 0 }; NULL: none */
+    /* Optional: peer->state has its options. A negative errno and peer->error stop the process; what was begun is
+     * undone by then. */
     int (*start)(struct peer *peer);
     /* A request came. It is the peer's until xreq_reply(). */
     void (*request)(struct peer *peer, struct xreq *req);
@@ -77,6 +93,7 @@ struct peer_ops {
     void (*drain)(struct peer *peer);
     /* Optional: true when nothing is under way and stop() may come. */
     bool (*idle)(struct peer *peer);
+    /* Optional. */
     void (*stop)(struct peer *peer);
 };
 
@@ -116,12 +133,8 @@ uint64_t loop_now(const struct loop *loop);
 
 /* --- helpers for peers ------------------------------------------------------ */
 
-/* An option's value, or the default. */
-const char *peer_option(const struct peer *peer, const char *name, const char *otherwise);
-/* EINVAL and peer->error for what is no whole number. */
-int peer_option_u64(struct peer *peer, const char *name, uint64_t otherwise, uint64_t *value);
-/* The same for what is neither yes nor no. */
-int peer_option_flag(struct peer *peer, const char *name, bool otherwise, bool *value);
+/* The loop's: makes peer->state, with the options in it. Texts live as long as the peer. */
+int peer_configure(struct peer *peer);
 /* Sets peer->error, returns error. */
 int peer_fail(struct peer *peer, int error, const char *format, ...)
     __attribute__((format(printf, 3, 4)));

@@ -13,7 +13,13 @@
 #include "objects/object.h"
 
 struct memory {
+    uint64_t size;                  /* option */
     struct memory_table table;
+};
+
+static const struct peer_option options[] = {
+    PEER_OPTION("size", struct memory, size),
+    { 0 }
 };
 
 static struct memory_table *table_of(struct peer *peer)
@@ -349,27 +355,15 @@ static void reply(struct peer *peer, struct xreq *child) { xreq_put(peer->port, 
 
 static int start(struct peer *peer)
 {
-    struct memory *memory = calloc(1, sizeof(*memory));
-    uint64_t size;
-    int rc = memory ? peer_option_u64(peer, "size", 0, &size) : -ENOMEM;
-
-    if (rc == 0)
-        rc = memory_table_start(&memory->table, size);
-    if (rc)
-        free(memory);
-    else
-        peer->state = memory;
-    return rc;
+    return memory_table_start(table_of(peer), ((struct memory *)peer->state)->size);
 }
 
-static void stop(struct peer *peer)
-{
-    memory_table_stop(table_of(peer));
-    free(peer->state);
-}
+static void stop(struct peer *peer) { memory_table_stop(table_of(peer)); }
 
 const struct peer_ops memory_ops = {
     .type = "memory",
+    .state_size = sizeof(struct memory),
+    .options = options,
     .start = start,
     .request = request,
     .reply = reply,

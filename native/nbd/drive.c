@@ -253,7 +253,7 @@ static bool too_slow(const struct nbd_connection *conn, uint64_t now_ns)
     if (conn->phase == NBD_GONE || conn->stop & NBD_STOP_MAPPER)
         return false;
     if (conn->phase != NBD_SERVE)
-        return age_ns > nbd->handshake_ns;
+        return age_ns > nbd->handshake_s * 1000000000ull;
     if (!conn->fill && !conn->skip && !nbd_has_output(conn))
         return false;
     if (nbd->draining)

@@ -2,87 +2,56 @@
  *
  * nbd/nbd.c - the NBD server as a peer. See nbd/parts.h for how it works, peers/nbd.py for its manual.
  */
+#include <assert.h>
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "nbd/parts.h"
 #include "segment/barrier.h"
 
-#define CONNECTIONS_DEFAULT 256
-#define HANDSHAKE_S_DEFAULT 10
-#define HANDSHAKE_S_MAX 3600
-#define SOCKET_MODE 0660
-
 /* --- start and stop ----------------------------------------------------------- */
 
-/* A descriptor that listens already, from the supervisor: option NAME_fd. False: there is none. */
-static bool inherited(struct peer *peer, struct nbd *nbd, const char *name)
+static const struct peer_option options[] = {
+    PEER_OPTION("socket", struct nbd, socket),
+    PEER_OPTION("socket_fd", struct nbd, socket_fd),
+    PEER_OPTION("socket_mode", struct nbd, socket_mode),
+    PEER_OPTION("socket_owner", struct nbd, socket_uid),
+    PEER_OPTION("socket_group", struct nbd, socket_gid),
+    PEER_OPTION("listen", struct nbd, listen),
+    PEER_OPTION("listen_fd", struct nbd, listen_fd),
+    PEER_OPTION("allow", struct nbd, allow),
+    PEER_OPTION("connections", struct nbd, connections_max),
+    PEER_OPTION("handshake_s", struct nbd, handshake_s),
+    PEER_OPTION("structured_replies", struct nbd, structured_replies),
+    { 0 }
+};
+
+/* True: the supervisor's descriptor, which listens already, is of use. */
+static bool inherited(struct nbd *nbd, int fd) { return fd >= 0 && nbd_listen_inherited(nbd, fd) == 0; }
+
+static int listen_at(struct nbd *nbd)
 {
-    uint64_t fd;
+    int rc = inherited(nbd, nbd->socket_fd) ? 0 : nbd_listen_unix(nbd, nbd->socket);
 
-    if (peer_option_u64(peer, name, UINT64_MAX, &fd) != 0 || fd > INT32_MAX)
-        return false;
-    return nbd_listen_inherited(nbd, (int)fd) == 0;
-}
-
-static int read_options(struct peer *peer, struct nbd *nbd)
-{
-    uint64_t connections, handshake_s, mode, uid, gid;
-
-    if (peer_option_flag(peer, "structured_replies", true, &nbd->structured_replies) != 0
-        || peer_option_u64(peer, "connections", CONNECTIONS_DEFAULT, &connections) != 0
-        || peer_option_u64(peer, "handshake_s", HANDSHAKE_S_DEFAULT, &handshake_s) != 0)
-        return -EINVAL;
-    if (connections < 1 || connections > NBD_CONNECTIONS_MAX)
-        return peer_fail(peer, -EINVAL, "option connections: 1 to %d", NBD_CONNECTIONS_MAX);
-    if (handshake_s < 1 || handshake_s > HANDSHAKE_S_MAX)
-        return peer_fail(peer, -EINVAL, "option handshake_s: 1 to %d", HANDSHAKE_S_MAX);
-    if (peer_option_u64(peer, "socket_mode", SOCKET_MODE, &mode) != 0
-        || peer_option_u64(peer, "socket_owner", NBD_NOBODY, &uid) != 0
-        || peer_option_u64(peer, "socket_group", NBD_NOBODY, &gid) != 0)
-        return -EINVAL;
-    nbd->socket_mode = (uint32_t)mode & 0777;
-    nbd->socket_uid = (uint32_t)uid;
-    nbd->socket_gid = (uint32_t)gid;
-    nbd->connections_max = (uint32_t)connections;
-    nbd->handshake_ns = handshake_s * 1000000000ull;
-    return nbd_allow_read(nbd, peer_option(peer, "allow", NULL));
-}
-
-static int listen_at(struct peer *peer, struct nbd *nbd)
-{
-    char otherwise[XSEG_PATH_MAX + 16];
-    const char *tcp = peer_option(peer, "listen", "");
-    int rc;
-
-    snprintf(otherwise, sizeof(otherwise), "%s/nbd.sock", peer->seg->run);
-    rc = inherited(peer, nbd, "socket_fd") ? 0 : nbd_listen_unix(nbd, peer_option(peer, "socket", otherwise));
-    if (rc == 0 && tcp[0] && !inherited(peer, nbd, "listen_fd"))
-        rc = nbd_listen_tcp(nbd, tcp);
+    if (rc == 0 && nbd->listen && !inherited(nbd, nbd->listen_fd))
+        rc = nbd_listen_tcp(nbd, nbd->listen);
     return rc ? rc : nbd_listen_watch(nbd);
 }
 
 static int start(struct peer *peer)
 {
-    struct nbd *nbd;
+    struct nbd *nbd = peer->state;
     int rc;
 
     if (peer->target_count != 2)
         return peer_fail(peer, -EINVAL, "an nbd peer has two targets: vlmc and mapper");
-    nbd = calloc(1, sizeof(*nbd));
-    if (!nbd)
-        return -ENOMEM;
+    assert(nbd->connections_max >= 1 && nbd->connections_max <= NBD_CONNECTIONS_MAX);
     nbd->peer = peer;
-    peer->state = nbd;
-    rc = read_options(peer, nbd);
+    rc = nbd_allow_read(nbd, nbd->allow);
     if (rc == 0)
-        rc = listen_at(peer, nbd);
-    if (rc) {
+        rc = listen_at(nbd);
+    if (rc)
         nbd_listen_close(nbd);
-        free(nbd);
-        peer->state = NULL;
-    }
     return rc;
 }
 
@@ -97,8 +66,6 @@ static void stop(struct peer *peer)
         nbd_drop(nbd->connections[i]);
         free(nbd->connections[i]);
     }
-    free(nbd);
-    peer->state = NULL;
 }
 
 /* --- turns ---------------------------------------------------------------------------- */
@@ -250,6 +217,8 @@ static bool idle(struct peer *peer)
 
 const struct peer_ops nbd_ops = {
     .type = "nbd",
+    .state_size = sizeof(struct nbd),
+    .options = options,
     .start = start,
     .request = request,
     .reply = reply,

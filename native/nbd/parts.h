@@ -236,16 +236,22 @@ struct nbd_set { uint64_t word[NBD_CONNECTIONS_MAX / 64]; };
 
 struct nbd {
     struct peer *peer;
+    /* options: see peers/nbd.py */
+    const char *socket, *listen, *allow;
+    int socket_fd, listen_fd;       /* the supervisor's, which listen already; -1: none */
+    uint32_t socket_mode, socket_uid, socket_gid;   /* of a unix socket made here */
+    uint32_t connections_max;
+    uint64_t handshake_s;
+    bool structured_replies;        /* they may be negotiated */
+    /* all else */
     struct nbd_listener listeners[2];
     uint32_t listener_count;
-    uint32_t connections_max;
     uint32_t connection_count;
     uint32_t serial;
     uint64_t ends;                  /* connections that have ended */
     bool recovering;                /* the port was, when last looked at */
     bool waited;                    /* something that connections wait for (NBD_STOP_ORDER) may be over */
     uint32_t away;                  /* requests of no connection: CLOSE of what its client may not have */
-    uint64_t handshake_ns;
     uint64_t tick_ns;               /* when slow ones are looked for again */
     uint64_t refused_until_ns;      /* no descriptors: nothing is accepted meanwhile */
     bool draining;                  /* no connection begins, those there are end */
@@ -254,8 +260,6 @@ struct nbd {
     uint32_t queue_count;
     bool serving_queue;             /* those that are queued are being served */
     struct nbd_set dirty;           /* have something to send */
-    bool structured_replies;        /* they may be negotiated */
-    uint32_t socket_mode, socket_uid, socket_gid;   /* of a unix socket made here */
     bool limited;                   /* to what `rules` allow */
     uint32_t rule_count;
     struct nbd_rule rules[NBD_RULES_MAX];

@@ -328,17 +328,13 @@ static void vlmc_stop(struct peer *peer)
     vlmc_frames_stop(v);
     free(v->volumes);
     free(v->busy);
-    free(v);
 }
 
 static int vlmc_start(struct peer *peer)
 {
-    struct vlmc *v = calloc(1, sizeof(*v));
+    struct vlmc *v = peer->state;
     int rc;
 
-    if (!v)
-        return -ENOMEM;
-    peer->state = v;
     v->peer = peer;
     v->seg = peer->seg;
     v->volumes = calloc(XSEG_VOLUMES, sizeof(*v->volumes));
@@ -351,6 +347,7 @@ static int vlmc_start(struct peer *peer)
 
 const struct peer_ops vlmc_ops = {
     .type = "vlmc",
+    .state_size = sizeof(struct vlmc),
     .start = vlmc_start,
     .request = vlmc_request,
     .reply = vlmc_reply,

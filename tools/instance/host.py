@@ -71,11 +71,14 @@ class NativeLoop:
             return keep[-1]
 
         targets = [c_text(target) for target in role.targets]
-        options = [(c_text(name), c_text(role.cls.options[name].native(value)))
-                   for name, value in role.options.items() if value is not None]
-        options += [(c_text(name + "_fd"), c_text(fd)) for name, fd in inherited_sockets(role.name)]
+        def c_option(name: str, value: str | None) -> Any:
+            return c_text(name), ffi.NULL if value is None else c_text(value)
+
+        options = [c_option(name, option.native(role.options[name])) for name, option in role.cls.options.items()]
+        inherited = dict(inherited_sockets(role.name))
+        options += [c_option(name + "_fd", inherited.get(name)) for name in (*role.cls.listens, *role.cls.keeps)]
         if role.cls.told:
-            options.append((c_text(role.cls.told + "_all"), c_text(self.told(role.cls))))
+            options.append(c_option(role.cls.told + "_all", self.told(role.cls)))
         peer = ffi.new("struct peer **")
         rc = lib.loop_add(self.c, role.native.encode(), role.name.encode(), targets, len(targets),
                           options, len(options), peer)
