@@ -13,7 +13,7 @@
 #include "segment/barrier.h"
 
 #define SECOND 1000000000ull
-#define TELL_MS 300                 /* that a fenced node has to hear why */
+#define TELL_MS 1000                /* that a fenced node has to hear why; librados takes whole seconds, and 0 for 30 */
 #define POLL_NS 50000000ull         /* between looks whether another has finished */
 #define EPOCH_COMMAND "{\"prefix\": \"osd stat\", \"format\": \"json\"}"
 #define EPOCH_KEY "\"epoch\":"
