@@ -96,7 +96,7 @@ void vlmc_merge_done(struct vlmc *v, struct xreq *child)
     struct xstack *stack = vlmc_stack_at(v, stack_class(volume), child->client);
 
     if (child->error) {
-        merge_end(v, child, child->error == -ENOENT ? -EIO : child->error);
+        merge_end(v, child, vlmc_object_error(child));
     } else if (child->sender[0] == VLMC_CHILD_MERGE_READ) {
         child->op = XOP_WRITE;
         child->object = stack->layer[0];

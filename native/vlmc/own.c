@@ -143,7 +143,7 @@ void vlmc_fill_done(struct vlmc *v, struct xreq *child)
             fill_write(v, child);
             return;
         }
-        error = error == -ENOENT ? -EIO : error;
+        error = vlmc_object_error(child);
     }
     if (error == 0) {
         data_written(xvolume_of(v, req));

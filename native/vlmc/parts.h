@@ -85,6 +85,8 @@
 #ifndef ARCHIPELAGO_VLMC_H
 #define ARCHIPELAGO_VLMC_H
 
+#include <errno.h>
+
 #include "loop/peer.h"
 #include "map/map.h"
 #include "segment/barrier.h"
@@ -246,6 +248,11 @@ static inline uint32_t stack_class(const struct vlmc_volume *volume) { return ma
 static inline void data_written(struct xvolume *vol)
 {
     store_relaxed(&vol->dirty, vol->dirty | XDIRTY_WRITTEN);
+}
+/* How a child on an object of the map ended. The map says that it is there: that it is not is damage, and no hole. */
+static inline int vlmc_object_error(const struct xreq *child)
+{
+    return child->error == -ENOENT ? -EIO : child->error;
 }
 static inline bool is_own(const struct vlmc *v, uint32_t slot, const struct xentry *entry)
 {

@@ -256,8 +256,7 @@ static void vlmc_request(struct peer *peer, struct xreq *req)
 
 static void read_back(struct vlmc *v, struct xreq *child)
 {
-    /* The map says that this object is there: that it is not is damage, not a hole. */
-    vlmc_io_child_done(v, child, child->error == -ENOENT ? -EIO : child->error);
+    vlmc_io_child_done(v, child, vlmc_object_error(child));
 }
 
 static void vlmc_reply(struct peer *peer, struct xreq *child)
