@@ -26,7 +26,8 @@ LIBRARY := $(filter-out native/fuzz/% native/load/% native/export.c,$(filter %.c
 LOAD_PARTS := $(wildcard native/segment/*.c) native/loop/loop.c native/loop/peer.c native/blocker_rados/api.c
 FUZZERS := $(patsubst native/fuzz/%.c,fuzz_%,$(wildcard native/fuzz/*.c))
 FUZZ_OBJECTS := $(patsubst native/%.c,build-fuzz/%.o,$(LIBRARY))
-FUZZ_FLAGS := -g -O1 -Inative -std=gnu11 -D_GNU_SOURCE
+FUZZ_FLAGS := -g -O1 -Inative -std=gnu11 -D_GNU_SOURCE -Wno-unknown-warning-option
+LINT_FLAGS := -Inative -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Wno-missing-field-initializers -Werror
 
 # Run under the sanitizers: what drives native code and little else, as tools that a test starts run
 # under them too. tests/segment/test_segment_kill.py counts instructions and cannot.
@@ -88,11 +89,13 @@ test: packages-test build ## all tests (TESTS=path for some of them), with reaso
 	@flock .build.lock $(MAKE) -s --no-print-directory $(VENV)/.test
 	$(PY) -m $(if $(TESTS),pytest -rs $(TESTS),tests) $(ARGS)
 
-lint: build ## ruff on Python, gcc with warnings as errors on C
+lint: build ## ruff on Python; gcc and its analyser on C, with warnings as errors
 	@flock .build.lock $(MAKE) -s --no-print-directory $(VENV)/.test
 	$(VENV)/bin/ruff check .
-	@for f in $(filter %.c,$(NATIVE)); do gcc -Inative -std=gnu11 -D_GNU_SOURCE -Wall -Wextra \
-		-Wno-missing-field-initializers -Werror -fsyntax-only $$f || exit 1; done; echo "C: no warnings"
+	@printf '%s\n' native/fuzz/*.c | xargs -P2 -n1 gcc $(LINT_FLAGS) -fsyntax-only
+	@printf '%s\n' $(filter-out native/fuzz/%,$(filter %.c,$(NATIVE))) | xargs -P2 -n1 gcc $(LINT_FLAGS) \
+		-O2 -fanalyzer -c -o /dev/null
+	@echo "C: no warnings"
 
 check-asan: packages-test build ## the tests of native code on a build with ASan and UBSan
 	@flock .build.lock $(MAKE) -s --no-print-directory $(VENV)/.test

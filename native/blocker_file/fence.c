@@ -361,19 +361,23 @@ int bf_lift(struct bf *bf, uint64_t volume)
     int rc = 0;
 
     for (uint32_t i = 0; i < bf->store_count && rc == 0; i++) {
-        char path[XSEG_PATH_MAX + BF_LINE + 64], *text = NULL, *entry;
+        char path[XSEG_PATH_MAX + BF_LINE + 64], *text, *entry;
         int fd;
 
         snprintf(path, sizeof(path), "%s/life/%s", bf->stores[i].path, bf->stores[i].line);
         fd = open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
         if (fd < 0 && errno == ENOENT)
             continue;
-        rc = fd < 0 ? -errno : (text = read_life(fd)) ? 0 : -EIO;
-        if (rc == 0 && (entry = find_entry(text, "fenced", volume)) && pwrite(fd, "lifted", 6, entry - text) != 6)
+        if (fd < 0)
+            return -errno;
+        text = read_life(fd);
+        entry = text ? find_entry(text, "fenced", volume) : NULL;
+        if (!text)
+            rc = -EIO;
+        else if (entry && pwrite(fd, "lifted", 6, entry - text) != 6)
             rc = -errno;
         free(text);
-        if (fd >= 0)
-            close(fd);
+        close(fd);
     }
     return rc;
 }

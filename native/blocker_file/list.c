@@ -120,7 +120,7 @@ static int list_run(struct bf *bf, struct bf_work *work)
     struct listing list = { .cursor = req->arg, .capacity = 2 * (limit + 1) };
     int rc;
 
-    list.entries = malloc(list.capacity * sizeof(*list.entries));
+    list.entries = calloc(list.capacity, sizeof(*list.entries));
     if (!list.entries)
         return -ENOMEM;
     rc = list_folders(bf, req, &list, limit);

@@ -158,8 +158,11 @@ static int hash(struct br *br, struct xreq *req, char *buffer)
     uint8_t digest[32];
     uint64_t length;
     int64_t size = read_whole(br, &req->object, buffer, req->size);
-    int rc = size < 0 ? (int)size : digest_of(buffer, (uint64_t)size, &length, digest);
+    int rc;
 
+    if (size < 0)
+        return (int)size;
+    rc = digest_of(buffer, (uint64_t)size, &length, digest);
     if (rc == 0)
         rc = store_content(br, digest, buffer, length);
     if (rc)

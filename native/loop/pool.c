@@ -45,6 +45,7 @@ static void run_one(struct pool *pool, struct task_list *list)
     struct task *task = task_list_take(list, 1);
     bool slow = list == &pool->slow;
 
+    assert(task);
     pool->slow_running += slow;
     pthread_mutex_unlock(&pool->mutex);
     task->run(task, pool->arg);

@@ -193,6 +193,8 @@ static uint64_t missing(const struct memory_object *object, uint64_t offset, uin
     return count;
 }
 
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wanalyzer-malloc-leak"     /* gcc 12 loses what lies at an index it does not know */
 int memory_allocate(struct memory_table *table, struct memory_object *object, uint64_t offset,
                     uint64_t size)
 {
@@ -219,6 +221,7 @@ int memory_allocate(struct memory_table *table, struct memory_object *object, ui
         object->size = end;
     return 0;
 }
+#pragma GCC diagnostic pop
 
 int memory_write(struct memory_table *table, struct memory_object *object, const void *data,
                  uint64_t offset, uint64_t size)

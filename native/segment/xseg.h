@@ -36,6 +36,7 @@
 #ifndef ARCHIPELAGO_XSEG_H
 #define ARCHIPELAGO_XSEG_H
 
+#include <assert.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -285,10 +286,11 @@ static inline void *xreq_data(const struct xseg *seg, const struct xreq *req)
 {
     return seg->base + req->data;
 }
-/* The request that one of the port's own serves. */
+/* The request that one of the port's own serves, which was made with it as its parent. */
 static inline struct xreq *xreq_parent(const struct port *port, const struct xreq *req)
 {
-    return req->parent ? &port->reqs[req->parent - 1] : NULL;
+    assert(req->parent);
+    return &port->reqs[req->parent - 1];
 }
 static inline struct xvolume *xreq_volume(const struct xseg *seg, const struct xreq *req)
 {
