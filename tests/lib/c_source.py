@@ -12,7 +12,7 @@ from dataclasses import dataclass
 TOKENS = re.compile(r"""/\*.*?\*/ | //[^\n]* | "(?:\\.|[^"\\\n])*" | '(?:\\.|[^'\\\n])*'""", re.S | re.X)
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]+"([^"]+)"', re.M)
 DIRECTIVE = re.compile(r"^[ \t]*#(?:[^\n]*\\\n)*[^\n]*", re.M)
-MACRO = re.compile(r"^[ \t]*#[ \t]*define[ \t]+\w+(?:\([^)]*\))?((?:[^\n]*\\\n)*[^\n]*)", re.M)
+MACRO = re.compile(r"^[ \t]*#[ \t]*define[ \t]+(\w+)\([^)]*\)((?:[^\n]*\\\n)*[^\n]*)", re.M)
 CALL = re.compile(r"(?<![\w.>])([A-Za-z_]\w*)[ \t]*\(")
 NO_CALLS = {"if", "for", "while", "switch", "return", "sizeof", "__typeof__", "_Static_assert", "__attribute__"}
 
@@ -29,11 +29,11 @@ class Function:
 
 @dataclass
 class CFile:
-    """`macro_calls`: what looks like a call in the file's macros, which stand for it wherever they are used."""
+    """`macros`: those with parameters, and what they call."""
     functions: list[Function]
     includes: list[str]
     comments: list[str]
-    macro_calls: set[str]
+    macros: dict[str, set[str]]
 
 
 def blank(text: str) -> str:
@@ -81,6 +81,6 @@ def parse(text: str) -> CFile:
     comments = [found.group() for found in TOKENS.finditer(text) if found.group().startswith("/")]
     includes = INCLUDE.findall(TOKENS.sub(lambda found: found.group() if found.group()[0] == '"' else "", text))
     code = TOKENS.sub(lambda found: ("0" if found.group()[0] in "\"'" else " ") + blank(found.group()), text)
-    macros = " ".join(MACRO.findall(code))
+    macros = {name: calls_in(body) for name, body in MACRO.findall(code)}
     code = DIRECTIVE.sub(lambda found: blank(found.group()), code)
-    return CFile(list(definitions(code)), includes, comments, calls_in(macros))
+    return CFile(list(definitions(code)), includes, comments, macros)
