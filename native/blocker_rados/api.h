@@ -41,9 +41,11 @@ struct rados_list_item {
 enum {
     RADOS_FULL_TRY = 64,            /* flag of an operation: a full pool is an error, not a wait */
     RADOS_FULL_FORCE = 128,         /* ... a full pool does not matter */
+    RADOS_ORDERSNAP = 512,          /* ... refused if the object has seen a newer snapshot context */
     RADOS_CREATE_EXCLUSIVE = 1,
     RADOS_CREATE_IDEMPOTENT = 0,
     RADOS_COMPARE_BASE = 4095,      /* cmpext: -(this + offset of the first difference) */
+    RADOS_EOLDSNAPC = 85,           /* ERESTART */
     RADOS_EBLOCKLISTED = 108        /* ESHUTDOWN */
 };
 
@@ -68,6 +70,8 @@ enum {
     X(int64_t, ioctx_get_id, (rados_ioctx_t io))                                                   \
     X(void, ioctx_set_namespace, (rados_ioctx_t io, const char *name))                             \
     X(void, set_pool_full_try, (rados_ioctx_t io))                                                 \
+    X(int, ioctx_selfmanaged_snap_set_write_ctx, (rados_ioctx_t io, uint64_t sequence,             \
+                                                  uint64_t *snaps, int count))                     \
     X(int, aio_create_completion2, (void *arg, rados_callback_t done, rados_completion_t *out))    \
     X(int, aio_get_return_value, (rados_completion_t completion))                                  \
     X(void, aio_release, (rados_completion_t completion))                                          \
@@ -76,7 +80,6 @@ enum {
                       char *data, size_t size, uint64_t offset))                                   \
     X(int, aio_write, (rados_ioctx_t io, const char *name, rados_completion_t completion,          \
                        const char *data, size_t size, uint64_t offset))                            \
-    X(int, aio_remove, (rados_ioctx_t io, const char *name, rados_completion_t completion))        \
     X(int, aio_stat, (rados_ioctx_t io, const char *name, rados_completion_t completion,           \
                       uint64_t *size, time_t *changed))                                            \
     X(int, aio_write_op_operate, (rados_write_op_t op, rados_ioctx_t io,                           \

@@ -158,7 +158,10 @@ static void serve(struct br *br, struct xreq *req, struct br_op *op)
         peer_reply(br->peer, req, 0);
         break;
     case XOP_LIST: br_to_worker(br, op, br_list_run, POOL_SLOW); break;
-    case XOP_COPY: br_to_worker(br, op, br_copy_run, POOL_SLOW); break;
+    case XOP_COPY:
+        br_order_worker(br, op, req->object.kind);
+        br_to_worker(br, op, br_copy_run, POOL_SLOW);
+        break;
     case XOP_HASH: br_to_worker(br, op, br_hash_run, POOL_SLOW); break;
     case XOP_ACQUIRE:
     case XOP_RELEASE: lock_request(br, req, op); break;
@@ -215,7 +218,7 @@ static void reply(struct peer *peer, struct xreq *child) { xreq_put(peer->port, 
 static bool flush(struct peer *peer)
 {
     struct br *br = peer->state;
-    bool moved = br_ops_reap(br, br_doubt);
+    bool moved = br_ops_reap(br, br_doubt, br_order_refused);
 
     br_deadline_look(br);
     br_lease_renew(br);

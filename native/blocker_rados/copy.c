@@ -10,13 +10,17 @@
 
 #include "blocker_rados/parts.h"
 
-static int operate(struct br *br, const struct xobj *object, rados_write_op_t write)
-{
+/* An object that is made or changed. */
+struct target {
+    rados_ioctx_t io;
+    int flags;
     char name[OBJECT_NAME_MAX];
-    int rc;
+};
 
-    object_name_print(object, name);
-    rc = rados.write_op_operate(write, br->io[object->kind], name, NULL, RADOS_FULL_TRY);
+static int operate(const struct target *target, rados_write_op_t write)
+{
+    int rc = rados.write_op_operate(write, target->io, target->name, NULL, target->flags);
+
     rados.release_write_op(write);
     return rc;
 }
@@ -24,18 +28,18 @@ static int operate(struct br *br, const struct xobj *object, rados_write_op_t wr
 /* --- COPY ----------------------------------------------------------------------------- */
 
 /* The object exists, is `size` long and has no content. */
-static int begin_copy(struct br *br, const struct xobj *object, uint64_t size)
+static int begin_copy(const struct target *target, uint64_t size)
 {
     rados_write_op_t write = rados.create_write_op();
 
     rados.write_op_create(write, RADOS_CREATE_IDEMPOTENT, NULL);
     rados.write_op_truncate(write, 0);
     rados.write_op_truncate(write, size);
-    return operate(br, object, write);
+    return operate(target, write);
 }
 
 /* Writes what is not zeros of a piece, in one operation. */
-static int write_sparse(struct br *br, const struct xobj *object, const char *data, uint64_t size, uint64_t offset)
+static int write_sparse(const struct target *target, const char *data, uint64_t size, uint64_t offset)
 {
     rados_write_op_t write = rados.create_write_op();
     bool any = false;
@@ -54,13 +58,14 @@ static int write_sparse(struct br *br, const struct xobj *object, const char *da
         at = end < size ? end + CONTENT_PIECE : end;
     }
     if (any)
-        return operate(br, object, write);
+        return operate(target, write);
     rados.release_write_op(write);
     return 0;
 }
 
 /* The first read tells whether there is a source, before anything is done to the object. */
-static int copy(struct br *br, const struct xreq *req, const struct xobj *source, char *buffer)
+static int copy(struct br *br, const struct xreq *req, const struct xobj *source, const struct target *target,
+                char *buffer)
 {
     char name[OBJECT_NAME_MAX];
     uint64_t offset = 0;
@@ -73,9 +78,9 @@ static int copy(struct br *br, const struct xreq *req, const struct xobj *source
         if (n < 0)
             return n;
         if (offset == 0)
-            rc = begin_copy(br, &req->object, req->size);
+            rc = begin_copy(target, req->size);
         if (rc == 0)
-            rc = write_sparse(br, &req->object, buffer, (uint64_t)n < want ? (uint64_t)n : want, offset);
+            rc = write_sparse(target, buffer, (uint64_t)n < want ? (uint64_t)n : want, offset);
         offset += BR_PIECE_MAX;
     } while (rc == 0 && n == (int)BR_PIECE_MAX && offset < req->size);
     return rc;
@@ -84,6 +89,7 @@ static int copy(struct br *br, const struct xreq *req, const struct xobj *source
 int br_copy_run(struct br *br, struct br_op *op)
 {
     struct xreq *req = op->req;
+    struct target target = { .flags = RADOS_FULL_TRY | (op->ordered ? RADOS_ORDERSNAP : 0) };
     struct xobj source;
     char *buffer;
     int rc;
@@ -96,7 +102,12 @@ int br_copy_run(struct br *br, struct br_op *op)
     buffer = malloc(BR_PIECE_MAX);
     if (!buffer)
         return -ENOMEM;
-    rc = copy(br, req, &source, buffer);
+    object_name_print(&req->object, target.name);
+    rc = br_order_open(br, op, req->object.kind, &target.io);
+    if (rc == 0) {
+        rc = copy(br, req, &source, &target, buffer);
+        rados.ioctx_destroy(target.io);
+    }
     free(buffer);
     if (rc == 0)
         req->done = req->size;
@@ -138,6 +149,7 @@ static int digest_of(const char *data, uint64_t size, uint64_t *length, uint8_t 
 /* All of it in one operation: who finds a content object may rely on it. */
 static int store_content(struct br *br, const uint8_t *digest, const char *data, uint64_t length)
 {
+    struct target target = { .io = br->io[XOBJ_CONTENT], .flags = RADOS_FULL_TRY };
     struct xobj content = { .kind = XOBJ_CONTENT };
     rados_write_op_t write;
     int rc;
@@ -145,10 +157,11 @@ static int store_content(struct br *br, const uint8_t *digest, const char *data,
     if (length == 0)
         return 0;
     memcpy(content.digest, digest, sizeof(content.digest));
+    object_name_print(&content, target.name);
     write = rados.create_write_op();
     rados.write_op_create(write, RADOS_CREATE_EXCLUSIVE, NULL);
     rados.write_op_write_full(write, data, length);
-    rc = operate(br, &content, write);
+    rc = operate(&target, write);
     return rc == -EEXIST ? 0 : rc;
 }
 

@@ -80,11 +80,14 @@ int br_fence_know(struct br *br, uint64_t epoch)
     return 0;
 }
 
-/* In a worker. */
+/* In a worker. The number of an operation that asks is what it finds. */
 static int learn(struct br *br, struct br_op *op)
 {
-    (void)op;
-    return br_fence_know(br, load_acquire(&br->peer->seg->header->fence_epoch));
+    uint64_t epoch = load_acquire(&br->peer->seg->header->fence_epoch);
+    int rc = op->ordered ? newest_epoch(br, &epoch) : 0;
+
+    op->number = epoch;
+    return rc ? rc : br_fence_know(br, epoch);
 }
 
 static void learn_done(struct br *br, struct br_op *op)
@@ -92,6 +95,8 @@ static void learn_done(struct br *br, struct br_op *op)
     int result = op->result;
 
     br->learning = false;
+    if (result >= 0 && op->ordered)
+        br_order_learned(br, op->number);
     br_op_put(br, op);
     if (result < 0)
         br_fail_waiting(br, br_errno(br, result));
@@ -99,7 +104,7 @@ static void learn_done(struct br *br, struct br_op *op)
 
 bool br_fence_known(struct br *br)
 {
-    return load_acquire(&br->epoch_known) >= load_acquire(&br->peer->seg->header->fence_epoch);
+    return !br->outnumbered && load_acquire(&br->epoch_known) >= load_acquire(&br->peer->seg->header->fence_epoch);
 }
 
 void br_fence_learn(struct br *br)
@@ -109,6 +114,7 @@ void br_fence_learn(struct br *br)
     if (!op)
         return;
     br->learning = true;
+    op->ordered = br->outnumbered;
     op->done = learn_done;
     br_to_worker(br, op, learn, POOL_QUICK);
 }

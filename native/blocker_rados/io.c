@@ -33,12 +33,13 @@ static bool leads_out(const struct xreq *req)
 /* Submits and releases a write operation. */
 static void operate(struct br *br, struct br_op *op, rados_write_op_t write)
 {
+    uint32_t kind = op->req->object.kind;
+    int flags = (leads_out(op->req) ? RADOS_FULL_FORCE : RADOS_FULL_TRY) | br_order(br, op, kind);
     char name[OBJECT_NAME_MAX];
 
     object_name_print(&op->req->object, name);
-    br_prepare(br, op, op->req->object.kind);
-    br_submitted(br, op, rados.aio_write_op_operate(write, op->io, op->completion, name, NULL,
-                                                leads_out(op->req) ? RADOS_FULL_FORCE : RADOS_FULL_TRY));
+    br_prepare(br, op, kind);
+    br_submitted(br, op, rados.aio_write_op_operate(write, op->io, op->completion, name, NULL, flags));
     rados.release_write_op(write);
 }
 
@@ -96,12 +97,13 @@ static void write_done(struct br *br, struct br_op *op)
     br_reply(br, op, op->result);
 }
 
-/* With a hint, into a full pool, or of nothing: then it only makes the object. */
-static void write_specially(struct br *br, struct br_op *op)
+/* One of nothing only makes the object. */
+static void write_object(struct br *br, struct br_op *op)
 {
     struct xreq *req = op->req;
     rados_write_op_t write = rados.create_write_op();
 
+    op->done = write_done;
     if (br->object_size)
         rados.write_op_set_alloc_hint(write, br->object_size, req->size);
     if (req->size)
@@ -109,22 +111,6 @@ static void write_specially(struct br *br, struct br_op *op)
     else
         rados.write_op_create(write, RADOS_CREATE_IDEMPOTENT, NULL);
     operate(br, op, write);
-}
-
-static void write_object(struct br *br, struct br_op *op)
-{
-    struct xreq *req = op->req;
-    char name[OBJECT_NAME_MAX];
-
-    op->done = write_done;
-    if (req->size == 0 || br->object_size || leads_out(req)) {
-        write_specially(br, op);
-        return;
-    }
-    object_name_print(&req->object, name);
-    br_prepare(br, op, req->object.kind);
-    br_submitted(br, op, rados.aio_write(op->io, name, op->completion, (const char *)data_of(br, req), req->size,
-                                         req->offset));
 }
 
 /* The byte written last makes the object long enough. An empty write would do, too, but an OSD of
@@ -185,20 +171,14 @@ static void expect_present(rados_write_op_t write, const struct xreq *req)
 
 static void delete(struct br *br, struct br_op *op)
 {
-    char name[OBJECT_NAME_MAX];
-    rados_write_op_t write;
+    rados_write_op_t write = rados.create_write_op();
 
     if (op->req->arg) {
-        write = rados.create_write_op();
         op->done = replace_done;
         expect_present(write, op->req);
-        rados.write_op_remove(write);
-        operate(br, op, write);
-        return;
     }
-    object_name_print(&op->req->object, name);
-    br_prepare(br, op, op->req->object.kind);
-    br_submitted(br, op, rados.aio_remove(op->io, name, op->completion));
+    rados.write_op_remove(write);
+    operate(br, op, write);
 }
 
 static void replace(struct br *br, struct br_op *op)

@@ -304,6 +304,7 @@ static int release_once(struct br *br, struct xreq *req, const char *name)
         return -EPERM;
     lock = (struct lock){ .generation = old.generation, .number = old.number, .epoch = old.epoch };
     if (is_mine(br, &old)) {
+        lock.epoch = load_acquire(&br->peer->seg->header->fence_epoch);     /* not older: it was known at ACQUIRE */
         rc = give_back(br, req);
     } else {
         rc = fence(br, &old, &lock.epoch);

@@ -190,7 +190,11 @@ static bool changes(const struct xreq *req)
         || req->op == XOP_REPLACE;
 }
 
-bool br_ops_reap(struct br *br, void (*doubt)(struct br *, const struct xobj *))
+/* See blocker_rados/order.c. */
+static bool is_refused(const struct br_op *op) { return op->req && op->ordered && op->result == -RADOS_EOLDSNAPC; }
+
+bool br_ops_reap(struct br *br, void (*doubt)(struct br *, const struct xobj *),
+                 void (*refused)(struct br *, struct br_op *))
 {
     struct task *task = finished_take(&br->finished), *next;
     bool found = task != NULL;
@@ -200,7 +204,9 @@ bool br_ops_reap(struct br *br, void (*doubt)(struct br *, const struct xobj *))
         next = task->next;
         leave(br, op);
         struct xobj doubted = op->late && op->req && changes(op->req) ? op->req->object : (struct xobj){ 0 };
-        if (op->done)
+        if (is_refused(op))
+            refused(br, op);
+        else if (op->done)
             op->done(br, op);
         else
             br_reply(br, op, op->result);

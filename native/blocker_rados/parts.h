@@ -123,10 +123,16 @@
  * write. The next holders know the epoch from the lock's object, where it stays for ever, as an OSD to which
  * nobody has talked since may not know it yet.
  *
- * It does not depend on how long the old holder's pause is: the blocklist has it for BR_FOREVER_S, and if
- * somebody takes it off the list earlier, it looks at its registry first, where the mark stays. blocklist_s is
+ * It does not depend on how long the old holder's pause is: the blocklist has it for BR_FOREVER_S. blocklist_s is
  * only for lives that are known to be dead. Whoever knows that a fenced machine will never go on may take its
  * addresses off by `ceph osd blocklist rm`.
+ *
+ * If somebody takes them off and the machine does go on, less is promised. It gives librados nothing more, as it
+ * looks at its registry first, where the mark stays. But what librados has already, it sends: what a pause caught
+ * in its queues, and what it sends anew over a new connection. Nothing of ours is asked before that. So each
+ * change of a volume's objects bears a number, by which the OSD refuses it if the next holder has written to that
+ * object since (blocker_rados/order.c): what the next holder was told is written stays. On objects that it has
+ * not written to, such a change still lands, where it has read something else.
  *
  * A node is fenced as a whole: its other volumes fail, too, until it is stopped and started.
  */
@@ -192,6 +198,8 @@ struct br_op {
     uint64_t size;                  /* INFO */
     time_t changed;
     struct xobj doubted;            /* a look at an object, see blocker_rados/doubt.c */
+    bool ordered;                   /* it bears `number`, see blocker_rados/order.c */
+    uint64_t number;
 };
 
 struct br {
@@ -236,6 +244,13 @@ struct br {
     /* fencings of others */
     uint64_t epoch_known;           /* atomic: this client has an osdmap as new as that, or newer */
     bool learning;                  /* a worker waits for one */
+    /* numbers of changes, see blocker_rados/order.c */
+    uint64_t numbers[XOBJ_KINDS];   /* that io[kind] has now */
+    bool outnumbered;               /* a change was refused, and the newest number is not known yet */
+    bool unordered;                 /* numbers are of no use with this pool */
+    uint64_t refused_number;        /* ... of that change */
+    uint64_t refused_ns;            /* CLOCK_BOOTTIME of the last refusal */
+    uint64_t looked_ns;             /* ... and of the begin of our last look at our registry that found no mark */
     /* looks at our own registry */
     uint64_t look_ns;               /* when the next is due; the loop's time */
     uint64_t look_began_ns;         /* CLOCK_BOOTTIME */
@@ -317,8 +332,9 @@ void br_sleep_until(uint64_t ns);
 /* Puts the operation among the finished. Any thread. */
 void br_finish(struct br_op *op, int result);
 /* Takes what has finished. True if there was something. Calls doubt(), when the operation is free again, with the
- * object of a change that timed out, as it may yet be done. */
-bool br_ops_reap(struct br *br, void (*doubt)(struct br *, const struct xobj *));
+ * object of a change that timed out, as it may yet be done. Hands what was refused as too late to refused(). */
+bool br_ops_reap(struct br *br, void (*doubt)(struct br *, const struct xobj *),
+                 void (*refused)(struct br *, struct br_op *));
 /* For how long the loop had better nap, in ns. */
 uint64_t br_ops_nap(struct br *br);
 /* Answers its request, after turning what librados says into what our contract says. */
@@ -403,6 +419,19 @@ int br_fence_know(struct br *br, uint64_t epoch);
 bool br_fence_known(struct br *br);
 /* Gets it, if need be. The loop. */
 void br_fence_learn(struct br *br);
+
+/* --- blocker_rados/order.c: changes that are too late are refused. The loop, but br_order_open() ---------- */
+
+/* Has the operation, which is about to be submitted, bear the number of now. Returns flags for it. */
+int br_order(struct br *br, struct br_op *op, uint32_t kind);
+/* The same for one that a worker is about to get. */
+void br_order_worker(struct br *br, struct br_op *op, uint32_t kind);
+/* The pool for what that worker changes, with RADOS_ORDERSNAP if op->ordered. The caller destroys it. Worker. */
+int br_order_open(struct br *br, const struct br_op *op, uint32_t kind, rados_ioctx_t *io);
+/* An operation that has come back was refused: has its request wait until it may be sent again. */
+void br_order_refused(struct br *br, struct br_op *op);
+/* The newest number, asked for after a refusal. */
+void br_order_learned(struct br *br, uint64_t newest);
 
 /* --- blocker_rados/trust.c. The loop, start. -------------------------------------------------------------- */
 

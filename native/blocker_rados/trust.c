@@ -43,7 +43,10 @@ void br_trust_since(struct br *br, uint64_t ns)
 }
 
 /* Looks at the clock, not at the turn's time: the process may have been stopped since. */
-static bool is_trusted(const struct br *br) { return clock_boot_ns() < load_acquire(trusted(br)); }
+static bool is_trusted(const struct br *br)
+{
+    return clock_boot_ns() < load_acquire(trusted(br)) && br->looked_ns >= br->refused_ns;
+}
 
 bool br_trusts(struct br *br) { return is_trusted(br) && br_fence_known(br); }
 
@@ -77,6 +80,7 @@ static void look_done(struct br *br, struct br_op *op)
         br_distrust(br, why);
         br_fail_waiting(br, -ESTALE);
     } else {
+        br->looked_ns = br->look_began_ns;
         br_trust_since(br, br->look_began_ns);
     }
 }
