@@ -224,9 +224,8 @@ bool nbd_go_on(struct nbd *nbd)
 {
     bool moved = false;
 
-    if (nbd->recovering && !nbd->peer->port->recovering)
-        nbd->waited = true;
-    nbd->recovering = nbd->peer->port->recovering;
+    nbd->waited |= nbd->orphans != nbd->peer->port->orphans;
+    nbd->orphans = nbd->peer->port->orphans;
     if (!nbd->waited)
         return false;
     nbd->waited = false;

@@ -44,7 +44,7 @@
  * A client whose connection has ended does not know what became of the commands that were not answered, and goes
  * on: on a new connection, on another that it has, after the endpoint's death on one to its successor. Nothing of
  * the old connection may take effect, or still be taken in, once the first command of the new one was begun. So
- * begin() waits (NBD_STOP_ORDER) while the port has not recovered, as what the last life had sent is not home, and
+ * begin() waits (NBD_STOP_ORDER) while something that the last life had sent for its volume is not home, and
  * while an earlier connection of the volume has `ended` and is not over. It has ended when its client can send no
  * more: it was dropped, or the end of its bytes was read, or is seen to come. It is over when nothing of it is away
  * (nbd_retire()). One that stopped only sending still has its commands served, and so holds others until it has all
@@ -249,7 +249,7 @@ struct nbd {
     uint32_t connection_count;
     uint32_t serial;
     uint64_t ends;                  /* connections that have ended */
-    bool recovering;                /* the port was, when last looked at */
+    uint32_t orphans;               /* what the last life had sent and was away, when last looked at */
     bool waited;                    /* something that connections wait for (NBD_STOP_ORDER) may be over */
     uint32_t away;                  /* requests of no connection: CLOSE of what its client may not have */
     uint64_t tick_ns;               /* when slow ones are looked for again */
@@ -364,12 +364,19 @@ void nbd_tick(struct nbd *nbd, uint64_t now_ns);
 void nbd_serve(struct nbd_connection *conn, uint32_t volume);
 /* True if another connection of its volume ended before this one and is not over. */
 bool nbd_others_ended(const struct nbd_connection *conn);
+/* True if something is away that the last life had sent for its volume. */
+static inline bool nbd_awaits_last_life(const struct nbd_connection *conn)
+{
+    const struct port *port = conn->nbd->peer->port;
+
+    return port->recovering && port_awaits(port, conn->volume);
+}
 /* True if no command may be begun now: it stops, and goes on from nbd_go_on(). */
 static inline bool nbd_must_wait(struct nbd_connection *conn)
 {
     bool any_ended = nbd_export_of(conn)->ending > (conn->ended ? 1u : 0u);
 
-    if (!conn->nbd->peer->port->recovering && !(any_ended && nbd_others_ended(conn)))
+    if (!nbd_awaits_last_life(conn) && !(any_ended && nbd_others_ended(conn)))
         return false;
     conn->stop |= NBD_STOP_ORDER;
     return true;

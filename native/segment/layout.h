@@ -93,8 +93,9 @@
  *     cluster does no more for the old one (blocker_file/parts.h, blocker_rados/parts.h). So a write is over for
  *     good once it was answered, and until then its slot says so: it is QUEUED or HELD somewhere, and is taken in
  *     again if its holder dies. Which processes die, and whether at once, makes no difference to that.
- *   - The endpoint's successor begins no command before its port has recovered, which is when all that the dead life
- *     had sent was answered. Nothing of that needs the successor, so this ends; negotiation goes on meanwhile.
+ *   - The endpoint's successor begins no command on a volume before all that the dead life had sent for it was
+ *     answered. Nothing of that needs the successor, so this ends; negotiation goes on meanwhile, and so do commands
+ *     on other volumes.
  *   - An endpoint that lives begins no command on a volume while what an earlier connection to it, which has ended,
  *     left there is away ("Order" in nbd/parts.h).
  *   - Other ports that have the volume open are held back by vlmc, where all meet: it begins nothing on a volume while

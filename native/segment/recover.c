@@ -72,6 +72,7 @@ static void adopt_orphan(struct port *port, uint32_t index)
     req->index = index;
     req->src = (uint16_t)port->number;
     req->dst = load_relaxed(&slot->dst);
+    req->volume = load_relaxed(&slot->volume);
     req->place = XREQ_AWAY;
     req->buffer = own_buffer(port, load_relaxed(&slot->buffer));
     req->orphan = load_relaxed(&slot->flags) & XREQ_ASIDE ? ORPHAN_ASIDE : ORPHAN_WAITED;
@@ -173,6 +174,16 @@ static void collect_orphans(struct port *port)
             tail = &req->link;
         }
     }
+}
+
+bool port_awaits(const struct port *port, uint32_t volume)
+{
+    bool found = false;
+
+    for (uint32_t i = port->first; port->orphans && !found && i < port->first + port->count; i++)
+        found = port->reqs[i].place == XREQ_AWAY && port->reqs[i].orphan == ORPHAN_WAITED
+             && port->reqs[i].volume == volume;
+    return found;
 }
 
 /* Links the requests of a sender's present life, or of its earlier ones, behind `tail`. The new tail. */

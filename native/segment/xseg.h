@@ -31,7 +31,7 @@
  * port_bind() on a port whose owner died does what segment/layout.h says: children of the dead
  * incarnation become orphans that are freed as they return; when the last is back, the
  * requests the dead peer held are given out first of all (`recovered` counts them). Until
- * then port_receive() gives out nothing but lets orphans come home.
+ * then port_receive() gives out nothing but answers to what this incarnation has sent, and lets orphans come home.
  */
 #ifndef ARCHIPELAGO_XSEG_H
 #define ARCHIPELAGO_XSEG_H
@@ -254,6 +254,8 @@ struct xreq *port_receive(struct port *port);
 void port_requeue(struct port *port, struct xreq *req);
 /* True if something waits: to be asked between bell_arm() and sleeping. */
 bool port_pending(struct port *port);
+/* True if something that an earlier incarnation sent for a volume is away. */
+bool port_awaits(const struct port *port, uint32_t volume);
 /* Rings the bells of everyone sent to since the last call. */
 void port_ring(struct port *port);
 /* For a client without a loop: waits until something is pending or the time is over.

@@ -13,6 +13,7 @@ import pytest
 from load import BLOCK, READY_S, Killer
 from numbered import PLACE, Numbered, data_of, number_in
 from support import wait_until
+from two_nodes import signalled
 
 from xseg._native import lib
 from xseg.client import Client
@@ -102,10 +103,10 @@ def test_nothing_in_doubt_lands_after_a_connection_was_lost(supervised, pipeline
 
 # --- other ports
 
-def under_way(instance):
-    """Writes that the filter before the blocker holds back."""
-    slow = instance.client.segment.port_of("slow")
-    return [c for c in instance.client.segment.busy() if c.op == lib.XOP_WRITE and c.owner == slow]
+def under_way(instance, role="slow"):
+    """Writes that a peer has: the filter before the blocker, which holds them back."""
+    port = instance.client.segment.port_of(role)
+    return [c for c in instance.client.segment.busy() if c.op == lib.XOP_WRITE and c.owner == port]
 
 
 def in_turn(instance, kill):
@@ -128,6 +129,29 @@ def test_other_ports_wait_for_what_a_dead_endpoint_left(supervised, pipeline):
         deaths.client.wait_for_end()
 
     in_turn(deaths.instance, kill)
+
+
+def test_what_a_dead_endpoint_left_on_one_volume_holds_back_no_other(supervised):
+    """The blocker hangs with a write of one; the other is empty, so reads of it need no blocker."""
+    deaths = Deaths(supervised('layout = "separate"'), "separate", 0, SEED)
+    hung = deaths.client
+    other = Numbered(hung.socket, "base", PLACES, SEED)
+    hung.handle = hung.connect()
+    signalled(deaths.instance, signal.SIGSTOP, "blockerb")
+    try:
+        hung.write(0)
+        wait_until(lambda: under_way(deaths.instance, "blockerb"), "the write is under way")
+        deaths.killer.kill("nbd")
+        hung.drop(hung.connect())
+        other.handle = other.connect()
+        hung.read(0)
+        other.read(0)
+        other.finish()
+        hung.take()
+        assert hung.away and under_way(deaths.instance, "blockerb")
+    finally:
+        signalled(deaths.instance, signal.SIGCONT, "blockerb")
+    hung.finish()
 
 
 WRITER = """
