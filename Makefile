@@ -31,7 +31,8 @@ LINT_FLAGS := -Inative -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Wno-missing-field
 
 # Run under the sanitizers: what drives native code and little else, as tools that a test starts run
 # under them too. tests/segment/test_segment_kill.py counts instructions and cannot.
-ASAN_TESTS ?= tests/segment/test_segment.py tests/xseg/test_peer.py tests/filters tests/blockers/test_blocker_contract.py \
+ASAN_TESTS ?= tests/segment/test_segment.py tests/xseg/test_peer.py tests/filters \
+	tests/blockers/test_blocker_contract.py \
 	tests/nbd/test_nbd_protocol.py tests/nbd/test_nbd_wire.py tests/mapper/test_mapper_tree.py \
 	tests/volumes/test_walks.py tests/volumes/test_overlaps.py tests/volumes/test_faults.py
 ASAN := ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
@@ -52,7 +53,7 @@ if [ -n "$$missing" ]; then \
 fi
 endef
 
-.PHONY: help build test lint check-asan fuzz bench demo soak clean packages-test locked-build
+.PHONY: help build test lint check-asan fuzz bench demo soak lock clean packages-test locked-build
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -142,6 +143,12 @@ demo: build ## imports a real disk image, snapshots, clones, serves and maps it 
 soak: packages-test build ## the random tests, for long (SOAK_MINUTES=60)
 	@flock .build.lock $(MAKE) -s --no-print-directory $(VENV)/.test
 	ARCHIPELAGO_SOAK_MINUTES=$(or $(SOAK_MINUTES),60) $(PY) -m pytest -rs -m soak --timeout=0 $(TESTS) $(ARGS)
+
+lock: ## newer Python packages: requirements*.txt, with hashes, from requirements*.in
+	@$(PYTHON) -m venv build/lock && build/lock/bin/pip install -q --disable-pip-version-check uv
+	@for name in requirements requirements-test requirements-bench; do build/lock/bin/uv pip compile -q --upgrade \
+		--universal --python-version 3.11 --fork-strategy fewest --generate-hashes --system-certs \
+		--custom-compile-command "make lock" $$name.in -o $$name.txt || exit 1; done
 
 clean: ## removes what was built, but not .venv
 	rm -rf build build-asan build-fuzz xseg/_native* native/segment/layout_hash.h *.egg-info $(VENV)/.native $(VENV)/.commands

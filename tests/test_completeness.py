@@ -104,5 +104,5 @@ def test_a_native_file_says_what_it_is_and_its_licence(name):
 
 def test_every_make_verb_has_its_line_of_help():
     makefile = read("Makefile")
-    for verb in ("build", "test", "lint", "check-asan", "fuzz", "bench", "demo", "soak", "clean"):
+    for verb in ("build", "test", "lint", "check-asan", "fuzz", "bench", "demo", "soak", "lock", "clean"):
         assert re.search(rf"^{verb}:.* ## \w", makefile, flags=re.M), verb
