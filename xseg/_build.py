@@ -56,7 +56,8 @@ def layout_number(text: str) -> int:
 
 def write_layout_number() -> None:
     """Makes the header with XSEG_LAYOUT; touches it only if that has changed, as its includers are compiled then."""
-    made = f"/* Made by xseg/_build.py from {LAYOUT}. */\n#define XSEG_LAYOUT {layout_number(read(LAYOUT)):#x}ull\n"
+    made = f"/* SPDX-License-Identifier: Apache-2.0\n *\n * Made by xseg/_build.py from {LAYOUT}. */\n" \
+           f"#define XSEG_LAYOUT {layout_number(read(LAYOUT)):#x}ull\n"
     path = "segment/layout_hash.h"
     if not os.path.exists(os.path.join(NATIVE, path)) or read(path) != made:
         with open(os.path.join(NATIVE, path), "w", encoding="utf-8") as header:
