@@ -77,7 +77,7 @@ void export_in_flight(const struct xseg *seg, uint32_t *held)
 {
     uint32_t slots[EXPORT_BATCH], at = 0, n;
 
-    for (uint32_t i = 0; i < XSEG_PORTS; i++)
+    for (uint32_t i = 0; i < seg->port_count; i++)
         held[i] = 0;
     while ((n = export_busy(seg, at, slots, EXPORT_BATCH)) > 0) {
         for (uint32_t i = 0; i < n; i++) {
@@ -85,7 +85,7 @@ void export_in_flight(const struct xseg *seg, uint32_t *held)
             bool waits = load_relaxed(&slot->state) == XREQ_QUEUED;
             uint32_t owner = load_relaxed(&slot->owner);
 
-            if (owner < XSEG_PORTS && (waits || owner != xseg_port_of(seg, slots[i] - 1)))
+            if (owner < seg->port_count && (waits || owner != xseg_port_of(seg, slots[i] - 1)))
                 held[owner]++;
         }
         at = slots[n - 1];
@@ -96,7 +96,7 @@ uint32_t export_busy(const struct xseg *seg, uint32_t from, uint32_t *slots, uin
 {
     uint32_t count = 0;
 
-    for (uint32_t p = 0; p < XSEG_PORTS; p++) {
+    for (uint32_t p = 0; p < seg->port_count; p++) {
         uint32_t first = xseg_first_slot(seg, p), end = first + xseg_slots_of(seg, p);
 
         if (!port_touched(seg, p))      /* looking would make it grow */
@@ -123,7 +123,7 @@ uint32_t export_frames_used(const struct xseg *seg)
 {
     uint32_t used = 0, volumes = 0;
 
-    for (uint32_t i = 0; i < XSEG_VOLUMES; i++)
+    for (uint32_t i = 0; i < seg->volume_count; i++)
         volumes += seg->volumes[i].generation != 0;
     if (volumes == 0)               /* never touched: looking would make the segment grow */
         return 0;
@@ -150,7 +150,7 @@ static bool has_changes(const struct xframe *frame)
 
 uint32_t export_unsaved(const struct xseg *seg, uint32_t slot)
 {
-    const struct xvolume *vol = &seg->volumes[slot % XSEG_VOLUMES];
+    const struct xvolume *vol = &seg->volumes[slot % seg->volume_count];
 
     if (load_acquire(&vol->state) == XVOL_FREE || vol->readonly)
         return 0;
@@ -165,7 +165,7 @@ uint32_t export_unsaved(const struct xseg *seg, uint32_t slot)
 void export_closing(struct xseg *seg, uint32_t closing)
 {
     store_release(&seg->header->closing, closing);
-    for (uint32_t i = 0; i < XSEG_BELLS; i++)
+    for (uint32_t i = 0; i < seg->bell_count; i++)
         bell_ring(seg, i);
 }
 

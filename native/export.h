@@ -28,7 +28,7 @@ const char *export_peer_type(uint32_t i);
 /* The options of native peer type number `type`: name number i, or NULL after the last. */
 const char *export_peer_option(uint32_t type, uint32_t i);
 /* Counts, for each port, the requests that wait for it or that it serves: held[] must have
- * XSEG_PORTS places. */
+ * seg->port_count places. */
 void export_in_flight(const struct xseg *seg, uint32_t *held);
 /* Slot numbers + 1 of up to `room` requests that are not free, from slot number `from` on. */
 uint32_t export_busy(const struct xseg *seg, uint32_t from, uint32_t *slots, uint32_t room);

@@ -19,7 +19,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from xseg._native import ffi, lib
-from xseg.errors import NoBuffers, NoSlots, Stale, TimedOut, check
+from xseg.errors import NoBuffers, NoSlots, Stale, TimedOut
+from xseg.limits import check_client
 from xseg.request import Call, Reply, Request, take_reply
 from xseg.segment import ANY, OPS, Segment
 
@@ -39,7 +40,7 @@ class Hub:
         self.segment = segment
         self.loop = asyncio.get_running_loop()
         bell = ffi.new("struct bell **")
-        check(lib.bell_open(segment.c, ANY, bell), "no doorbell")
+        check_client(lib.bell_open(segment.c, ANY, bell), "no doorbell", segment)
         self.c = bell[0]
         self.ports: list[AsyncPort] = []
         self._turn_due = False
@@ -104,7 +105,7 @@ class AsyncPort:
         self.hub = hub
         self.segment = hub.segment
         port = ffi.new("struct port **")
-        check(lib.port_bind(hub.segment.c, number, role.encode(), hub.c, port), f"port of {role}")
+        check_client(lib.port_bind(hub.segment.c, number, role.encode(), hub.c, port), f"port of {role}", hub.segment)
         self.c = port[0]
         self.number: int = self.c.number
         self.handler: Handler | None = None

@@ -124,7 +124,8 @@ class Client:
         reply = self.call("mapper", lib.XOP_OPEN, data=name.encode(), check=False, room=IO_MAX,
                           timeout=CONTROL_TIMEOUT_S, flags=lib.XREQ_READONLY if readonly else 0)
         if reply.error:
-            raise self._failure(reply.error, f"{name}: {os.strerror(reply.error)}")
+            sentence = reply.data.decode(errors="replace")
+            raise self._failure(reply.error, sentence or f"{name}: {os.strerror(reply.error)}")
         return Volume(self, reply.done)
 
     def names(self) -> Iterator[str]:

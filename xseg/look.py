@@ -17,7 +17,7 @@ NEARLY_ALL = 0.9                # a share of what a port may have, from which on
 
 def ports(segment: Segment) -> Iterator[tuple[int, Any]]:
     """Numbers and structures of the ports that have a role or a client."""
-    for number in range(lib.XSEG_PORTS):
+    for number in range(segment.c.port_count):
         port = segment.c.ports[number]
         if port.role[0] != b"\0":
             yield number, port
@@ -91,7 +91,7 @@ def _complaint(segment: Segment, number: int, port: Any) -> str:
 
 def port_name(segment: Segment, number: int) -> str:
     """A port's role with its number; the number alone where it has none."""
-    role = text(segment.c.ports[number].role) if number < lib.XSEG_PORTS else ""
+    role = text(segment.c.ports[number].role) if number < segment.c.port_count else ""
     return f"{role}:{number}" if role else str(number)
 
 
@@ -107,7 +107,7 @@ def target(segment: Segment, c: Any) -> str:
     """What a request is about: a volume's name, or an object."""
     if c.volume == 0:
         return object_name(c.object) if c.object.kind else "-"
-    if c.volume > lib.XSEG_VOLUMES:
+    if c.volume > segment.c.volume_count:
         return f"volume slot {c.volume}?"
     return text(segment.c.volumes[c.volume - 1].name) or f"volume slot {c.volume}"
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from xseg._native import ffi, lib
-from xseg.errors import NoBuffers, NoSlots, TimedOut, check
+from xseg.errors import NoBuffers, NoSlots, TimedOut
+from xseg.limits import check_client
 from xseg.request import Call, Reply, Request, take_reply
 from xseg.segment import ANY, OPS, Segment
 
@@ -35,12 +36,12 @@ class Port:
         """
         self.segment = segment
         bell, port = ffi.new("struct bell **"), ffi.new("struct port **")
-        check(lib.bell_open(segment.c, ANY, bell), "no doorbell")
+        check_client(lib.bell_open(segment.c, ANY, bell), "no doorbell", segment)
         self._bell = bell[0]
         rc = lib.port_bind(segment.c, number, role.encode(), self._bell, port)
         if rc < 0:
             lib.bell_close(self._bell)
-            check(rc, f"port {role if number == ANY else number}")
+            check_client(rc, f"port {role if number == ANY else number}", segment)
         self.c = port[0]
         self.number: int = self.c.number
         self._abandoned: set[int] = set()

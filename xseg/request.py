@@ -104,9 +104,12 @@ class Reply(NamedTuple):
         return self
 
 
+ANSWERED_BEHIND = (lib.XOP_CONTROL, lib.XOP_OPEN)      # the answer's data lie at `offset`, behind what was sent
+
+
 def take_reply(port: Any, c: Any, room: int) -> Reply:
     """Copies the answer out of a request that came back; the request is still the caller's."""
-    length, start = 0, min(c.offset, c.data_size) if c.op == lib.XOP_CONTROL else 0
+    length, start = 0, min(c.offset, c.data_size) if c.op in ANSWERED_BEHIND else 0
     if room:
         length = DIGEST_SIZE if c.op == lib.XOP_HASH else c.done * DONE_UNITS.get(c.op, 1)
         length = min(length, room, c.data_size - start)
@@ -164,7 +167,7 @@ class Request:
               data: bytes | None = None) -> None:
         """Answers it; error is 0 or an errno of either sign. `data` is copied in, and is then `done`.
 
-        That of a CONTROL goes behind what was sent with it, which stays as it is until the answer has been
+        That of a CONTROL or OPEN goes behind what was sent with it, which stays as it is until the answer has been
         delivered: should this process die before, its successor can serve the request once more.
         Rings nobody: the port does so at the end of its turn, or by ring().
         """
@@ -172,7 +175,7 @@ class Request:
             raise RuntimeError(f"{self!r} was answered already")
         if data is not None:
             target = self.data
-            if self.c.op == lib.XOP_CONTROL:
+            if self.c.op in ANSWERED_BEHIND:
                 self.c.offset = self.c.size
                 target = target[self.c.size:]
             if len(data) > len(target):

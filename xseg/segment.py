@@ -33,7 +33,7 @@ SHM = "/dev/shm"
 RECORD = os.path.join("run", "segment")     # in the home: the name of its segment
 BUSY_BATCH = 4096               # request slots looked at in one go
 ANY = lib.XPORT_ANY
-PARAMETERS = ("static_slots", "dynamic_slots", "buffers", "frames", "stacks")
+PARAMETERS = ("static_slots", "dynamic_slots", "clients", "volumes", "buffers", "frames", "stacks")
 
 OPS: dict[int, str] = {number: name.removeprefix("XOP_").lower()
                        for number, name in ffi.typeof("enum xop").elements.items() if name != "XOP_COUNT"}
@@ -275,7 +275,7 @@ class Segment:
 
     def role_of(self, port: int) -> str:
         """The role of a port; "port N" where it has none, or there is no such port."""
-        role = text(self.c.ports[port].role) if 0 <= port < lib.XSEG_PORTS else ""
+        role = text(self.c.ports[port].role) if 0 <= port < self.c.port_count else ""
         return role or f"port {port}"
 
     def alive(self, port: int) -> bool:
@@ -329,12 +329,12 @@ class Segment:
     @property
     def ports(self) -> numpy.ndarray:
         """All ports as a structured array, indexed by port number."""
-        return self._array("ports", "struct xport", self.c.ports, lib.XSEG_PORTS)
+        return self._array("ports", "struct xport", self.c.ports, self.c.port_count)
 
     @property
     def volumes(self) -> numpy.ndarray:
         """The table of open volumes as a structured array, indexed by handle - 1."""
-        return self._array("volumes", "struct xvolume", self.c.volumes, lib.XSEG_VOLUMES)
+        return self._array("volumes", "struct xvolume", self.c.volumes, self.c.volume_count)
 
 
 def _of_another(path: str) -> XsegError:

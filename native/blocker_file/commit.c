@@ -211,13 +211,15 @@ static void touch(struct commit *commit, const struct xobj *object)
 
 static int sync_folders(struct bf *bf, const struct commit *commit)
 {
+    int rc;
+
     if (!bf->sync)
         return 0;
     if (commit->folders > BF_FEW)
         return sync_everything(bf, commit);
     for (uint32_t folder = 0; folder < BF_FOLDERS; folder++)
-        if (commit->touched[folder / 8] >> folder % 8 & 1 && fsync(bf_folder(bf, folder, false)) < 0)
-            return -errno;
+        if (commit->touched[folder / 8] >> folder % 8 & 1 && (rc = bf_folder_sync(bf, folder)) != 0)
+            return rc;
     return 0;
 }
 

@@ -18,6 +18,7 @@
  * That the flock is free says only that one process has died. If the lock was not given back, others of that
  * instance may go on writing: see "Two instances" in blocker_file/parts.h.
  */
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -48,10 +49,12 @@ static struct bf_lock **find(struct bf *bf, const struct xobj *name)
     return link;
 }
 
-static void drop(struct bf_lock **link)
+static void drop(struct bf *bf, struct bf_lock **link)
 {
     struct bf_lock *lock = *link;
 
+    assert(bf->lock_count > 0);
+    bf->lock_count--;
     *link = lock->next;
     close(lock->fd);
     free(lock);
@@ -126,19 +129,36 @@ static int read_lock(int fd, struct bf_holder *holder)
     return rc;
 }
 
-/* Tells the request who has it, and `why` it stays so. Always EBUSY. */
-static int busy(struct bf *bf, struct xreq *req, const struct bf_holder *holder, const char *why)
+/* Puts a sentence, or what a lock's file says, into the request's data. */
+static void tell(struct bf *bf, struct xreq *req, const char *text, int length)
 {
-    char text[BF_OWNER_MAX + BF_WHY];
-    int length = snprintf(text, sizeof(text), "%.*s%s%s", (int)holder->owner_size, holder->owner,
-                          why[0] ? "; " : "", why);
-
     req->done = 0;
     if (length > 0 && xreq_data_ok(bf->peer->seg, req, 1)) {
         req->done = (uint64_t)length < req->data_size ? (uint64_t)length : req->data_size;
         memcpy(xreq_data(bf->peer->seg, req), text, req->done);
     }
+}
+
+/* Tells the request who has it, and `why` it stays so. Always EBUSY. */
+static int busy(struct bf *bf, struct xreq *req, const struct bf_holder *holder, const char *why)
+{
+    char text[BF_OWNER_MAX + BF_WHY];
+
+    tell(bf, req, text, snprintf(text, sizeof(text), "%.*s%s%s", (int)holder->owner_size, holder->owner,
+                                 why[0] ? "; " : "", why));
     return -EBUSY;
+}
+
+/* Tells the request that no more locks can be had. Always EMFILE. */
+static int too_many(struct bf *bf, struct xreq *req)
+{
+    char text[BF_WHY];
+
+    tell(bf, req, text, snprintf(text, sizeof(text), "the process of %s may have %" PRIu64 " files open, %" PRIu32
+                                 " of them for volumes' locks, and has these; close some volumes, or raise its hard "
+                                 "limit (ulimit -Hn, LimitNOFILE= of a unit) and restart it",
+                                 bf->peer->role, bf->files_max, bf->locks_max));
+    return -EMFILE;
 }
 
 /* The same for a file whose flock another process has. */
@@ -264,6 +284,7 @@ static int remember(struct bf *bf, struct xreq *req, uint64_t number, int fd)
     *lock = (struct bf_lock){ .next = bf->locks, .name = req->object, .token = req->arg,
                            .number = number, .fd = fd };
     bf->locks = lock;
+    bf->lock_count++;
     req->done = number;
     return 0;
 }
@@ -273,7 +294,7 @@ static bool is_open_here(const struct bf *bf, uint64_t volume)
 {
     const struct xvolume *volumes = bf->peer->seg->volumes;
 
-    for (uint32_t i = 0; i < XSEG_VOLUMES; i++)
+    for (uint32_t i = 0; i < bf->peer->seg->volume_count; i++)
         if (load_acquire(&volumes[i].state) != XVOL_FREE && volumes[i].id == volume && volumes[i].lock_number)
             return true;
     return false;
@@ -347,6 +368,8 @@ int bf_lock_acquire(struct bf *bf, struct xreq *req)
         req->done = lock->number;
         return 1;
     }
+    if (bf->lock_count >= bf->locks_max)
+        return too_many(bf, req);
     folder = bf_locate(bf, &req->object, true, path, &name, &index);
     if (folder < 0)
         return folder;
@@ -366,7 +389,7 @@ void bf_lock_drop(struct bf *bf, const struct xobj *name)
     struct bf_lock **link = find(bf, name);
 
     if (*link)
-        drop(link);
+        drop(bf, link);
 }
 
 /* RELEASE of a lock that no process holds: ENOENT if it was given back; else only by force. */
@@ -401,7 +424,7 @@ int bf_lock_release(struct bf *bf, struct xreq *req)
     if (*link) {
         rc = note_free((*link)->fd);
         if (rc == 0)
-            drop(link);
+            drop(bf, link);
         return rc;
     }
     folder = bf_locate(bf, &req->object, false, path, &name, &index);
@@ -454,5 +477,5 @@ int bf_lock_delete(struct bf *bf, struct xreq *req)
 void bf_locks_stop(struct bf *bf)
 {
     while (bf->locks)
-        drop(&bf->locks);
+        drop(bf, &bf->locks);
 }

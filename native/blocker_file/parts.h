@@ -298,7 +298,12 @@ struct bf {
     int path_fd;                    /* the supervisor's descriptor of the root; -1: none */
     bool direct, sync;
     uint32_t workers, fds;
-    uint32_t commit_max;            /* BF_COMMIT_MAX, or what the limit on descriptors allows */
+    uint64_t files_max;             /* descriptors that the process may have; and a share of these each: */
+    uint32_t commit_max;            /* BF_COMMIT_MAX, or requests of one group commit */
+    uint32_t folders_max;           /* BF_FOLDERS, or folders kept open */
+    uint32_t locks_max;             /* locks, which have one each for as long as they are held */
+    uint32_t lock_count;            /* the workers' (one at a time) */
+    uint32_t folder_count;          /* atomic */
     int root;                       /* never closed: syncfs() reports errors since its opening */
     int witness;                    /* the same, of the supervisor's since before this life; -1: none */
     int life;                       /* ROOT/tmp/<life> */
@@ -370,11 +375,12 @@ int bf_place(const struct xobj *object, char path[BF_PATH], const char **name, u
 uint64_t bf_name_hash(const char *name);
 /* What the names of all lives of a port begin with, as long as the segment lasts. */
 void bf_line(const struct bf *bf, const char *role, char line[BF_LINE]);
-/* Descriptor of a folder, kept open. ENOENT unless make. */
-int bf_folder(struct bf *bf, uint32_t folder, bool make);
-/* The same to be read from its beginning, until closedir(). NULL and 0: there is no such folder. */
+/* Makes durable which names a folder has. */
+int bf_folder_sync(struct bf *bf, uint32_t folder);
+/* A folder to be read from its beginning, until closedir(). NULL and 0: there is no such folder. */
 int bf_folder_read(struct bf *bf, uint32_t folder, DIR **dir);
-/* The same for the folder of an object, and its file's name. */
+/* Descriptor of the folder of an object, kept open, and its file's name; or of the store's own folder, and its file's
+ * path, when folders_max are open. ENOENT unless make. */
 int bf_locate(struct bf *bf, const struct xobj *object, bool make, char path[BF_PATH],
               const char **name, uint32_t *folder);
 /* Removes an empty kind's folders, with the kind's own. */

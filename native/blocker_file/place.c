@@ -105,43 +105,76 @@ static int make_kind(struct bf *bf, uint32_t kind)
     return rc;
 }
 
-int bf_folder(struct bf *bf, uint32_t folder, bool make)
+/* A descriptor of its own. ENOENT unless make. */
+static int open_folder(struct bf *bf, uint32_t folder, bool make)
 {
-    int fd = load_acquire(&bf->folder[folder]);
     char path[16];
+    int fd, rc;
 
-    if (fd >= 0)
-        return fd;
     snprintf(path, sizeof(path), "%s/%02x", object_kind_name(folder / 256), folder % 256);
     fd = openat(bf->root, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0 && errno == ENOENT && make) {
-        int rc = make_kind(bf, folder / 256);
+        rc = make_kind(bf, folder / 256);
         if (rc)
             return rc;
         fd = openat(bf->root, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     }
+    return fd < 0 ? -errno : fd;
+}
+
+/* Descriptor of a folder, kept open. ENOENT unless make. ENFILE: as many are kept as may be. */
+static int kept_folder(struct bf *bf, uint32_t folder, bool make)
+{
+    int fd = load_acquire(&bf->folder[folder]);
+
+    if (fd >= 0)
+        return fd;
+    if (load_relaxed(&bf->folder_count) >= bf->folders_max)
+        return -ENFILE;
+    fd = open_folder(bf, folder, make);
     if (fd < 0)
-        return -errno;
+        return fd;
     if (!swap_if(&bf->folder[folder], -1, fd)) {    /* another thread was faster */
         close(fd);
-        fd = load_acquire(&bf->folder[folder]);
+        return load_acquire(&bf->folder[folder]);
     }
+    fetch_add(&bf->folder_count, 1u);
     return fd;
+}
+
+int bf_folder_sync(struct bf *bf, uint32_t folder)
+{
+    int kept = kept_folder(bf, folder, false), fd = kept == -ENFILE ? open_folder(bf, folder, false) : kept;
+    int rc = fd < 0 ? fd : fsync(fd) < 0 ? -errno : 0;
+
+    if (fd >= 0 && kept < 0)
+        close(fd);
+    return rc;
 }
 
 int bf_folder_read(struct bf *bf, uint32_t folder, DIR **dir)
 {
-    int at = bf_folder(bf, folder, false);
-    int fd = at < 0 ? at : openat(at, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), rc = 0;
+    int fd = open_folder(bf, folder, false), rc = 0;
 
     *dir = fd < 0 ? NULL : fdopendir(fd);
-    if (at < 0)
-        return at == -ENOENT ? 0 : at;
-    if (!*dir)
+    if (fd < 0)
+        return fd == -ENOENT ? 0 : fd;
+    if (!*dir) {
         rc = -errno;
-    if (!*dir && fd >= 0)
         close(fd);
+    }
     return rc;
+}
+
+/* The store's own folder, from which `path` leads to the object. The kind's folders are there afterwards, if make. */
+static int root_of(struct bf *bf, uint32_t kind, bool make)
+{
+    struct stat st;
+    int rc = 0;
+
+    if (make && fstatat(bf->root, object_kind_name(kind), &st, 0) < 0)
+        rc = errno == ENOENT ? make_kind(bf, kind) : -errno;
+    return rc ? rc : bf->root;
 }
 
 int bf_locate(struct bf *bf, const struct xobj *object, bool make, char path[BF_PATH],
@@ -149,5 +182,10 @@ int bf_locate(struct bf *bf, const struct xobj *object, bool make, char path[BF_
 {
     int rc = bf_place(object, path, name, folder);
 
-    return rc ? rc : bf_folder(bf, *folder, make);
+    if (rc == 0)
+        rc = kept_folder(bf, *folder, make);
+    if (rc != -ENFILE)
+        return rc;
+    *name = path;
+    return root_of(bf, object->kind, make);
 }

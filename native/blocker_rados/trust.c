@@ -54,7 +54,7 @@ bool br_writers(const struct br *br)
 {
     const struct xvolume *volumes = br->peer->seg->volumes;
 
-    for (uint32_t i = 0; i < XSEG_VOLUMES; i++)
+    for (uint32_t i = 0; i < br->peer->seg->volume_count; i++)
         if (load_relaxed(&volumes[i].state) != XVOL_FREE && !volumes[i].readonly)
             return true;
     return false;

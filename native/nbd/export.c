@@ -46,6 +46,12 @@ static void refuse_open(struct nbd_connection *conn, int error)
     else if (error == -ENOSPC || error == -EDQUOT)
         nbd_refuse(conn, NBD_ERR_UNKNOWN,
                    "no space is left on the store to open it: remove a volume, or make it larger");
+    else if (error == -ENFILE || error == -ENOLCK)
+        nbd_refuse(conn, NBD_ERR_POLICY,
+                   "as many volumes are open on this node as may be: close some, or raise `volumes` under [segment]");
+    else if (error == -EMFILE)
+        nbd_refuse(conn, NBD_ERR_POLICY, "as many volumes are open on this node as its limit on open files allows: "
+                   "close some, or raise that (LimitNOFILE=)");
     else if (error == -EBADMSG)
         nbd_refuse(conn, NBD_ERR_UNKNOWN, "the volume is damaged: see `vlmc check`");
     else
@@ -195,7 +201,7 @@ void nbd_described(struct nbd_connection *conn, struct xreq *req)
 void nbd_opened(struct nbd_connection *conn, struct xreq *req)
 {
     struct peer *peer = conn->nbd->peer;
-    uint32_t handle = req->error || req->done > XSEG_VOLUMES ? 0 : (uint32_t)req->done;
+    uint32_t handle = req->error || req->done > conn->nbd->peer->seg->volume_count ? 0 : (uint32_t)req->done;
     int error = req->error ? req->error : handle ? 0 : -EIO;
     struct xinfo info;
 

@@ -47,11 +47,14 @@ static int start(struct peer *peer)
         return peer_fail(peer, -EINVAL, "an nbd peer has two targets: vlmc and mapper");
     assert(nbd->connections_max >= 1 && nbd->connections_max <= NBD_CONNECTIONS_MAX);
     nbd->peer = peer;
-    rc = nbd_allow_read(nbd, nbd->allow);
+    nbd->exports = calloc(peer->seg->volume_count, sizeof(*nbd->exports));
+    rc = nbd->exports ? nbd_allow_read(nbd, nbd->allow) : -ENOMEM;
     if (rc == 0)
         rc = listen_at(nbd);
-    if (rc)
+    if (rc) {
         nbd_listen_close(nbd);
+        free(nbd->exports);
+    }
     return rc;
 }
 
@@ -66,6 +69,7 @@ static void stop(struct peer *peer)
         nbd_drop(nbd->connections[i]);
         free(nbd->connections[i]);
     }
+    free(nbd->exports);
 }
 
 /* --- turns ---------------------------------------------------------------------------- */

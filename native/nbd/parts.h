@@ -266,7 +266,7 @@ struct nbd {
     uint64_t nap_ns;                /* what was sent this turn can wait so long for more */
     struct nbd_set queued;
     struct nbd_connection *connections[NBD_CONNECTIONS_MAX];
-    struct nbd_export exports[XSEG_VOLUMES];
+    struct nbd_export *exports;     /* by the volume's place in the segment */
 };
 
 static inline void nbd_set_add(struct nbd_set *set, uint32_t i)

@@ -47,7 +47,8 @@
  *                 text (size bytes); arg = token       finds it taken by it: done = its number, which
  *                                                      grows with each taking. EBUSY: data = owner's
  *                                                      text, done = its length. ENOTCONN: another
- *                                                      blocker is not ready, data = which, in words
+ *                                                      blocker is not ready; EMFILE: so many locks
+ *                                                      can be had: data = which, in words
  *   RELEASE       object.kind = LOCK; arg = token      ENOENT: not locked. EPERM: not by this token.
  *                 FORCE: whoever has it                EBUSY: FORCE, but its holder lives here
  *   HASH          size                                 SHA-256 of the first size bytes without

@@ -39,9 +39,9 @@ static int bell_pick(struct xseg *seg, uint32_t number, uint32_t *picked)
 {
     if (number != XPORT_ANY) {
         *picked = number;
-        return number < XSEG_BELLS ? bell_claim(&seg->bells[number]) : -EINVAL;
+        return number < seg->bell_count ? bell_claim(&seg->bells[number]) : -EINVAL;
     }
-    for (*picked = 0; *picked < XSEG_BELLS; ++*picked)
+    for (*picked = 0; *picked < seg->bell_count; ++*picked)
         if (bell_claim(&seg->bells[*picked]) == 0)
             return 0;
     return -EAGAIN;
@@ -145,7 +145,7 @@ bool bell_ring(struct xseg *seg, uint32_t number)
 {
     int fd;
 
-    if (number >= XSEG_BELLS || !exchange(&seg->bells[number].sleeping, 0u))
+    if (number >= seg->bell_count || !exchange(&seg->bells[number].sleeping, 0u))
         return false;
     fd = load_acquire(&seg->bell_fd[number]);
     if (fd < 0)

@@ -51,8 +51,10 @@ void inbox_deliver(struct port *port, uint32_t index, uint32_t to, uint32_t stat
     store_release(&slot->owner, (uint16_t)to);
     push(shared, slot, index);
     store_release(&port->shared->sending, 0u);
-    if (bell < XSEG_BELLS && bell != port->bell->number)
-        port->ring |= 1ull << bell;
+    if (bell < XSEG_BELLS && bell != port->bell->number) {
+        port->ring[bell / 64] |= 1ull << bell % 64;
+        port->ring_words |= 1ull << bell / 64;
+    }
 }
 
 /* True if a slot met on the port's list is to be taken in. A request may say of its state what it likes: it is

@@ -21,6 +21,7 @@
  *     xslot[]            request slots
  *     buffer owners      one word per data buffer: who holds it
  *     xvolume[]          open volumes
+ *     locks              one word per lock of the mapper: the volume's id
  *     map frames         leaf pages of open volumes, and the stacks they point to
  *     data buffers       4 KiB aligned, three classes
  *
@@ -114,12 +115,12 @@
 enum xlimit {
     XSEG_MAGIC = 0x47455358,        /* "XSEG" */
     XSEG_VERSION = 1,
-    XSEG_BELLS = 64,
-    XSEG_PORTS = 128,
     XSEG_STATIC_PORTS = 32,         /* ports of roles; the rest is for clients */
+    XSEG_PORTS = 512,               /* at most: how many clients there are is told when the segment is made */
+    XSEG_BELLS = XSEG_PORTS + XSEG_STATIC_PORTS,    /* at most: one a port, and some for who only looks */
     XSEG_ROUTES = 64,
-    XSEG_VOLUMES = 1024,            /* open at one time on a node */
-    XSEG_LOCKS = 2048,              /* locks that its mapper has, for open volumes and for verbs under way */
+    XSEG_VOLUMES = 65536,           /* open at one time, at most: how many is told when the segment is made */
+    XSEG_VERB_LOCKS = 1024,         /* places for locks of verbs under way, beside those of open volumes */
     XSEG_CLASSES = 3,               /* buffer sizes: 4 KiB, 64 KiB, 1 MiB */
     XSEG_IO_MAX = 1048576,          /* bytes of one request's data at most */
     XSEG_ROLE_MAX = 32,             /* bytes, with the final NUL */
@@ -149,8 +150,8 @@ enum xop {
     XOP_FLUSH = 5, XOP_BLOCK_STATUS = 6, XOP_CACHE = 7,
     /* On a volume, mapper to vlmc. */
     XOP_VOL_SNAPSHOT = 8, XOP_VOL_CLOSE = 9, XOP_VOL_FREEZE = 10, XOP_VOL_THAW = 11,
-    /* On a volume, at the mapper. CONTROL's answer (done bytes) lies at `offset` of its data, behind the
-     * `size` bytes that were sent. */
+    /* On a volume, at the mapper. CONTROL's answer, and the sentence of an OPEN that failed (done bytes), lie at
+     * `offset` of its data, behind the `size` bytes that were sent. */
     XOP_OPEN = 12, XOP_CLOSE = 13, XOP_NAMES = 14, XOP_CONTROL = 15,
     XOP_MAP_LOAD = 16, XOP_MAP_COMMIT = 17,
     /* On an object, at a blocker. See objects/blocker.h for the contract. INFO at the mapper: data = a volume's name,
@@ -405,6 +406,10 @@ struct xheader {
     uint32_t slots;                 /* request slots in all */
     uint32_t static_slots;          /* per static port */
     uint32_t dynamic_slots;         /* per dynamic port */
+    uint32_t ports;                 /* XSEG_STATIC_PORTS, and one a client */
+    uint32_t bells;
+    uint32_t volumes;               /* that may be open */
+    uint32_t locks;                 /* that the mapper may have */
     uint32_t frames;                /* a multiple of XMAP_WAYS */
     uint32_t buffers[XSEG_CLASSES]; /* of each class */
     uint32_t stacks[XMAP_STACK_CLASSES];  /* of each class */
@@ -414,6 +419,7 @@ struct xheader {
     uint64_t reqs_offset;
     uint64_t owners_offset[XSEG_CLASSES];
     uint64_t volumes_offset;
+    uint64_t locks_offset;
     uint64_t frames_offset;
     uint64_t stacks_offset[XMAP_STACK_CLASSES];
     uint64_t buffers_offset[XSEG_CLASSES];
@@ -424,8 +430,6 @@ struct xheader {
     uint32_t closing;               /* atomic */
     uint64_t stores[XSEG_STATIC_PORTS]; /* by port: folder and mount of a file store, as
                                      * tools/instance/stores.py tells; 0: none */
-    uint64_t locks[XSEG_LOCKS];     /* the mapper's: ids of volumes whose lock it has, or is about to take; 0: none.
-                                     * A successor gives back those of volumes that are not open */
     char fenced_why[XSEG_WHY_MAX];  /* by whom and for what, written once by who sets XSEG_FENCED; or empty */
     char run[XSEG_PATH_MAX];        /* folder of the doorbells */
 };

@@ -9,7 +9,7 @@
 /* True if some port is putting the slot into an inbox just now. */
 static bool being_sent(const struct xseg *seg, uint32_t index)
 {
-    for (uint32_t i = 0; i < XSEG_PORTS; i++)
+    for (uint32_t i = 0; i < seg->port_count; i++)
         if (load_acquire(&seg->ports[i].sending) == index + 1u)
             return true;
     return false;
@@ -40,7 +40,7 @@ static void look_after(struct port *port, struct xreq *req)
     uint32_t to = place == IS_COMING ? port->number : req->dst;
     uint32_t state = place == IS_COMING ? XREQ_REPLIED : XREQ_QUEUED;
 
-    if (place == IS_SERVED || to >= XSEG_PORTS || (place == IS_NOWHERE && req->orphan))
+    if (place == IS_SERVED || to >= port->seg->port_count || (place == IS_NOWHERE && req->orphan))
         return;
     if (place != IS_NOWHERE && inbox_got(port->seg, req->index, to, state))
         return;

@@ -51,7 +51,7 @@ bool port_alive(struct xseg *seg, uint32_t number)
 {
     const struct xport *port = &seg->ports[number];
 
-    return number < XSEG_PORTS && process_alive(load_acquire(&port->tag));
+    return number < seg->port_count && process_alive(load_acquire(&port->tag));
 }
 
 bool port_ending(struct xseg *seg, uint32_t number)
@@ -77,11 +77,11 @@ static int port_pick(struct xseg *seg, uint32_t number, uint32_t *picked)
 {
     if (number != XPORT_ANY) {
         *picked = number;
-        if (number >= XSEG_PORTS)
+        if (number >= seg->port_count)
             return -EINVAL;
         return port_claim(seg, number) ? 0 : -EBUSY;
     }
-    for (*picked = XSEG_STATIC_PORTS; *picked < XSEG_PORTS; ++*picked)
+    for (*picked = XSEG_STATIC_PORTS; *picked < seg->port_count; ++*picked)
         if (port_claim(seg, *picked))
             return 0;
     return -EAGAIN;
@@ -178,7 +178,7 @@ static bool accept_request(struct port *port, struct xreq *req)
     zero_words(req->holder, sizeof(req->holder) / sizeof(uint64_t));
     slot_read(port, req);
     counter_add(&port->shared->received, 1);
-    if (src < XSEG_PORTS && req->index - xseg_first_slot(port->seg, src) < xseg_slots_of(port->seg, src)) {
+    if (src < port->seg->port_count && req->index - xseg_first_slot(port->seg, src) < xseg_slots_of(port->seg, src)) {
         req->src = (uint16_t)src;
         return true;
     }
@@ -243,12 +243,17 @@ struct xreq *port_receive(struct port *port)
 
 void port_ring(struct port *port)
 {
-    while (port->ring) {
-        uint32_t bell = (uint32_t)__builtin_ctzll(port->ring);
+    while (port->ring_words) {
+        uint32_t word = (uint32_t)__builtin_ctzll(port->ring_words);
 
-        port->ring &= port->ring - 1;
-        if (bell_ring(port->seg, bell))
-            counter_add(&port->shared->rings, 1);
+        port->ring_words &= port->ring_words - 1;
+        while (port->ring[word]) {
+            uint32_t bell = word * 64 + (uint32_t)__builtin_ctzll(port->ring[word]);
+
+            port->ring[word] &= port->ring[word] - 1;
+            if (bell_ring(port->seg, bell))
+                counter_add(&port->shared->rings, 1);
+        }
     }
 }
 

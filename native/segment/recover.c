@@ -41,7 +41,7 @@ static void finish_sending(struct port *port)
     store_release(&port->shared->sending, 0u);
     if (state != XREQ_QUEUED && (state != XREQ_REPLIED || own || load_relaxed(&slot->dst) != port->number))
         return;
-    if (owner >= XSEG_PORTS || inbox_got(seg, index, owner, state))
+    if (owner >= seg->port_count || inbox_got(seg, index, owner, state))
         return;
     if (own) {
         store_relaxed(&slot->owner, (uint16_t)port->number);
@@ -121,7 +121,7 @@ static void adopt_buffers(struct port *port)
         port->buffers_max[class] = xseg_buffers_max(port->seg, port->number, class);
         for (uint32_t i = 0; i < port->seg->buffer_count[class]; i++) {
             uint32_t owner = load_relaxed(&owners[i]);
-            if (owner <= XSEG_PORTS && owner != port->number + 1)
+            if (owner <= port->seg->port_count && owner != port->number + 1)
                 continue;
             if (owner == port->number + 1 && port->orphans + port->asides
                 && orphan_has(port, buffer_name(class, i)))
@@ -217,15 +217,15 @@ static uint32_t *take_held_of(struct port *port, uint32_t sender, bool present, 
  * first those of senders that have died. */
 static void take_held(struct port *port)
 {
-    uint32_t *tail = &port->chain;
+    uint32_t *tail = &port->chain, ports = port->seg->port_count;
 
     while (*tail)
         tail = &port->reqs[*tail - 1].link;
-    for (uint32_t n = 0; n < 2 * XSEG_PORTS && port->incarnation > 1; n++) {
-        uint32_t i = n % XSEG_PORTS;
+    for (uint32_t n = 0; n < 2 * ports && port->incarnation > 1; n++) {
+        uint32_t i = n % ports;
 
         if (i != port->number && port_touched(port->seg, i))
-            tail = take_held_of(port, i, n >= XSEG_PORTS, tail);
+            tail = take_held_of(port, i, n >= ports, tail);
     }
 }
 

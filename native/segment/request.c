@@ -71,7 +71,7 @@ void xreq_send(struct port *port, struct xreq *req, uint32_t dst)
     req->error = 0;
     req->done = 0;
     req->place = XREQ_AWAY;
-    if (dst >= XSEG_PORTS || dst == port->number) {
+    if (dst >= port->seg->port_count || dst == port->number) {
         bounce(port, req);
         return;
     }
@@ -85,7 +85,7 @@ void xreq_reply(struct port *port, struct xreq *req, int error)
     struct xport *shared = port->shared;
     struct xslot *slot = &port->seg->slots[req->index];
 
-    assert(req->place == XREQ_SERVED && req->src < XSEG_PORTS && error <= 0);
+    assert(req->place == XREQ_SERVED && req->src < port->seg->port_count && error <= 0);
     req->place = XREQ_NOT_HERE;
     store_relaxed(&slot->error, error);
     SLOT_MOVE(slot, req, flags);

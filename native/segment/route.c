@@ -52,7 +52,7 @@ int route_set(struct xseg *seg, const char *edge, uint32_t port)
 {
     uint32_t route;
 
-    if (port >= XSEG_PORTS)
+    if (port >= seg->port_count)
         return -EINVAL;
     if (strlen(edge) >= XSEG_EDGE_MAX)
         return -ENAMETOOLONG;

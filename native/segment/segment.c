@@ -30,13 +30,14 @@ static_assert(offsetof(struct xreq, holder) == 192, "the holder's scratch is a l
 static_assert(sizeof(struct xobj) == 40, "an object's name is 40 bytes");
 static_assert(sizeof(struct xbell) == 64, "a doorbell has a line of its own");
 static_assert(sizeof(struct xentry) == 16, "an entry is published by one store");
+static_assert(XSEG_BELLS <= 64 * PORT_RING_WORDS, "a port has a bit for each bell");
 static_assert(sizeof(struct xframe) % 16 == 0, "entries stay aligned");
 static_assert(offsetof(struct xframe, entry) % 16 == 0, "entries are aligned");
 
 static const uint64_t buffer_sizes[XSEG_CLASSES] = { 4096, 65536, 1048576 };
 static const uint64_t stack_sizes[XMAP_STACK_CLASSES] = { 192, 576, 1728 };
 static const struct xparams defaults = {
-    .static_slots = 4096, .dynamic_slots = 256,
+    .static_slots = 4096, .dynamic_slots = 256, .clients = 224, .volumes = 4096,
     .buffers = { 8192, 1024, 192 },
     .frames = 2048,
     .stacks = { 65536, 131072, 16384 },
@@ -65,18 +66,22 @@ static void plan(const struct xparams *p, struct xheader *h)
     h->layout = XSEG_LAYOUT;
     h->static_slots = or_default(p->static_slots, defaults.static_slots);
     h->dynamic_slots = or_default(p->dynamic_slots, defaults.dynamic_slots);
-    h->slots = h->static_slots * XSEG_STATIC_PORTS
-             + h->dynamic_slots * (XSEG_PORTS - XSEG_STATIC_PORTS);
+    h->ports = XSEG_STATIC_PORTS + or_default(p->clients, defaults.clients);
+    h->bells = h->ports + XSEG_STATIC_PORTS;
+    h->volumes = or_default(p->volumes, defaults.volumes);
+    h->locks = h->volumes + XSEG_VERB_LOCKS;
+    h->slots = h->static_slots * XSEG_STATIC_PORTS + h->dynamic_slots * (h->ports - XSEG_STATIC_PORTS);
     h->frames = (or_default(p->frames, defaults.frames) + XMAP_WAYS - 1) / XMAP_WAYS * XMAP_WAYS;
-    h->bells_offset = place(&at, sizeof(struct xbell) * XSEG_BELLS, CACHE_LINE);
-    h->ports_offset = place(&at, sizeof(struct xport) * XSEG_PORTS, CACHE_LINE);
+    h->bells_offset = place(&at, sizeof(struct xbell) * (uint64_t)h->bells, CACHE_LINE);
+    h->ports_offset = place(&at, sizeof(struct xport) * (uint64_t)h->ports, CACHE_LINE);
     h->routes_offset = place(&at, sizeof(struct xroute) * XSEG_ROUTES, CACHE_LINE);
     h->reqs_offset = place(&at, sizeof(struct xslot) * (uint64_t)h->slots, PAGE);
     for (int c = 0; c < XSEG_CLASSES; c++) {
         h->buffers[c] = or_default(p->buffers[c], defaults.buffers[c]);
         h->owners_offset[c] = place(&at, 4 * (uint64_t)h->buffers[c], PAGE);
     }
-    h->volumes_offset = place(&at, sizeof(struct xvolume) * XSEG_VOLUMES, PAGE);
+    h->volumes_offset = place(&at, sizeof(struct xvolume) * (uint64_t)h->volumes, PAGE);
+    h->locks_offset = place(&at, sizeof(uint64_t) * (uint64_t)h->locks, PAGE);
     h->frames_offset = place(&at, sizeof(struct xframe) * (uint64_t)h->frames, PAGE);
     for (int c = 0; c < XMAP_STACK_CLASSES; c++) {
         h->stacks[c] = or_default(p->stacks[c], defaults.stacks[c]);
@@ -96,7 +101,7 @@ uint64_t xseg_size(const struct xparams *params)
 
 static void number_slots(struct xseg *seg)
 {
-    for (uint32_t i = 0; i < XSEG_PORTS; i++) {
+    for (uint32_t i = 0; i < seg->port_count; i++) {
         struct xport *port = &seg->ports[i];
         port->first = xseg_first_slot(seg, i);
         port->count = xseg_slots_of(seg, i);
@@ -115,6 +120,10 @@ static void keep_bounds(struct xseg *seg, const struct xheader *h)
     seg->slot_count = h->slots;
     seg->static_slots = h->static_slots;
     seg->dynamic_slots = h->dynamic_slots;
+    seg->port_count = h->ports;
+    seg->bell_count = h->bells;
+    seg->volume_count = h->volumes;
+    seg->lock_count = h->locks;
     seg->frame_count = h->frames;
     memcpy(seg->buffer_count, h->buffers, sizeof(seg->buffer_count));
     memcpy(seg->stack_count, h->stacks, sizeof(seg->stack_count));
@@ -131,6 +140,7 @@ static void point(struct xseg *seg, const struct xheader *h)
     seg->routes = (struct xroute *)(seg->base + h->routes_offset);
     seg->slots = (struct xslot *)(seg->base + h->reqs_offset);
     seg->volumes = (struct xvolume *)(seg->base + h->volumes_offset);
+    seg->locks = (uint64_t *)(seg->base + h->locks_offset);
     seg->frames = (struct xframe *)(seg->base + h->frames_offset);
     for (int c = 0; c < XSEG_CLASSES; c++) {
         seg->owners[c] = (uint32_t *)(seg->base + h->owners_offset[c]);
@@ -153,12 +163,19 @@ static int reserve(int fd, uint64_t size)
     return -rc;
 }
 
+static bool params_ok(const struct xparams *p)
+{
+    return p->clients <= XSEG_PORTS - XSEG_STATIC_PORTS && p->volumes <= XSEG_VOLUMES;
+}
+
 int xseg_format(int fd, const struct xparams *params)
 {
     struct xseg seg = { 0 };
     struct xheader h;
     int rc;
 
+    if (!params_ok(params))
+        return -EINVAL;
     plan(params, &h);
     rc = reserve(fd, h.size);
     if (rc)
@@ -182,12 +199,12 @@ int xseg_format(int fd, const struct xparams *params)
 static bool bounds_ok(const struct xheader *h, uint64_t size)
 {
     struct xparams params = { .static_slots = h->static_slots, .dynamic_slots = h->dynamic_slots,
-                              .frames = h->frames };
+                              .clients = h->ports - XSEG_STATIC_PORTS, .volumes = h->volumes, .frames = h->frames };
     struct xheader right;
 
     memcpy(params.buffers, h->buffers, sizeof(params.buffers));
     memcpy(params.stacks, h->stacks, sizeof(params.stacks));
-    if (h->static_slots > SLOTS_MAX || h->dynamic_slots > SLOTS_MAX)
+    if (h->static_slots > SLOTS_MAX || h->dynamic_slots > SLOTS_MAX || !params_ok(&params))
         return false;
     plan(&params, &right);
     right.created_ns = h->created_ns;
@@ -258,7 +275,7 @@ static bool has_unsynced(const struct xvolume *vol)
 
 void xseg_volume_lost(struct xseg *seg, uint64_t id, int error)
 {
-    for (uint32_t slot = 0; slot < XSEG_VOLUMES; slot++) {
+    for (uint32_t slot = 0; slot < seg->volume_count; slot++) {
         struct xvolume *vol = &seg->volumes[slot];
         if (load_acquire(&vol->state) != XVOL_FREE && (id ? vol->id == id : has_unsynced(vol)))
             swap_if(&vol->lost, 0u, (uint32_t)-error & XLOST_ERRNO);

@@ -51,6 +51,8 @@
 struct xparams {                    /* of xseg_format(); 0 takes the default */
     uint32_t static_slots;          /* 4096; requests a role may have under way */
     uint32_t dynamic_slots;         /* 256 */
+    uint32_t clients;               /* 224; ports for others than roles */
+    uint32_t volumes;               /* 4096; that may be open at one time */
     uint32_t buffers[XSEG_CLASSES]; /* 8192, 1024, 192 */
     uint32_t frames;                /* 2048 leaf pages kept */
     uint32_t stacks[XMAP_STACK_CLASSES];  /* 65536, 131072, 16384 */
@@ -67,6 +69,10 @@ struct xseg {
     uint32_t slot_count;            /* request slots in all */
     uint32_t static_slots;          /* per static port */
     uint32_t dynamic_slots;         /* per dynamic port */
+    uint32_t port_count;
+    uint32_t bell_count;
+    uint32_t volume_count;          /* that may be open */
+    uint32_t lock_count;            /* that the mapper may have */
     uint32_t frame_count;
     uint32_t buffer_count[XSEG_CLASSES];
     uint32_t stack_count[XMAP_STACK_CLASSES];
@@ -78,6 +84,8 @@ struct xseg {
     struct xslot *slots;
     uint32_t *owners[XSEG_CLASSES]; /* port + 1 that holds each buffer */
     struct xvolume *volumes;
+    uint64_t *locks;                /* the mapper's: ids of volumes whose lock it has, or is about to take; 0: none.
+                                     * A successor gives back those of volumes that are not open */
     struct xframe *frames;
     uint8_t *stacks[XMAP_STACK_CLASSES];
     uint8_t *buffers[XSEG_CLASSES];
@@ -90,7 +98,8 @@ uint64_t xstack_size(uint32_t class);
 
 /* Bytes a segment with these parameters needs. */
 uint64_t xseg_size(const struct xparams *params);
-/* Lays out a new segment in the object behind fd, which must be empty, and takes all its memory: ENOSPC. */
+/* Lays out a new segment in the object behind fd, which must be empty, and takes all its memory: ENOSPC. EINVAL: more
+ * clients or volumes than XSEG_PORTS and XSEG_VOLUMES allow. */
 int xseg_format(int fd, const struct xparams *params);
 /* Maps the segment behind fd. EPERM: it is not ours (segment/ours.h). EPROTO: not a segment of this version
  * and build (why in *found: the version found, 0 if it is no segment). The fd may be closed afterwards. */
@@ -199,6 +208,7 @@ struct xreq {
 /* --- ports ---------------------------------------------------------------- */
 
 #define PORT_BUFFER_CACHE 64
+#define PORT_RING_WORDS 9           /* of 64 bells each */
 
 struct port {
     struct xseg *seg;
@@ -221,7 +231,8 @@ struct port {
     uint32_t look;                  /* the own slot at which port_look_after() goes on */
     uint64_t looked_ns;             /* when it last did */
     uint64_t told_ns;               /* when the log was last told of a bad slot */
-    uint64_t ring;                  /* bells to ring at the next port_ring(): bit set */
+    uint64_t ring[PORT_RING_WORDS]; /* bells to ring at the next port_ring(): bit set */
+    uint64_t ring_words;            /* which of these words have one */
     uint64_t buffers_held[XSEG_CLASSES];  /* of each class, in use or cached */
     uint64_t buffers_max[XSEG_CLASSES];
     uint32_t cached[XSEG_CLASSES][PORT_BUFFER_CACHE];  /* buffers held but not in use */
@@ -296,7 +307,7 @@ static inline struct xreq *xreq_parent(const struct port *port, const struct xre
 }
 static inline struct xvolume *xreq_volume(const struct xseg *seg, const struct xreq *req)
 {
-    return req->volume && req->volume <= XSEG_VOLUMES ? &seg->volumes[req->volume - 1] : NULL;
+    return req->volume && req->volume <= seg->volume_count ? &seg->volumes[req->volume - 1] : NULL;
 }
 /* Notes that what was written to the open volume of that id since its last SYNC may be gone; id 0: to each that
  * has such data. `error` is a negative errno; the first one stays. Any thread. */

@@ -113,7 +113,7 @@ static struct xframe *oldest_clean(struct vlmc *v, uint32_t first, uint32_t coun
 /* Asks for commits of all volumes with dirty frames, so that some become clean. */
 static void want_all_commits(struct vlmc *v)
 {
-    for (uint32_t slot = 0; slot < XSEG_VOLUMES; slot++)
+    for (uint32_t slot = 0; slot < v->volume_end; slot++)
         if (v->volumes[slot].dirty_frames)
             vlmc_commit_want(v, slot);
 }
@@ -383,7 +383,7 @@ static bool read_frame(struct vlmc *v, uint32_t number)
     const struct xframe *frame = &v->seg->frames[number];
     struct vlmc_frame mine = { .id = load_relaxed(&frame->volume_id), .leaf = load_relaxed(&frame->leaf),
                           .slot = load_relaxed(&frame->slot), .valid = true };
-    const struct vlmc_volume *volume = mine.slot < XSEG_VOLUMES ? &v->volumes[mine.slot] : NULL;
+    const struct vlmc_volume *volume = mine.slot < v->seg->volume_count ? &v->volumes[mine.slot] : NULL;
 
     if (!mine.id || !load_relaxed(&frame->valid) || !volume || !volume->block_shift || volume->id != mine.id)
         return false;

@@ -32,7 +32,7 @@ bool vlmc_order_wait(struct vlmc *v, struct xreq *req)
 
     if (volume->changing == (same ? own->changing : 0))
         return false;
-    for (uint32_t i = 0; i < XSEG_PORTS; i++) {
+    for (uint32_t i = 0; i < v->seg->port_count; i++) {
         const struct vlmc_writer *writer = &volume->writer[i];
 
         if (writer->changing && !(i == src && same) && has_died(v, i, writer->life)) {

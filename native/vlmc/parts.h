@@ -207,7 +207,8 @@ struct vlmc_frame {
 struct vlmc {
     struct peer *peer;
     struct xseg *seg;
-    struct vlmc_volume *volumes;         /* XSEG_VOLUMES */
+    struct vlmc_volume *volumes;    /* by their places in the segment */
+    uint32_t volume_end;            /* beyond the last place that was ever used */
     struct vlmc_frame *frames;
     uint8_t *record;                /* a leaf's record on its way in: a copy, so that it stays as it was checked */
     uint32_t *stack_owner[XMAP_STACK_CLASSES];      /* whose each is: frame number + 1; 0: free */

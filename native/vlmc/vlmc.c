@@ -135,7 +135,7 @@ static bool settle_doubt(struct vlmc *v)
         return false;
     too_long = doubtful(v) && !fenced(v);
     v->doubted = false;
-    for (uint32_t slot = 0; slot < XSEG_VOLUMES; slot++)
+    for (uint32_t slot = 0; slot < v->volume_end; slot++)
         if (too_long && !v->volumes[slot].hold_all)
             vlmc_answer_all(v, &v->volumes[slot].held, -ETIMEDOUT);
         else
@@ -188,7 +188,7 @@ static bool behind_go_on(struct vlmc *v)
     if (!v->order_moved)
         return false;
     v->order_moved = false;
-    for (uint32_t slot = 0; slot < XSEG_VOLUMES; slot++) {
+    for (uint32_t slot = 0; slot < v->volume_end; slot++) {
         struct queue behind = v->volumes[slot].behind;
         struct xreq *req;
 
@@ -211,7 +211,7 @@ static void run_ready(struct vlmc *v)
 
 static void look_at_volumes(struct vlmc *v)
 {
-    for (uint32_t word = 0; word < XSEG_VOLUMES / 64; word++) {
+    for (uint32_t word = 0; word * 64 < v->volume_end; word++) {
         uint64_t bits = v->look[word];
 
         v->look[word] = 0;
@@ -310,7 +310,7 @@ static bool vlmc_flush(struct peer *peer)
     v->turn++;
     if (v->commits_wanted) {
         v->commits_wanted = false;
-        for (uint32_t slot = 0; slot < XSEG_VOLUMES; slot++)
+        for (uint32_t slot = 0; slot < v->volume_end; slot++)
             if (v->volumes[slot].commit_wanted)
                 vlmc_look(v, slot);
     }
@@ -336,7 +336,7 @@ static int vlmc_start(struct peer *peer)
 
     v->peer = peer;
     v->seg = peer->seg;
-    v->volumes = calloc(XSEG_VOLUMES, sizeof(*v->volumes));
+    v->volumes = calloc(v->seg->volume_count, sizeof(*v->volumes));
     if (!v->volumes)
         return -ENOMEM;
     vlmc_volumes_adopt(v);

@@ -14,6 +14,7 @@ static void begin(struct vlmc *v, uint32_t slot, uint32_t generation)
     v->volumes[slot] = (struct vlmc_volume){ .generation = generation, .epoch_captured = load_relaxed(&vol->epoch),
                                         .id = load_relaxed(&vol->id), .hold_all = load_relaxed(&vol->frozen) != 0 };
     v->volumes[slot].block_shift = ok && v->volumes[slot].id ? shift : 0;
+    v->volume_end = slot < v->volume_end ? v->volume_end : slot + 1;
 }
 
 /* Nothing of it is under way or waits. */
@@ -46,7 +47,7 @@ bool vlmc_volume_is_open(const struct xvolume *vol)
 
 void vlmc_volumes_adopt(struct vlmc *v)
 {
-    for (uint32_t slot = 0; slot < XSEG_VOLUMES; slot++) {
+    for (uint32_t slot = 0; slot < v->seg->volume_count; slot++) {
         struct xvolume *vol = &v->seg->volumes[slot];
 
         if (load_relaxed(&vol->dirty))

@@ -38,7 +38,7 @@ from peers.mapper.verbs.rename import settle
 from peers.mapper.volume import Volume
 from peers.mapper.volumes import Volumes, peer_lives
 from xseg._native import ffi, lib
-from xseg.errors import NotFound
+from xseg.errors import NotFound, XsegError
 from xseg.errors import error as fail
 from xseg.peer import Option, Peer, tell_once
 from xseg.request import Reply, Request
@@ -99,17 +99,21 @@ class Mapper(Peer):
         await super().handle(request)
 
     async def open(self, request: Request) -> None:
-        """OPEN: data = name, or one that holds the id (xseg/volume_name.py). Reply: done = handle."""
+        """OPEN: data = name, or one that holds the id (xseg/volume_name.py). Reply: done = handle; why not."""
         try:
             name = request.payload.decode()
         except UnicodeDecodeError:
             raise fail(errno.ENOENT, "no volume has a name that is not UTF-8") from None
-        with self.failures_told(f"'{name}' is not opened"):
-            await self.open_for(request, name)
+        try:
+            with self.failures_told(f"'{name}' is not opened"):
+                await self.open_for(request, name)
+        except XsegError as failure:
+            room = max(0, len(request.data) - request.c.size)
+            request.reply(failure.errno, data=str(failure).encode(errors="replace")[:room])
 
     @contextmanager
     def failures_told(self, what: str) -> Iterator[None]:
-        """Logs what goes wrong: who asked gets an errno, and no sentence."""
+        """Logs what goes wrong: who asked may get an errno, and no sentence."""
         try:
             yield
         except OSError as failure:

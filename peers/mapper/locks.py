@@ -1,26 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which locks a mapper has: noted in the segment, so that its successor finds them there."""
-import errno
-from typing import Any
-
-from xseg._native import lib
-from xseg.errors import error as fail
+from xseg import limits
+from xseg.segment import Segment
 
 
 class Noted:
     """The locks that a mapper has, or is about to take, as its successor will find them noted in the segment."""
 
-    def __init__(self, places: Any) -> None:
+    def __init__(self, segment: Segment) -> None:
+        places, count = segment.c.locks, segment.c.lock_count
+        self.segment = segment
         self.places = places
-        self.of = {places[place]: place for place in range(lib.XSEG_LOCKS) if places[place]}
-        self.free = [place for place in reversed(range(lib.XSEG_LOCKS)) if not places[place]]
+        self.of = {places[place]: place for place in range(count) if places[place]}
+        self.free = [place for place in reversed(range(count)) if not places[place]]
 
     def add(self, volume_id: int) -> None:
         """Before the lock is taken. ENOLCK: there is no place left."""
         if volume_id in self.of:
             return
         if not self.free:
-            raise fail(errno.ENOLCK, f"{lib.XSEG_LOCKS} volumes are locked by this instance already")
+            raise limits.no_lock_place(self.segment)
         self.of[volume_id] = place = self.free.pop()
         self.places[place] = volume_id
 

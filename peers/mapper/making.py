@@ -21,7 +21,6 @@ from peers.mapper.header import MAKING_MAX, Header, id_text, pack_name
 from peers.mapper.names import missing, pointer
 from peers.mapper.store import MapStore
 from peers.mapper.volume import create_frame
-from xseg._native import lib
 from xseg.errors import NotFound
 from xseg.errors import error as fail
 from xseg.request import Object, Request
@@ -45,7 +44,7 @@ def node(home: str) -> str:
 def state_of(mark: str, segment: Any, segment_token: int, home: str) -> str:
     """Whether who makes what has this mark is still at it: ALIVE, GONE or ELSEWHERE."""
     _what, made_in, port, life, made_at = mark.split(" ", 4)
-    if made_in == f"{segment_token:x}" and int(port) < lib.XSEG_PORTS:
+    if made_in == f"{segment_token:x}" and int(port) < segment.c.port_count:
         there = segment.c.ports[int(port)].incarnation == int(life) and segment.alive(int(port))
         return ALIVE if there else GONE
     return GONE if made_at == node(home) else ELSEWHERE

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
 from xseg._native import lib
-from xseg.errors import error
+from xseg.errors import XsegError, error
 from xseg.request import Object, Reply, objects
 
 DATA, CONTENT, HEADER, NAME, PAGE, JOURNAL, LOCK = (
@@ -32,6 +32,10 @@ Send = Callable[..., Awaitable[Reply]]
 def named(kind: int, volume: int, epoch: int = 0, index: int = 0) -> Object:
     """Name of a header, page, journal, lock or data object."""
     return Object(kind, volume, epoch, index)
+
+
+class NotTried(XsegError):
+    """A lock was refused before anything was tried to take it."""
 
 
 class Cache:
@@ -146,15 +150,16 @@ class MapStore:
     async def acquire(self, volume: int, token: int, owner: str) -> tuple[int, str]:
         """Takes a volume's lock: its number and "". Taken by another: 0 and what its owner says.
 
-        ENOTCONN: a blocker of this instance is not ready for that, and which.
+        ENOTCONN: a blocker of this instance is not ready for that, and which. EMFILE: its process may have no more
+        files open.
         """
         text = owner.encode()[:OWNER_TEXT_MAX]
         reply = await self.blockerm(lib.XOP_ACQUIRE, object=named(LOCK, volume), data=text, size=len(text),
                                     arg=token, room=OWNER_TEXT_MAX, check=False)
         if reply.error == errno.EBUSY:
             return 0, reply.data.decode(errors="replace")
-        if reply.error == errno.ENOTCONN:
-            raise error(reply.error, f"no lock can be taken: {reply.data.decode(errors='replace')}")
+        if reply.error == errno.ENOTCONN or (reply.error == errno.EMFILE and reply.data):
+            raise NotTried(reply.error, f"no lock can be taken: {reply.data.decode(errors='replace')}")
         reply.check()
         return reply.done, ""
 

@@ -33,8 +33,8 @@ def take_back_counts(hand: Volumes, port: int) -> None:
     """Undoes what an earlier life of this mapper has counted and not answered."""
     for c in hand.segment.busy():
         if c.op in (lib.XOP_OPEN, lib.XOP_CLOSE) and c.arg != c.asked and c.owner == port \
-                and c.state in (lib.XREQ_HELD, lib.XREQ_QUEUED) and 0 < c.volume <= lib.XSEG_VOLUMES \
-                and c.src < lib.XSEG_PORTS:
+                and c.state in (lib.XREQ_HELD, lib.XREQ_QUEUED) and 0 < c.volume <= hand.segment.c.volume_count \
+                and c.src < hand.segment.c.port_count:
             take_back(hand, hand.segment.c.volumes + (c.volume - 1), c)
 
 
@@ -57,7 +57,7 @@ async def take_over(hand: Volumes, port: int) -> list[asyncio.Task]:
     take_back_counts(hand, port)
     freezing = still_freezing(hand, port)
     taken, undone = [], []
-    for place in range(lib.XSEG_VOLUMES):
+    for place in range(hand.segment.c.volume_count):
         shared = hand.segment.c.volumes + place
         if shared.state in (lib.XVOL_OPENING, lib.XVOL_CLOSING):
             undone.append(shared)

@@ -17,8 +17,9 @@ from peers.mapper.header import Header, Ids, id_text
 from peers.mapper.locks import Noted
 from peers.mapper.making import Marks, UnderWay
 from peers.mapper.names import Names, Settle, means, missing
-from peers.mapper.store import MapStore
+from peers.mapper.store import MapStore, NotTried
 from peers.mapper.volume import Volume, log, read_header
+from xseg import limits
 from xseg._native import lib
 from xseg.errors import Damaged, NotFound, Stale, XsegError
 from xseg.errors import error as fail
@@ -48,7 +49,7 @@ class Volumes:
         self.ids = Ids()
         self.marks = Marks(store, segment, self.token, home)
         self.under_way = UnderWay(segment)
-        self.noted = Noted(segment.c.header.locks)
+        self.noted = Noted(segment)
         self.by_id: dict[int, Volume] = {}
         self.handles: dict[int, Volume] = {}            # open ones, by handle
         self.missed: dict[Holder, float] = {}           # when they were found dead
@@ -138,7 +139,7 @@ class Volumes:
             try:
                 number, other = await self.store.acquire(volume.id, self.token, owner)
             except XsegError as failure:
-                if failure.errno in (errno.ESTALE, errno.ENOTCONN):     # refused before anything was tried
+                if failure.errno == errno.ESTALE or isinstance(failure, NotTried):
                     self.noted.remove(volume.id)
                 raise
             if not number:
@@ -206,10 +207,10 @@ class Volumes:
     def free_place(self) -> int:
         """A handle that nobody uses. ENFILE."""
         volumes = self.segment.c.volumes
-        for place in range(lib.XSEG_VOLUMES):
+        for place in range(self.segment.c.volume_count):
             if volumes[place].state == lib.XVOL_FREE:
                 return place + 1
-        raise fail(errno.ENFILE, f"{lib.XSEG_VOLUMES} volumes are open already")
+        raise limits.no_volume_place(self.segment)
 
     async def open_here(self, volume: Volume) -> None:
         """Opens a volume whose control lock is held; nothing if it is open. EBUSY, EBADMSG, ENFILE."""

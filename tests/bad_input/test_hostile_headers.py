@@ -36,7 +36,7 @@ def change(path, **values):
 
 
 def places(client):
-    return sum(client.segment.c.volumes[place].state != lib.XVOL_FREE for place in range(lib.XSEG_VOLUMES))
+    return sum(client.segment.c.volumes[place].state != lib.XVOL_FREE for place in range(client.segment.c.volume_count))
 
 
 @pytest.mark.parametrize("values", [

@@ -52,11 +52,11 @@ def words_of(ctype, path="", offset=0):
 def places(segment, area):
     """Addresses of structures that are in use, and their type."""
     c = segment.c
-    bound = [n for n in range(lib.XSEG_PORTS) if c.ports[n].tag]
+    bound = [n for n in range(c.port_count) if c.ports[n].tag]
     if area == "header":
         return [c.header], "struct xheader"
     if area == "bells":
-        return [c.bells + n for n in range(lib.XSEG_BELLS) if c.bells[n].tag], "struct xbell"
+        return [c.bells + n for n in range(c.bell_count) if c.bells[n].tag], "struct xbell"
     if area == "ports":
         return [c.ports + n for n in bound], "struct xport"
     if area == "routes":

@@ -42,8 +42,8 @@ def supervisor_of(instance):
 
 
 def used_bells(instance):
-    bells = instance.client.segment.c.bells
-    return sum(bells[number].tag != 0 for number in range(lib.XSEG_BELLS))
+    c = instance.client.segment.c
+    return sum(c.bells[number].tag != 0 for number in range(c.bell_count))
 
 
 def kill(instance, role):

@@ -179,22 +179,6 @@ def test_rename_of_an_open_volume(node, ask, volume):
         assert opened.read(0, 12) == b"before after"
 
 
-@pytest.mark.slow
-def test_all_places_may_be_taken(node, ask, volume):
-    """The volume table has a bound, and says so; what is closed makes room."""
-    ask("clone", name=volume, pattern=volume + "-{}", count=1025)
-    names = [f"{volume}-{number}" for number in range(1, 1026)]
-    opened = []
-    with pytest.raises(XsegError) as caught:
-        for name in names:
-            opened.append(node.client.open(name))
-    assert caught.value.errno == errno.ENFILE and len(opened) >= 1000
-    opened.pop().close()
-    node.client.open(names[-1]).close()
-    for one in opened:
-        one.close()
-
-
 def test_a_damaged_header_is_refused_by_name_and_the_rest_is_served(node, ask, volume):
     ask("create", name=volume + "-good", size=GIB)
     identity = int(ask("info", name=volume)["id"], 16)

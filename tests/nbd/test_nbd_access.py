@@ -215,8 +215,8 @@ def test_what_is_not_for_a_client_does_not_exist_by_any_way_of_asking(served):
     as_stranger(asks, GUEST)
     assert opened(Tcp(served.port).hello(), "vm-1") == ERR_UNKNOWN
     assert opened(Tcp(served.port).hello(), "public") == REP_ACK
-    volumes = served.client.segment.c.volumes
-    wait_until(lambda: all(volumes[i].state == lib.XVOL_FREE for i in range(lib.XSEG_VOLUMES)),
+    c = served.client.segment.c
+    wait_until(lambda: all(c.volumes[i].state == lib.XVOL_FREE for i in range(c.volume_count)),
                "what was opened to look at its name is closed")
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The segment: requests, ports, buffers, doorbells; joining; exhaustion; scribbled links."""
+import contextlib
 import errno
 import os
 import threading
@@ -189,12 +190,16 @@ def test_more_data_than_one_request_carries_is_refused(server, client):
         client.call(server.number, lib.XOP_WRITE, data=bytes(lib.XSEG_IO_MAX + 1))
 
 
-def test_dynamic_ports_and_doorbells_that_run_out_are_said_so(segment):
+def test_clients_that_are_too_many_learn_the_limit_who_is_there_and_what_to_do(segment):
     ports = []
-    with pytest.raises(errors.NoSlots):
-        for _ in range(lib.XSEG_PORTS):
+    with pytest.raises(errors.NoSlots) as caught:
+        for _ in range(segment.c.port_count):
             ports.append(Port(segment))
-    assert len(ports) == lib.XSEG_BELLS
+    assert len(ports) == segment.c.port_count - lib.XSEG_STATIC_PORTS == SMALL_SEGMENT["clients"]
+    with open("/proc/self/comm") as file:
+        me = f"{len(ports)} by process {os.getpid()} ({file.read().strip()})"
+    for words in (f"all {len(ports)} ports for clients", me, "`clients`", "archipelago.toml"):
+        assert words in str(caught.value)
     for port in ports:
         port.close()
     with Port(segment):
@@ -395,7 +400,7 @@ def test_a_scribbled_slot_is_answered_all_the_same(segment, server, client, fiel
 
 
 def test_a_request_sent_to_nowhere_comes_back_as_failed(segment, client):
-    for nowhere in (lib.XSEG_PORTS, 2**32 - 1, client.number):
+    for nowhere in (segment.c.port_count, 2**32 - 1, client.number):
         request = client.get()
         client.send(nowhere, [request])
         (back,) = client.receive(1)
@@ -403,7 +408,8 @@ def test_a_request_sent_to_nowhere_comes_back_as_failed(segment, client):
         client.put(back)
 
 
-@pytest.mark.parametrize("field", ["slots", "static_slots", "dynamic_slots", "frames", "buffers", "stacks",
+@pytest.mark.parametrize("field", ["slots", "static_slots", "dynamic_slots", "ports", "bells", "volumes", "locks",
+                                   "frames", "buffers", "stacks",
                                    "reqs_offset", "ports_offset", "volumes_offset", "buffers_offset"])
 def test_a_header_that_contradicts_itself_is_refused(segment, field):
     words = ffi.cast("uint32_t *", ffi.addressof(segment.c.header, field))
@@ -415,7 +421,7 @@ def test_a_header_that_contradicts_itself_is_refused(segment, field):
 def test_bounds_are_those_of_the_time_of_joining(segment, server, client):
     """A header that is scribbled over later changes nothing for those who have joined."""
     ffi.memmove(segment.c.header, b"\xff" * ffi.sizeof("struct xheader"), ffi.sizeof("struct xheader"))
-    for port in range(lib.XSEG_PORTS):
+    for port in range(segment.c.port_count):
         segment.c.ports[port].first = segment.c.ports[port].count = 2**32 - 1
     client.send(server.number, [client.get(4096)])
     (came,) = server.receive(1)
@@ -428,3 +434,28 @@ def test_a_scribbled_head_does_not_fault(segment, server, client):
     assert server.receive() == []
     client.send(server.number, [client.get()])
     assert len(server.receive(1)) == 1
+
+
+@pytest.mark.parametrize("parameter, most", [("clients", lib.XSEG_PORTS - lib.XSEG_STATIC_PORTS),
+                                             ("volumes", lib.XSEG_VOLUMES)])
+def test_more_than_the_tables_may_hold_is_refused(tmp_path, parameter, most):
+    with pytest.raises(errors.Invalid):
+        Segment.create(name_for(str(tmp_path)), str(tmp_path), **SMALL_SEGMENT | {parameter: most + 1})
+
+
+def test_the_last_of_many_clients_is_served(tmp_path):
+    """Bells beyond the first word of those that are to be rung."""
+    most = lib.XSEG_PORTS - lib.XSEG_STATIC_PORTS
+    name = name_for(str(tmp_path))
+    with Segment.create(name, str(tmp_path), **SMALL_SEGMENT | {"clients": most, "dynamic_slots": 4}) as made:
+        Segment.unlink(name)
+        server = made.declare("server", "test", "test")
+        with contextlib.ExitStack() as clients, Port(made, number=server) as served:
+            ports = [clients.enter_context(Port(made)) for _ in range(most)]
+            lib.bell_arm(ports[-1].c.bell)
+            ports[-1].send(server, [ports[-1].get()])
+            (came,) = served.receive(1)
+            came.reply()
+            served.ring()
+            assert len(ports[-1].receive(1)) == 1
+            assert served.c.shared.rings == 1

@@ -223,7 +223,7 @@ def test_a_client_is_served_though_an_answer_to_its_dead_predecessor_never_comes
 
 
 def test_a_bell_of_a_dead_process_is_taken_over(segment):
-    for _ in range(lib.XSEG_BELLS + 2):
+    for _ in range(segment.c.bell_count + 2):
         dies(segment, lib.XPORT_ANY, lambda port: None)
     with Port(segment) as port:
         assert port.c.bell.number == 0

@@ -29,7 +29,7 @@ def test_report_shows_parts_memory_and_routes(running):
     assert report["version"] == lib.XSEG_VERSION
     assert 0 < report["resident"] <= report["size"]
     assert report["routes"] == {"front>back": "back:1"}
-    assert parts["ports"] == {"part": "ports", "count": lib.XSEG_PORTS, "used": 2}
+    assert parts["ports"] == {"part": "ports", "count": running.client.segment.c.port_count, "used": 2}
     assert parts["buffers of 4 KiB"]["used"] == 0
     assert "front>back" in running.run("xseg", "report").stdout
 
@@ -71,11 +71,11 @@ def test_requests_show_what_a_stopped_peer_leaves_waiting(running):
 def test_looking_disturbs_nobody(running):
     segment = running.client.segment
     before = [(port.received, port.incarnation) for _, port in look.ports(segment)]
-    bells = [segment.c.bells[i].tag for i in range(lib.XSEG_BELLS)]
+    bells = [segment.c.bells[i].tag for i in range(segment.c.bell_count)]
     for verb in ("report", "ports", "requests"):
         running.run("xseg", verb)
     assert [(port.received, port.incarnation) for _, port in look.ports(segment)] == before
-    assert [segment.c.bells[i].tag for i in range(lib.XSEG_BELLS)] == bells
+    assert [segment.c.bells[i].tag for i in range(segment.c.bell_count)] == bells
 
 
 def test_looking_makes_the_segment_hardly_larger(running):

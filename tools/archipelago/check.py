@@ -46,7 +46,7 @@ def scrub(home: str, volume: str | None) -> dict[str, Any]:
             return lambda op, **fields: port.call(number, op, **fields)
 
         def committed(volume_id: int) -> int:
-            for place in range(lib.XSEG_VOLUMES):
+            for place in range(segment.c.volume_count):
                 shared = segment.c.volumes[place]
                 if shared.state == lib.XVOL_OPEN and shared.id == volume_id:
                     return shared.commit_seq

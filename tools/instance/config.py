@@ -6,8 +6,8 @@ All of it is optional; without the file the instance is this:
     layout = "colocated"        # or "separate": a process a peer; or which roles share a process:
                                 # [["nbd", "vlmc", "blockerb"], ["mapper", "blockerm"]]
 
-    [segment]                   # static_slots, dynamic_slots, buffers, frames, stacks: see native/segment/xseg.h, and
-                                # SEGMENT_MINIMA below
+    [segment]                   # static_slots, dynamic_slots, clients, volumes, buffers, frames, stacks: see
+                                # native/segment/xseg.h, and SEGMENT_MINIMA below
 
     [peers.nbd]                 # a table a role: its type, and the options of that type
     type = "nbd"
@@ -61,6 +61,7 @@ from typing import TYPE_CHECKING, Any
 
 from tools.instance.messages import parse_changes
 from xseg import ours
+from xseg._native import lib
 from xseg.errors import Invalid, NotOurs, XsegError
 from xseg.segment import PARAMETERS
 
@@ -87,12 +88,14 @@ ROLE = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 PROCESS_NAME_MAX = 31
 PROCESS_PEERS_MAX = 16
 PARAMETER_MAX = 1 << 22
+PARAMETER_MAXIMA = {"clients": lib.XSEG_PORTS - lib.XSEG_STATIC_PORTS, "volumes": lib.XSEG_VOLUMES}
 # With fewer, requests wait for each other for ever. Slots: a mapper has half of its own under way with vlmc, which
 # needs it to finish them by the other half, and a walk of vlmc over a stack takes a handful. Buffers: a client may hold
 # an eighth of a class, and all peers need some. Frames: those of one set. Stacks: a leaf page that is loaded has one
 # for each of its blocks, if each was written partly since a snapshot.
 SEGMENT_MINIMA: dict[str, int | tuple[int, ...]] = {
-    "static_slots": 16, "dynamic_slots": 4, "buffers": (16, 16, 16), "frames": 8, "stacks": (1024, 1024, 1024)}
+    "static_slots": 16, "dynamic_slots": 4, "clients": 32, "volumes": 16, "buffers": (16, 16, 16), "frames": 8,
+    "stacks": (1024, 1024, 1024)}
 SCANTY = "ARCHIPELAGO_SCANTY"           # set: tests want to see what happens with fewer
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PEERS_FOLDER = os.path.join(ROOT, "peers")
@@ -293,9 +296,10 @@ class _Reader:
                 raise self.fail(f"[segment]: {key} = {value!r} must be a list of three numbers, one a class")
             low = SEGMENT_MINIMA[key]
             lows = [1] * len(numbers) if os.environ.get(SCANTY) else low if many else [low]
+            most = PARAMETER_MAXIMA.get(key, PARAMETER_MAX)
             for number, least in zip(numbers, lows, strict=True):
-                if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= PARAMETER_MAX:
-                    raise self.fail(f"[segment]: {key} = {value!r}: {least} at least, {PARAMETER_MAX} at most")
+                if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= most:
+                    raise self.fail(f"[segment]: {key} = {value!r}: {least} at least, {most} at most")
         return raw
 
     def routes(self, raw: dict[str, Any], roles: dict[str, Role]) -> dict[str, str]:

@@ -53,7 +53,7 @@ class Unsaved(XsegError):
 
 def open_places(segment: Segment) -> list[int]:
     """Places of the volume table that are in use."""
-    return [place for place in range(lib.XSEG_VOLUMES) if segment.c.volumes[place].state != lib.XVOL_FREE]
+    return [place for place in range(segment.c.volume_count) if segment.c.volumes[place].state != lib.XVOL_FREE]
 
 
 def unsaved(segment: Segment) -> list[str]:

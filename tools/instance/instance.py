@@ -383,7 +383,7 @@ class Instance:
 
     def _begin_anew(self, segment: Segment, why: OtherStore) -> Segment:
         """A new segment where nothing runs: what this one knows of is gone, as after a power cut."""
-        lost = [text(segment.c.volumes[place].name) for place in range(lib.XSEG_VOLUMES)
+        lost = [text(segment.c.volumes[place].name) for place in range(segment.c.volume_count)
                 if lib.export_unsaved(segment.c, place)]
         log.warning("%s. It is started as after a power cut%s", str(why).partition(". What")[0],
                     f": lost is what was written since their last flush to {', '.join(lost)}" if lost else "")
@@ -441,7 +441,7 @@ class Instance:
             try:
                 with Segment.open(name) as segment:
                     pids = {segment.c.ports[port].pid for port in range(lib.XSEG_STATIC_PORTS) if segment.alive(port)}
-                    left = [place for place in range(lib.XSEG_VOLUMES) if lib.export_unsaved(segment.c, place)]
+                    left = [place for place in range(segment.c.volume_count) if lib.export_unsaved(segment.c, place)]
             except OSError as failure:
                 log.warning("it is left as it is: %s", failure)
                 continue

@@ -53,7 +53,7 @@ class Clients:
     def _sweep(self) -> None:
         """Looks for clients that have died, and finishes for them."""
         self.next = self.loop.call_later(SWEEP_S, self._sweep)
-        for number in range(lib.XSEG_STATIC_PORTS, lib.XSEG_PORTS):
+        for number in range(lib.XSEG_STATIC_PORTS, self.segment.c.port_count):
             port = self.segment.c.ports[number]
             if number not in self.finishing and port.tag and not self.segment.alive(number):
                 self._take_over(number, text(port.role), port.pid)

@@ -198,7 +198,7 @@ class Processes:
         watched.pidfd = -1
         watched.late.cancel()
         status = exit_status(watched)
-        for bell in range(lib.XSEG_BELLS):
+        for bell in range(self.segment.c.bell_count):
             lib.bell_ring(self.segment.c, bell)
         if watched.state != "running":
             return                          # an operator's doing

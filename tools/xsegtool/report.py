@@ -21,13 +21,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def parts(segment: Segment) -> list[dict[str, Any]]:
     """Each part of the segment: how many there are, how many are used."""
     c = segment.c
-    volumes = sum(c.volumes[i].state != lib.XVOL_FREE for i in range(lib.XSEG_VOLUMES))
+    volumes = sum(c.volumes[i].state != lib.XVOL_FREE for i in range(c.volume_count))
     rows = [
-        ("bells", lib.XSEG_BELLS, sum(c.bells[i].tag != 0 for i in range(lib.XSEG_BELLS))),
-        ("ports", lib.XSEG_PORTS, sum(lib.port_alive(c, i) for i in range(lib.XSEG_PORTS))),
+        ("bells", c.bell_count, sum(c.bells[i].tag != 0 for i in range(c.bell_count))),
+        ("ports", c.port_count, sum(lib.port_alive(c, i) for i in range(c.port_count))),
         ("routes", lib.XSEG_ROUTES, len(segment.routes())),
         ("requests", c.slot_count, sum(1 for _ in segment.busy())),
-        ("volumes", lib.XSEG_VOLUMES, volumes),
+        ("volumes", c.volume_count, volumes),
         ("map frames", c.frame_count, lib.export_frames_used(c)),
     ]
     for i in range(lib.XSEG_CLASSES):
