@@ -8,6 +8,7 @@ extern const struct peer_ops blocker_file_ops;
 extern const struct peer_ops blocker_rados_ops;
 extern const struct peer_ops delay_ops;
 extern const struct peer_ops error_ops;
+extern const struct peer_ops log_ops;
 extern const struct peer_ops memory_ops;
 extern const struct peer_ops nbd_ops;
 extern const struct peer_ops null_ops;
@@ -18,6 +19,7 @@ const struct peer_ops *const native_peers[] = {
     &blocker_rados_ops,
     &delay_ops,
     &error_ops,
+    &log_ops,
     &memory_ops,
     &nbd_ops,
     &null_ops,

@@ -18,21 +18,18 @@ and `us` microseconds and then passed to the target; answers are passed back at 
 """
 from __future__ import annotations
 
-from xseg.peer import Option, Peer
+from xseg.peer import Option
 
-from .error import KINDS
+from .filter import Filter
 
 
-class Delay(Peer):
+class Delay(Filter):
     """Holds chosen requests back for a time."""
 
     type = "delay"
     native = "delay"
-    targets = ("target",)
     options = {
-        "target": Option("blockerb", "role", "the role that gets the requests in the end"),
-        "ops": Option("all", "str", 'names of operations with commas between, as "read,write", or "all"'),
-        "kind": Option("any", "str", "only requests about objects of this kind", choices=KINDS),
+        **Filter.options,
         "ms": Option(0, "int", "milliseconds they are held", minimum=0, maximum=3600000),
         "us": Option(0, "int", "microseconds they are held, in addition", minimum=0, maximum=3600000000),
         "order": Option(True, "bool", "requests never overtake one that is held"),

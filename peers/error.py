@@ -20,21 +20,18 @@ reaches the target.
 """
 from __future__ import annotations
 
-from xseg.peer import Option, Peer
+from xseg.peer import Option
 
-KINDS = ("any", "data", "content", "header", "name", "page", "journal", "lock")
+from .filter import Filter
 
 
-class Error(Peer):
+class Error(Filter):
     """Fails chosen requests."""
 
     type = "error"
     native = "error"
-    targets = ("target",)
     options = {
-        "target": Option("blockerb", "role", "the role that gets what is not failed"),
-        "ops": Option("all", "str", 'names of operations with commas between, as "read,write", or "all"'),
-        "kind": Option("any", "str", "only requests about objects of this kind", choices=KINDS),
+        **Filter.options,
         "errno": Option("EIO", "str", "the error's name"),
         "after": Option(0, "int", "how many go through before the first is failed", minimum=0),
         "every": Option(1, "int", "fail each so-manieth", minimum=1),

@@ -79,6 +79,11 @@ def test_a_peer_has_a_test(peer_type, tests_text):
     assert re.search(rf"""["'`]{peer_type}\b|\btest_\w*{peer_type.replace('-', '_')}""", tests_text)
 
 
+@pytest.mark.parametrize("peer_type", config.peer_modules())
+def test_a_peer_is_in_the_readmes_table(peer_type):
+    assert re.search(rf"^\| [^|]*`{peer_type}`[^|]* \|", read("README.md"), re.M)
+
+
 @pytest.mark.parametrize(("command", "verb"), VERBS)
 def test_a_verb_has_help_and_a_manual(command, verb):
     module = importlib.import_module(f"{COMMANDS[command].__name__}.{verb.replace('-', '_')}")

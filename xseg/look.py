@@ -23,6 +23,12 @@ def ports(segment: Segment) -> Iterator[tuple[int, Any]]:
             yield number, port
 
 
+def roles_of_type(segment: Segment, peer_type: str) -> list[str]:
+    """The roles that peers of a type serve now."""
+    return [text(port.role) for number, port in ports(segment)
+            if number < lib.XSEG_STATIC_PORTS and text(port.type) == peer_type and segment.alive(number)]
+
+
 def counters(port: Any) -> dict[str, int]:
     return {name: getattr(port, name) for name in COUNTERS}
 

@@ -12,11 +12,12 @@ A peer type is one module in peers/ whose docstring is its manual, with one subc
 
         ops = {lib.XOP_READ: read}                  # last, as it names the functions above
 
-One with `native` set is run by the C peer of that type, which gets the value of each option (its table of
-`struct peer_option` says where it goes), and `ops` stays empty. The others are served here: each request is handed to the operation's
-coroutine, which answers it by request.reply(). What it leaves unanswered is answered with
-success; an exception with an errno becomes the reply's error, any other EIO and a traceback in
-the log; an operation that is not in the table is answered with EOPNOTSUPP.
+One with `native` set is run by the C peer of that type, which gets the value of each option (its
+table of `struct peer_option` says where it goes), and `ops` stays empty. The others are served
+here: each request is handed to the operation's coroutine, which answers it by request.reply().
+What it leaves unanswered is answered with success; an exception with an errno becomes the reply's
+error, any other EIO and a traceback in the log; an operation that is not in the table is answered
+with EOPNOTSUPP.
 """
 from __future__ import annotations
 

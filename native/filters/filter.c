@@ -18,6 +18,8 @@ static const char *const kind_names[XOBJ_KINDS] = {
     "none", "data", "content", "header", "name", "page", "journal", "lock",
 };
 
+const char *filter_op_name(uint32_t op) { return op_names[op]; }
+
 /* The number of a name of `length` bytes, or -1. */
 static int find(const char *const *names, int count, const char *name, size_t length)
 {

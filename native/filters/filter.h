@@ -24,6 +24,8 @@ _Static_assert(XOP_COUNT <= 32, "filter.ops has a bit for each operation");
 
 /* A filter's start(), or the first it does there: understands these options. */
 int filter_start(struct peer *peer);
+/* What an operation below XOP_COUNT is called in `ops`. */
+const char *filter_op_name(uint32_t op);
 /* True if the request is one that these options name. */
 bool filter_matches(const struct filter *filter, const struct xreq *req);
 void filter_pass(struct peer *peer, struct xreq *req);

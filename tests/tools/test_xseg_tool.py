@@ -103,7 +103,7 @@ def test_watch_ends_after_its_count(running):
     assert "front" in running.run("xseg", "watch", "-n1").stdout
 
 
-@pytest.mark.parametrize("verb", ["report", "ports", "requests", "watch"])
+@pytest.mark.parametrize("verb", ["report", "ports", "requests", "sizes", "watch"])
 def test_what_does_not_run_is_said_so(home, verb):
     done = Instance(home).run("xseg", verb, check=False)
     assert done.returncode == 1

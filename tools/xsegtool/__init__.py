@@ -2,7 +2,7 @@
 """The command `xseg`: what is in the segment, read without disturbing anyone. One file a verb."""
 from tools import cli
 
-VERBS = ("report", "ports", "requests", "clients", "watch")
+VERBS = ("report", "ports", "requests", "clients", "sizes", "watch")
 
 
 def main(argv: list[str] | None = None) -> int:

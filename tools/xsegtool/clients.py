@@ -11,9 +11,9 @@ import pwd
 from typing import Any
 
 from tools import cli
+from xseg import look
 from xseg._native import lib
 from xseg.client import Client
-from xseg.segment import text
 
 HELP = "who is connected, and to which volume"
 ROOM = lib.XSEG_IO_MAX
@@ -22,12 +22,6 @@ COLUMNS = ("role", "pid", "user", "group", "seconds", "volume", "name")
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="for programs; has uid and gid as well")
-
-
-def servers(client: Client) -> list[str]:
-    """Roles that clients connect to, and that are there now."""
-    ports = [client.segment.c.ports[number] for number in range(lib.XSEG_STATIC_PORTS)]
-    return [text(port.role) for i, port in enumerate(ports) if text(port.type) == "nbd" and client.segment.alive(i)]
 
 
 def clients(client: Client, role: str) -> list[dict[str, Any]]:
@@ -52,7 +46,7 @@ def _name(find: Any, number: int) -> str:
 
 def run(args: argparse.Namespace) -> int:
     with Client(args.home, "xseg") as client:
-        shown = [row for role in servers(client) for row in clients(client, role)]
+        shown = [row for role in look.roles_of_type(client.segment, "nbd") for row in clients(client, role)]
     if args.json:
         cli.print_json({"clients": shown})
     else:
