@@ -18,7 +18,9 @@
 #include <string.h>
 
 #include "map/index.h"
+#include "map/leaves.h"
 #include "map/map.h"
+#include "map/merge.h"
 
 #define INPUT_MAX 65536
 #define LEAVES_MAX 4               /* merges tried for one journal */
@@ -103,6 +105,24 @@ static void merge(const void *leaf, const struct journal_span *span, uint64_t fi
     assert(n <= info.count);
 }
 
+/* With an index a leaf must come out as without. */
+static void merge_by_index(const void *leaf, const struct journal_span *span, uint64_t first, uint32_t shift)
+{
+    static uint8_t walked[INPUT_MAX], found[INPUT_MAX];
+    struct record_info info = { .kind = RECORD_LEAF, .volume = 7, .block_shift = shift };
+    struct journal_leaves *leaves = journal_leaves_new();
+    struct journal_span indexed = { span->data, span->length, leaves };
+    uint64_t next[2];
+    int64_t length[2];
+
+    assert(leaves && journal_leaves_grow(leaves, span->data, span->length) == 0);
+    length[0] = map_merge(leaf, span, 1, first, XMAP_LEAF, &info, walked, INPUT_MAX, &next[0]);
+    length[1] = map_merge(leaf, &indexed, 1, first, XMAP_LEAF, &info, found, INPUT_MAX, &next[1]);
+    assert(length[0] == length[1]);
+    assert(length[0] < 0 || (next[0] == next[1] && memcmp(walked, found, (size_t)length[0]) == 0));
+    journal_leaves_free(leaves);
+}
+
 static void journal(const uint8_t *data, uint64_t size, const void *leaf)
 {
     struct journal_scan scan;
@@ -114,7 +134,7 @@ static void journal(const uint8_t *data, uint64_t size, const void *leaf)
         memcpy(&volume, data + 8, 8);
     journal_scan(data, size, volume, &scan);
     assert(scan.end <= size);
-    span = (struct journal_span){ data, scan.end };
+    span = (struct journal_span){ .data = data, .length = scan.end };
     room = journal_count(&span, 1);
     entries = calloc(room + 1, sizeof(*entries));
     assert(entries && room <= scan.end / 16);
@@ -125,8 +145,10 @@ static void journal(const uint8_t *data, uint64_t size, const void *leaf)
         uint64_t end = journal_leaf_end(entries, count, at);
 
         assert(end > at && end <= count && entries[end - 1].block / XMAP_LEAF == first / XMAP_LEAF);
-        if (first < UINT64_MAX - XMAP_LEAF)
+        if (first < UINT64_MAX - XMAP_LEAF) {
             merge(leaf, &span, first, XMAP_BLOCK_MIN_SHIFT, i % 2 ? INPUT_MAX : 2048);
+            merge_by_index(leaf, &span, first, XMAP_BLOCK_MIN_SHIFT);
+        }
         at = end;
     }
     free(entries);

@@ -13,15 +13,12 @@
 static bool next_record(const struct journal_span *span, uint64_t *at, const uint8_t **record,
                         struct record_info *info)
 {
-    uint64_t size;
-
     if (*at >= span->length)
         return false;
     *record = (const uint8_t *)span->data + *at;
     if (record_check(*record, span->length - *at, info) || info->kind != RECORD_JOURNAL)
         return false;
-    size = RECORD_HEADER + (uint64_t)info->length;
-    *at += (size + RECORD_ALIGN - 1) / RECORD_ALIGN * RECORD_ALIGN;
+    *at += record_span(info);
     return true;
 }
 

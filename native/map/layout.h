@@ -59,6 +59,8 @@ struct journal_scan {
     char reason[64];                /* empty: it ended at `length` */
 };
 
-struct journal_span { const void *data; uint64_t length; };
+/* A journal, and the index of its entries by leaf, which may be NULL (map/leaves.h). */
+struct journal_leaves;
+struct journal_span { const void *data; uint64_t length; const struct journal_leaves *leaves; };
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * map/map.c - records of the map: writing, checking, walking, merging. Formats: map/map.h.
+ * map/map.c - records of the map: writing, checking, walking. Formats: map/map.h.
  *
  * Decoders trust nothing: a record comes from a disk. They read through get*() at offsets
  * they have checked, never through struct pointers.
@@ -239,6 +239,11 @@ static uint64_t get_entry(const uint8_t *at, uint64_t left, struct map_item *ite
     return used <= left ? used : 0;
 }
 
+uint64_t map_entry(const void *at, uint64_t left, struct map_item *item)
+{
+    return get_entry(at, left, item);
+}
+
 /* End of the payload, by the header. */
 static uint64_t payload_end(const uint8_t *b) { return RECORD_HEADER + (uint64_t)get32(b + 44); }
 
@@ -298,7 +303,7 @@ void item_to_entry(const struct map_item *item, struct xentry *entry, struct xst
 
 /* --- journals ------------------------------------------------------------------- */
 
-static uint64_t record_span(const struct record_info *info)
+uint64_t record_span(const struct record_info *info)
 {
     uint64_t size = RECORD_HEADER + (uint64_t)info->length;
     return (size + RECORD_ALIGN - 1) / RECORD_ALIGN * RECORD_ALIGN;
@@ -387,86 +392,4 @@ void journal_scan(const void *journal, uint64_t length, uint64_t volume, struct 
     }
     if (scan->end > length)
         scan->end = length;         /* the last record's padding was never written */
-}
-
-/* Calls visit for each entry of a scanned journal. Stops where it is damaged. */
-static void journal_each(const struct journal_span *span,
-                         void (*visit)(void *arg, const struct map_item *item), void *arg)
-{
-    const uint8_t *j = span->data;
-    struct record_info info;
-    struct map_item item;
-
-    for (uint64_t at = 0; at < span->length; at += record_span(&info)) {
-        uint64_t in = 0;
-        if (record_check(j + at, span->length - at, &info) || info.kind != RECORD_JOURNAL)
-            return;
-        while (record_next(j + at, &in, &item) == 1)
-            visit(arg, &item);
-    }
-}
-
-/* --- merging -------------------------------------------------------------------- */
-
-struct merge {
-    uint64_t first;
-    uint32_t count;
-    struct { const uint8_t *encoded; uint64_t size; uint32_t layers; } newest[XMAP_LEAF];
-};
-
-static void merge_item(void *arg, const struct map_item *item)
-{
-    struct merge *m = arg;
-
-    if (item->block < m->first || item->block - m->first >= m->count)
-        return;
-    m->newest[item->block - m->first].encoded = item->encoded;
-    m->newest[item->block - m->first].size = item->encoded_size;
-    m->newest[item->block - m->first].layers = item->layers;
-}
-
-static int merge_leaf(struct merge *m, const void *leaf)
-{
-    struct map_item item;
-    uint64_t at = 0;
-    int rc;
-
-    while ((rc = record_next(leaf, &at, &item)) == 1)
-        merge_item(m, &item);
-    return rc;
-}
-
-static uint64_t merge_out(const struct merge *m, struct record *rec)
-{
-    for (uint32_t i = 0; i < m->count; i++)
-        if (m->newest[i].layers
-            && record_add_encoded(rec, m->newest[i].encoded, m->newest[i].size))
-            return m->first + i;
-    return m->first + m->count;
-}
-
-int64_t map_merge(const void *leaf, const struct journal_span *journals, uint32_t spans,
-                  uint64_t first, uint32_t count, const struct record_info *info,
-                  void *out, uint64_t capacity, uint64_t *next)
-{
-    struct merge *m;
-    struct record rec;
-
-    if (count == 0 || count > XMAP_LEAF || capacity < RECORD_HEADER + RECORD_ENTRY_MAX)
-        return -EINVAL;
-    m = calloc(1, sizeof(*m));
-    if (!m)
-        return -ENOMEM;
-    m->first = first;
-    m->count = count;
-    if (leaf && merge_leaf(m, leaf)) {
-        free(m);
-        return -EBADMSG;
-    }
-    for (uint32_t j = 0; j < spans; j++)
-        journal_each(&journals[j], merge_item, m);
-    record_begin(&rec, out, capacity, info);
-    *next = merge_out(m, &rec);
-    free(m);
-    return (int64_t)record_end(&rec, 1);
 }

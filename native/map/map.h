@@ -122,6 +122,10 @@ int record_check(const void *buf, uint64_t available, struct record_info *info);
 int record_next(const void *buf, uint64_t *at, struct map_item *item);
 /* The same for the children of an inner page. */
 int record_next_child(const void *buf, uint64_t *at, uint64_t *child, struct page_ref *page);
+/* Decodes the one entry at `at`, of which `left` bytes may be read. Its bytes, or 0 if it is damaged. */
+uint64_t map_entry(const void *at, uint64_t left, struct map_item *item);
+/* Bytes that a journal record takes, with those it is padded with. */
+uint64_t record_span(const struct record_info *info);
 
 /* Whether the payload of a checked record can be walked and has as many entries as its header says, in
  * a page only such as lie where its level and first block put it. */
@@ -134,13 +138,6 @@ void item_to_entry(const struct map_item *item, struct xentry *entry, struct xst
  * no intact record, or where a sequence number, volume or block size does not go on. Reports where it
  * ended and what it saw; scan->reason tells why it ended before `length`. */
 void journal_scan(const void *journal, uint64_t length, uint64_t volume, struct journal_scan *scan);
-/* The entries of blocks [first, first + count), all of one leaf: those of the leaf page
- * (NULL: none) overlaid by `spans` stretches of journal in order; a leaf record into out. Entries
- * that are zeros are left out. *next = first block that found no room, or first + count.
- * Returns bytes of the record, or a negative errno (EBADMSG). */
-int64_t map_merge(const void *leaf, const struct journal_span *journals, uint32_t spans,
-                  uint64_t first, uint32_t count, const struct record_info *info,
-                  void *out, uint64_t capacity, uint64_t *next);
 
 /* Bytes of one bitmap for a block size; the stack class that holds it. */
 static inline uint32_t map_bitmap_size(uint32_t block_shift)

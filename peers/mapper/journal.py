@@ -23,7 +23,7 @@ zeros but begins no record, where one should begin.
 """
 import errno
 import mmap
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from peers.mapper.header import Header, id_text
@@ -42,6 +42,36 @@ MAGIC = b"ARCR"                     # of a record
 SEQ, CHECKSUM = slice(24, 32), slice(56, 64)    # where a record has them
 
 
+class Leaves:
+    """Where the entries of each leaf lie in one journal (native/map/leaves.h). Made when it is first asked for, and
+    grown with the journal."""
+
+    __slots__ = ("c", "end")
+
+    def __init__(self) -> None:
+        self.c: Any = ffi.NULL
+        self.end = 0                # bytes of the journal that are in it
+
+    def of(self, data: Any, end: int) -> Any:
+        """The index of a journal's first `end` bytes, or more. ENOMEM."""
+        if self.c == ffi.NULL:
+            made = lib.journal_leaves_new()
+            if made == ffi.NULL:
+                raise fail(errno.ENOMEM, "there is no memory for the index of a journal")
+            self.c = ffi.gc(made, lib.journal_leaves_free)
+        if self.end < end:
+            code = lib.journal_leaves_grow(self.c, ffi.from_buffer(data), end)
+            if code:
+                raise fail(-code, "a journal cannot be indexed")
+            self.end = end
+        return self.c
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory."""
+        return lib.journal_leaves_bytes(self.c) if self.c != ffi.NULL else 0
+
+
 @dataclass(slots=True, eq=False)
 class Stretch:
     """One journal object that is in memory. `data` may be longer than `end`, which is in bytes."""
@@ -56,6 +86,7 @@ class Stretch:
     epoch_max: int = 0              # of its records
     marked: int = 0                 # epoch that its snapshot mark began; 0: it has none
     stored: int = 0                 # bytes there were of the object when it was read, past `end` too
+    leaves: Leaves = field(default_factory=Leaves)
 
     @property
     def name(self) -> Object:
@@ -73,7 +104,7 @@ class Stretch:
             if int.from_bytes(record[SEQ], "little") > seq:
                 break
             end += -(-len(record) // lib.RECORD_ALIGN) * lib.RECORD_ALIGN
-        self.end = scan(self, end).end
+        self.end, self.leaves = scan(self, end).end, Leaves()
 
     def last_checksum(self) -> bytes:
         """That of its last record; nothing if it has none."""
@@ -87,6 +118,10 @@ class Stretch:
         made = Stretch(self.volume, epoch, number, record.ljust(end, b"\0"), end)
         scan(made, end)
         return made
+
+    def leaf_count(self) -> int:
+        """How many leaves it has entries of."""
+        return lib.journal_leaves_count(self.leaves.of(self.data, self.end))
 
     def records(self) -> list[memoryview]:
         """Its records, whole, in order."""
@@ -212,11 +247,13 @@ async def load_stretches(store: MapStore, header: Header) -> list[Stretch]:
     return found
 
 
-def spans(stretches: tuple[Stretch, ...] | list[Stretch]) -> Any:
-    """The stretches as a struct journal_span[]."""
+def spans(stretches: tuple[Stretch, ...] | list[Stretch], indexed: bool = False) -> Any:
+    """The stretches as a struct journal_span[], with their indexes or without. It is valid as long as they are."""
     made = ffi.new("struct journal_span[]", max(1, len(stretches)))
     for span, stretch in zip(made, stretches, strict=False):
         span.data, span.length = ffi.from_buffer(stretch.data), stretch.end
+        if indexed:
+            span.leaves = stretch.leaves.of(stretch.data, stretch.end)
     return made
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from peers.mapper.header import ENTRIES_PER_PAGE_SHIFT, Header, depth_for, id_text
 from peers.mapper.journal import Index, Stretch, spans
-from peers.mapper.store import PAGE, MapStore, named
+from peers.mapper.store import PAGE, MapStore, gather_bounded, named
 from xseg._native import ffi, lib
 from xseg.errors import error as fail
 from xseg.request import Object
@@ -25,7 +25,7 @@ from xseg.request import Object
 FANOUT = 1 << ENTRIES_PER_PAGE_SHIFT
 CHILD = struct.Struct("<QQIIQ")
 FIRST_AT = slice(32, 40)            # of a record: the first block it covers
-LEAVES_AT_ONCE = 16                 # leaves under way in a checkpoint
+PAGES_AT_ONCE = 16                  # under way in a checkpoint
 INLINE_INDEX = 256 << 10            # journal bytes up to which an index is not worth a thread
 
 Ref = tuple[int, int, int]          # volume, epoch, number of a page
@@ -52,12 +52,6 @@ def view_of(header: Header, stretches: list[Stretch]) -> View:
 def page_name(ref: Ref) -> Object:
     """The object's name."""
     return named(PAGE, *ref)
-
-
-def entry_max(block_shift: int) -> int:
-    """Bytes of the longest entry of a volume with this block size."""
-    bitmap = max(8, (1 << block_shift - 12) // 8)
-    return 16 + 4 * 40 + 3 * bitmap
 
 
 def damaged(name: str, ref: Ref, reason: str) -> OSError:
@@ -139,15 +133,17 @@ async def leaf_page(store: MapStore, view: View, leaf: int) -> bytes | None:
 
 
 def merge(view: View, page: bytes | None, first: int, count: int, identity: Ref,
-          out: Any, capacity: int) -> tuple[int, int]:
+          out: Any, capacity: int, indexed: bool = False) -> tuple[int, int]:
     """Entries of blocks [first, first + count), all of one leaf, as a leaf record at `out`, a cffi
     pointer to `capacity` bytes. Returns its bytes and the first block that found no room. EBADMSG.
+
+    `indexed`: the stretches are not walked, and records appended to them since the view was made count too.
     """
     info, next_block = ffi.new("struct record_info *"), ffi.new("uint64_t *")
     info.kind, info.block_shift, info.first = lib.RECORD_LEAF, view.block_shift, first
     info.volume, info.epoch, info.seq = identity
     leaf = ffi.NULL if page is None else ffi.from_buffer(page)
-    length = lib.map_merge(leaf, spans(view.stretches), len(view.stretches), first, count, info, out, capacity,
+    length = lib.map_merge(leaf, spans(view.stretches, indexed), len(view.stretches), first, count, info, out, capacity,
                            next_block)
     if length == -errno.EBADMSG:
         raise fail(errno.EBADMSG, f"volume '{view.name}': the map page of block {first} has damaged entries")
@@ -160,7 +156,7 @@ async def load_range(store: MapStore, view: View, first: int, count: int, out: A
                      capacity: int) -> tuple[int, int]:
     """MAP_LOAD: merge() of what the tree and journal have. NotFound: the view has been overtaken."""
     page = await leaf_page(store, view, first >> ENTRIES_PER_PAGE_SHIFT)
-    return merge(view, page, first, count, (view.root or (0, 0, 0)), out, capacity)
+    return merge(view, page, first, count, (view.root or (0, 0, 0)), out, capacity, indexed=True)
 
 
 async def merged_leaf(store: MapStore, view: View, leaf: int, identity: Ref, index: Index) -> bytes:
@@ -171,9 +167,9 @@ async def merged_leaf(store: MapStore, view: View, leaf: int, identity: Ref, ind
         raise fail(errno.EBADMSG, f"volume '{view.name}': its map has blocks from {first} on, but it ends with "
                                   f"{view.blocks}")
     page = await leaf_page(store, view, leaf)
-    capacity = lib.RECORD_HEADER + lib.RECORD_ENTRY_MAX + FANOUT * entry_max(view.block_shift)
-    out = bytearray(capacity)
     view = replace(view, stretches=index.of_leaf(leaf, view.block_shift))
+    capacity = lib.RECORD_HEADER + lib.RECORD_ENTRY_MAX + len(page or b"") + sum(s.end for s in view.stretches)
+    out = bytearray(capacity)
     length, _next = merge(view, page, first, count, identity, ffi.from_buffer(out), capacity)
     return bytes(memoryview(out)[:length])
 
@@ -282,6 +278,7 @@ class Rebuild:
         self.replaced: list[Ref] = []
         self.last_leaf = (view.blocks - 1) >> ENTRIES_PER_PAGE_SHIFT
         self.made: list[Object] = []    # pages written, or begun
+        self.left = 0                   # leaves to be written
 
     async def run(self) -> None:
         """Writes the pages; they are not synced yet. EBADMSG, and what the store says."""
@@ -307,11 +304,8 @@ class Rebuild:
         touched = [leaf for leaf in self.index.leaves if leaf <= self.last_leaf]
         if self.cut and self.last_leaf not in touched:
             touched.append(self.last_leaf)
-        changed: dict[int, Ref | None] = {}
-        for start in range(0, len(touched), LEAVES_AT_ONCE):
-            part = touched[start:start + LEAVES_AT_ONCE]
-            changed |= zip(part, await asyncio.gather(*map(self.leaf, part)), strict=True)
-        return changed
+        self.left = len(touched)
+        return dict(zip(touched, await gather_bounded(self.leaf, touched, PAGES_AT_ONCE), strict=True))
 
     async def leaf(self, leaf: int) -> Ref | None:
         """Writes one leaf."""
@@ -320,6 +314,7 @@ class Rebuild:
             self.replaced.append(old)
         ref = self.identity()
         record = await merged_leaf(self.store, self.view, leaf, ref, self.index)
+        self.left -= 1
         if len(record) == lib.RECORD_HEADER:
             return None
         await self.write(ref, record)
@@ -349,12 +344,13 @@ class Rebuild:
         if level == self.view.level + 1 and self.view.root:
             groups.setdefault(0, {})
         last_child = self.last_leaf >> ENTRIES_PER_PAGE_SHIFT * (level - 1)
-        result: dict[int, Ref | None] = {}
-        for index, changes in groups.items():
-            now = {child: ref for child, ref in (await self.old_children(level, index) | changes).items()
+
+        async def page(index: int) -> Ref | None:
+            now = {child: ref for child, ref in (await self.old_children(level, index) | groups[index]).items()
                    if ref and (child <= last_child or not self.cut)}
-            result[index] = await self.write_inner(level, index, now) if now else None
-        return result
+            return await self.write_inner(level, index, now) if now else None
+
+        return dict(zip(groups, await gather_bounded(page, groups, PAGES_AT_ONCE), strict=True))
 
     async def write_inner(self, level: int, index: int, now: dict[int, Ref]) -> Ref:
         """Writes one inner page."""

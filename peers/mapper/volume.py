@@ -41,7 +41,9 @@ from xseg.errors import Exists, NotFound, Stale
 from xseg.errors import error as fail
 from xseg.request import Object
 
-CLOSE_CHECKPOINT = 256 << 10        # journal bytes worth a checkpoint when a volume closes
+CLOSE_CHECKPOINT = 256 << 10        # journal bytes worth a checkpoint when a volume closes ...
+CLOSE_LEAVES = 256                  # ... if they touch so few leaves: else they are left to the next opening
+CLOSE_LOOK_S = 0.1                  # between two looks at how much a checkpoint has to do
 CREATE_TRIES = 16                   # of a header or name pointer that others remove meanwhile
 PAGES_SKIPPED = 1 << 32             # numbers that attempts of a mapper that died may have used
 REBUILD_TRIES = 4                   # of a tree, while blockers die
@@ -85,6 +87,8 @@ class Volume:
         self.abandoned = False              # closed by force though broken: commits are thrown away
         self.not_closed = ""                # why it could not be closed, as far as that was logged
         self.checkpointing: asyncio.Task | None = None
+        self.tree: Rebuild | None = None    # that the checkpoint writes
+        self.dropping: asyncio.Task | None = None   # removes what one that was given up has written
 
     @property
     def lost(self) -> OSError | None:
@@ -171,7 +175,7 @@ class Volume:
         if self.current is not None and self.current.end:
             now = self.current
             stretches.append(Stretch(now.volume, now.epoch, now.number, now.data, now.end,
-                                     now.first_seq, now.last_seq))
+                                     now.first_seq, now.last_seq, leaves=now.leaves))
         return view_of(self.header, stretches)
 
     def next_stretch(self, epoch: int = 0, seq: int = 0) -> Stretch:
@@ -432,15 +436,19 @@ class Volume:
         for _ in range(REBUILD_TRIES):
             lives = self.store.lives()
             tree = Rebuild(self.store, view, self.id, self.epoch, max(self.header.next_page, self.pages_used), cut)
+            self.tree = tree
             try:
                 await tree.run()
                 if tree.made:
                     await self.store.sync(self.id)
+            except asyncio.CancelledError:      # who closes the volume does not wait for that
+                self.dropping = asyncio.create_task(self.delete_quietly(tree.made))
+                raise
             except BaseException:
                 await self.delete_quietly(tree.made)
                 raise
             finally:
-                self.pages_used = tree.next_page
+                self.pages_used, self.tree = tree.next_page, None
             if lives == self.store.lives():
                 return tree
             await self.delete_quietly(tree.made)
@@ -467,10 +475,22 @@ class Volume:
                   if own((stretch.volume, stretch.epoch, 0), self.id, self.writable_since)]
         await self.store.delete_all(names)
 
+    async def end_checkpoint(self) -> None:
+        """Waits for the checkpoint under way, or gives it up if it has much to do still."""
+        while self.checkpointing is not None and not self.checkpointing.done():
+            if self.tree is not None and self.tree.left > CLOSE_LEAVES:
+                self.checkpointing.cancel()
+            await asyncio.wait([self.checkpointing], timeout=CLOSE_LOOK_S)
+
+    def worth_folding(self) -> bool:
+        """True if there is enough in the closed stretches, and it is done soon."""
+        enough = sum(stretch.end for stretch in self.stretches) > min(CLOSE_CHECKPOINT, self.store.journal_limit) \
+            or len(self.stretches) > STRETCHES_LIMIT
+        return enough and sum(stretch.leaf_count() for stretch in self.stretches) <= CLOSE_LEAVES
+
     async def settle(self) -> None:
         """When a volume closes: folds the journal if that is worth it, and closes its end in the header."""
-        while self.checkpointing is not None and not self.checkpointing.done():
-            await asyncio.wait([self.checkpointing])
+        await self.end_checkpoint()
         if self.current is None:
             return
         async with self.appending:
@@ -479,11 +499,11 @@ class Volume:
             if self.current.end:
                 self.stretches.append(self.current)
             self.current, self.leaving = None, False
-        worth_it = min(CLOSE_CHECKPOINT, self.store.journal_limit)
-        if sum(stretch.end for stretch in self.stretches) > worth_it or len(self.stretches) > STRETCHES_LIMIT:
+        if self.worth_folding():
             await self.checkpoint_quietly()
         if written and any(listed[3] is None for listed in self.header.journals):
-            await self.write_header(seq=0, next_journal=max(self.header.next_journal, after))
+            await self.write_header(seq=0, next_journal=max(self.header.next_journal, after),
+                                    next_page=max(self.header.next_page, self.pages_used))
 
     # --- the segment
 

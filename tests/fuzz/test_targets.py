@@ -15,7 +15,8 @@ ROUNDS_USUAL = 1500
 
 # What decodes something that another process, node, disk or person wrote: file, words of its text -> targets.
 DECODERS = {
-    ("native/map/map.c", "record_check journal_scan map_merge"): ["fuzz_map", "journal", "page"],
+    ("native/map/map.c", "record_check journal_scan"): ["fuzz_map", "journal", "page"],
+    ("native/map/merge.c", "map_merge"): ["fuzz_map", "journal", "page"],
     ("native/map/index.c", "journal_index"): ["fuzz_map", "journal"],
     ("native/objects/name.c", "object_name_parse"): ["fuzz_object_name"],
     ("native/nbd/negotiate.c", "nbd_take32"): ["fuzz_nbd"],

@@ -23,8 +23,8 @@ JOURNAL_LIMIT = 4096
 class Store:
     """Two disks, and lives of nodes on them."""
 
-    def __init__(self, seed=1):
-        self.dice = random.Random(seed)
+    def __init__(self, seed=1, journal_limit=JOURNAL_LIMIT):
+        self.dice, self.journal_limit = random.Random(seed), journal_limit
         self.data, self.maps = Disk(self.dice), Disk(self.dice)
 
     def live(self, work):
@@ -33,7 +33,7 @@ class Store:
         loop.set_exception_handler(lambda _loop, _context: None)    # of what was under way at the end
 
         async def life():
-            node = Node(self.data, self.maps, self.dice, JOURNAL_LIMIT)
+            node = Node(self.data, self.maps, self.dice, self.journal_limit)
 
             async def all_of_it():
                 await node.start()
