@@ -17,8 +17,8 @@ enum maplimit {
     MAP_LEVEL_MAX = 5,              /* of a page: XMAP_LEAF^6 blocks of the smallest size are 64 ZiB */
     MAP_LEAF_SHIFT = 10,            /* XMAP_LEAF = 1 << it */
     RECORD_ENTRY_MAX = 1712,        /* bytes of one encoded entry at most */
-    MAP_EPOCH_STRIDE = 256          /* opening raises the epoch by so much; what vlmc adds before a
-                                     * record that carries it is durable, is less */
+    MAP_EPOCH_STRIDE = 256          /* opening raises the epoch by so much after a life that was cut short;
+                                     * what vlmc adds before a record that carries it is durable, is less */
 };
 
 struct record_info {

@@ -13,8 +13,9 @@
  * volume may write an object in place only if it carries its own id and an epoch of
  * `writable_since` or later: a snapshot raises both `epoch` and `writable_since`, and with
  * that every older object is shared and read-only, without touching any entry. Opening for
- * writing raises `epoch` alone: an object that a lost life created but never committed is
- * never met again, as its name is never used again.
+ * writing raises `epoch` alone, by one, and by MAP_EPOCH_STRIDE after a life that was cut short: an
+ * object that a lost life created but never committed is never met again, as its name is never used
+ * again. A life that has changed nothing gives its epoch back when it ends in order.
  *
  * Records
  * -------

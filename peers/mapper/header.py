@@ -42,6 +42,8 @@ Payload of a header. Numbers lie in RANGES, so that what follows from them fits 
     auto            true: a snapshot made only so that a live volume could be cloned
     renaming        the name it is about to get: as long as this stands here, nobody else takes that name over (see
                     mapper/names.py). Only there when it is not empty
+    settled         true: no epoch later than `epoch` was ever used, as its last life has ended in order. Only there
+                    when it is true
     making          the mark of what it was made with: while there is such a mark, it is nobody's to use (see
                     mapper/making.py). Only there when it is not empty
 """
@@ -139,6 +141,7 @@ class Header:
     renaming: str = ""
     making: str = ""
     in_place_since: int = 0
+    settled: bool = False
     generation: int = 1
 
     @property
@@ -164,7 +167,7 @@ class Header:
 
 
 STORED = tuple(f.name for f in fields(Header) if f.name != "generation")
-OPTIONAL = ("renaming", "making", "in_place_since")     # are left out while they say nothing
+OPTIONAL = ("renaming", "making", "in_place_since", "settled")     # are left out while they say nothing
 KINDS = ("volume", "snapshot", "removed")
 RANGES = {                          # of the numbers of a header: from, below
     "id": (1, 1 << 64), "size": (0, SIZE_MAX + 1), "block_shift": (BLOCK_MIN_SHIFT, BLOCK_MAX_SHIFT + 1),
@@ -191,6 +194,8 @@ def unpack_header(data: bytes, wanted: int) -> Header:
         raise ValueError("its mark of being made is damaged")
     if not is_number(payload.get("in_place_since", 0), 0, EPOCH_LIMIT):
         raise ValueError("its in_place_since is no epoch")
+    if not isinstance(payload.get("settled", False), bool):
+        raise ValueError("whether it is settled is no truth value")
     if not isinstance(payload["auto"], bool) or not 0 < generation < COUNT_LIMIT:
         raise ValueError("its mark or generation is damaged")
     if payload["size"] % SECTOR or (payload["size"] == 0 and payload["kind"] != "removed"):

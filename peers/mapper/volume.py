@@ -48,7 +48,9 @@ CREATE_TRIES = 16                   # of a header or name pointer that others re
 PAGES_SKIPPED = 1 << 32             # numbers that attempts of a mapper that died may have used
 REBUILD_TRIES = 4                   # of a tree, while blockers die
 EPOCH_MAX = (1 << 32) - 1
+EPOCH_LAST = EPOCH_MAX - 1          # that is ever reached, and that no object has
 EPOCHS_LEFT = 1 << 16               # that an opening must find: each snapshot of an open volume takes one
+EPOCHS_WARNED = 1 << 28             # from which on people are told how many are left
 log = logging.getLogger("mapper")
 
 
@@ -68,6 +70,8 @@ class Volume:
         self.stretches: list[Stretch] = []  # closed
         self.current: Stretch | None = None  # appended to; only of one open for writing
         self.epoch = 0                      # by the header and the committed records
+        self.epoch_before = 0               # this life
+        self.opened_in: list[int] = []      # incarnations of all peers when this life began
         self.writable_since = 0
         self.seq = 0                        # last record appended
         self.checksum = b""                 # of it, as far as it was appended or found in this life
@@ -98,6 +102,11 @@ class Volume:
                           f"store failed ({os.strerror(code)}): mend that, then `vlmc close --force "
                           f"{self.header.name}` gives it up, and the volume can be opened anew") if code else None
 
+    @property
+    def epochs_left(self) -> int:
+        """How many epochs the volume may use still."""
+        return EPOCH_MAX - max(self.epoch, self.header.epoch, self.shared.epoch if self.shared is not None else 0)
+
     # --- header
 
     async def read_header(self) -> Header:
@@ -107,15 +116,17 @@ class Volume:
 
     async def write_header(self, folded: int = 0, current: Stretch | None = None, **changes: Any) -> None:
         """Replaces the header, with what is known of the journal; its oldest `folded` stretches are
-        dropped, and `current` (if given) begins, with the header, behind the records of the one there was.
-        Stale: somebody else changed it."""
+        dropped, and `current` (if given) begins, with the header, behind the records of the one there was. The epoch
+        is the largest that is known, unless the changes say another. Stale: somebody else changed it."""
         async with self.writing_header:
             assert self.header is not None
             closed = [self.current] if current and self.current and self.current.end else []
             current = current or self.current
             epoch = max(current.epoch if current else self.epoch, self.shared.epoch if self.shared else 0)
             new = replace(self.header, generation=self.header.generation + 1, **changes)
-            new.epoch, new.writable_since = max(new.epoch, epoch), max(new.writable_since, self.writable_since)
+            new.epoch = changes.get("epoch", max(new.epoch, epoch))
+            new.writable_since = max(new.writable_since, self.writable_since)
+            new.settled = current is None and not new.readonly
             new.journals = [stretch.listed() for stretch in self.stretches[folded:] + closed]
             if current is not None:
                 new.journals.append(current.listed(is_open=True))
@@ -152,8 +163,18 @@ class Volume:
 
     async def load(self) -> None:
         """Header and journal from the store, for one that is not open. EBADMSG, NotFound."""
+        await self.load_as_it_is()
+        if not self.header.settled and not self.header.readonly:
+            self.pass_over()
+
+    async def load_as_it_is(self) -> None:
+        """The same for one whose life goes on."""
         header = await self.read_header()
         self.adopt(header, await load_stretches(self.store, header))
+
+    def pass_over(self) -> None:
+        """Passes over the epochs that a life which was cut short may have used, whatever of it became durable."""
+        self.epoch = min(EPOCH_LAST, self.epoch + lib.MAP_EPOCH_STRIDE - 1)
 
     def adopt(self, header: Header, stretches: list[Stretch]) -> None:
         """Takes over what the store says, with all stretches closed."""
@@ -215,9 +236,9 @@ class Volume:
         listed = self.header.journals[-1] if self.header.journals else [0, 0, 0, 0]
         if listed[3] is not None or not self.stretches or not self.of_this_life(self.stretches[-1], listed):
             return
-        self.need_epochs(1)
-        last, number = self.stretches[-1], await self.free_journal(self.epoch + 1)
-        moved = last.last_record(self.epoch + 1, number)
+        epoch = min(EPOCH_LAST, self.epoch + 1)
+        last, number = self.stretches[-1], await self.free_journal(epoch)
+        moved = last.last_record(epoch, number)
         try:
             await self.store.write(moved.name, 0, moved.data, durable=True)
         except BaseException:
@@ -226,7 +247,7 @@ class Volume:
         emptied = [last.name] if last.first_seq == last.last_seq and not last.marked else []
         last.cut(last.last_seq - 1)
         self.stretches[-1:] = [last, moved] if last.end else [moved]
-        self.epoch += 1
+        self.epoch = epoch
         await self.write_header(seq=0, next_journal=number + 1)
         await self.delete_quietly(emptied)
 
@@ -246,23 +267,27 @@ class Volume:
 
     def start_life(self) -> None:
         """The volume begins to take records: a new journal, numbers from 1, and an epoch that vlmc has
-        not reached in the last life, whatever of it became durable. EOVERFLOW: there is none left."""
+        not reached in any life. EOVERFLOW: there is none left."""
         assert self.header is not None
         self.need_epochs(EPOCHS_LEFT)
-        self.epoch += lib.MAP_EPOCH_STRIDE
+        if self.epochs_left < EPOCHS_WARNED:
+            log.warning("volume '%s' has %d of %d epochs left, of which each opening that changes it takes one: make a "
+                        "clone of it (`vlmc clone`) and use that", self.header.name, self.epochs_left, EPOCH_MAX)
+        self.epoch_before, self.opened_in = self.epoch, self.store.lives()
+        self.epoch += 1
         self.seq, self.checksum, self.leaving = 0, b"", False
         self.current = fresh(self.id, self.epoch, self.header.next_journal)
         self.current.first_seq = 1
 
     def need_epochs(self, count: int) -> None:
         """EOVERFLOW: the volume has not so many epochs left."""
-        if self.epoch > EPOCH_MAX - count:
+        if self.epochs_left < count:
             raise fail(errno.EOVERFLOW, f"volume '{self.header.name}' has used up its {EPOCH_MAX} epochs: make a "
                                         "clone of it (`vlmc clone`) and use that")
 
     async def resume(self, shared: Any) -> None:
         """Takes up the life of a volume that is open in the segment, after a restart. EBADMSG."""
-        await self.load()
+        await self.load_as_it_is()
         if (self.header.block_shift, self.header.readonly) != (shared.block_shift, bool(shared.readonly)):
             raise fail(errno.EBADMSG, f"volume '{self.header.name}' is open, but its header is that of another kind")
         shared.size = self.header.size
@@ -494,16 +519,22 @@ class Volume:
         if self.current is None:
             return
         async with self.appending:
-            written = self.seq > 0 or self.leaving
+            epoch = {"epoch": self.epoch_before} if self.unused() else {}
             after = self.current.number + 1
             if self.current.end:
                 self.stretches.append(self.current)
             self.current, self.leaving = None, False
         if self.worth_folding():
             await self.checkpoint_quietly()
-        if written and any(listed[3] is None for listed in self.header.journals):
-            await self.write_header(seq=0, next_journal=max(self.header.next_journal, after),
-                                    next_page=max(self.header.next_page, self.pages_used))
+        await self.write_header(seq=0, next_journal=max(self.header.next_journal, after),
+                                next_page=max(self.header.next_page, self.pages_used), **epoch)
+
+    def unused(self) -> bool:
+        """True if nothing in this life can have its epoch: the next may take it again."""
+        shared = self.shared
+        return self.seq == 0 and not self.leaving and not self.pages_used and shared.epoch == self.current.epoch \
+            and not shared.writes and not shared.first_writes and not shared.lost \
+            and self.store.lives() == self.opened_in        # a vlmc that died may have begun to write
 
     # --- the segment
 

@@ -62,10 +62,11 @@ def test_a_port_cannot_close_what_another_has_open(node, volume):
         opened.write(0, b"x")
 
 
-def test_each_opening_for_writing_raises_the_epoch(node, ask, volume):
+def test_each_opening_that_writes_raises_the_epoch(node, ask, volume):
     epochs = []
     for _ in range(3):
-        with node.client.open(volume):
+        with node.client.open(volume) as opened:
+            opened.write(0, b"x")
             epochs.append(ask("info", name=volume)["epoch"])
     assert epochs == sorted(set(epochs))
 

@@ -5,12 +5,14 @@ Of the two addresses the first is of whichever volume has this name, the second 
 from __future__ import annotations
 
 import argparse
+import sys
 
 from tools import cli
 from tools.vlmc._common import add_json, control, nbd_uri, when
 from xseg.volume_name import by_id
 
 HELP = "show what is known of a volume"
+EPOCHS_WARNED = 1 << 28             # from which on people are told how many are left
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +27,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         cli.print_json(answer)
         return 0
+    if answer["epochs_left"] is not None and answer["epochs_left"] < EPOCHS_WARNED:
+        print(f"note: '{answer['name']}' has used up most of its epochs: make a clone of it (`vlmc clone`) and use "
+              "that", file=sys.stderr)
     used = answer.pop("open")
     answer["created"] = when(answer["created"])
     answer["size"] = f"{answer['size']} ({cli.human(answer['size'])})"

@@ -8,7 +8,7 @@ from peers.mapper.header import id_text
 from peers.mapper.store import HEADER, MapStore, gather_bounded, named
 from peers.mapper.tree import View
 from peers.mapper.verbs.arguments import Arguments
-from peers.mapper.volume import Volume, read_header
+from peers.mapper.volume import EPOCH_MAX, Volume, read_header
 from peers.mapper.volumes import Volumes
 from xseg._native import lib
 from xseg.errors import Damaged, NotFound
@@ -66,6 +66,7 @@ async def info(hand: Volumes, a: Arguments, room: int) -> dict:
     answer = {
         "name": header.name, "id": id_text(header.id), "kind": header.kind, "size": header.size,
         "block_size": header.block_size, "epoch": header.epoch, "writable_since": header.writable_since,
+        "epochs_left": None if header.readonly else EPOCH_MAX - header.epoch,
         "readonly": header.readonly, "parent": None, "parent_id": id_or_none(header.parent),
         "created": header.created, "auto": header.auto, "journals": len(header.journals),
         "map_level": header.level, "making": await hand.marks.state(header), "open": None, "lock_number": 0}
@@ -75,6 +76,7 @@ async def info(hand: Volumes, a: Arguments, room: int) -> dict:
         answer["lock_number"] = volume.lock_number
         if volume.handle:
             answer |= {"epoch": volume.shared.epoch, "writable_since": volume.shared.writable_since,
+                       "epochs_left": None if header.readonly else volume.epochs_left,
                        "open": usage(hand, volume)}
     return answer
 

@@ -10,14 +10,14 @@ from peers.mapper.store import HEADER, gather_bounded, named
 from peers.mapper.tree import View
 from peers.mapper.verbs.arguments import Arguments
 from peers.mapper.verbs.change import clear_away, remove_space
-from peers.mapper.volume import Volume, log
+from peers.mapper.volume import EPOCH_LAST, Volume, log
 from peers.mapper.volumes import Volumes
 from xseg._native import lib
 from xseg.errors import error as fail
 from xseg.volume_name import token_in
 
 BULK_AT_ONCE = 1024                 # requests under way while clones are made
-EPOCHS_OF_SNAPSHOT = 2              # of a volume that is not open: its next, and writable_since of the snapshot
+EPOCHS_OF_SNAPSHOT = 1024           # that an open volume must have left: what vlmc may be ahead, and some more
 AUTO_NAME_BYTES = 220               # of the volume's name that a snapshot made for cloning keeps
 
 
@@ -221,6 +221,7 @@ async def take_snapshot(hand: Volumes, name: str, snap: str, token: int, auto: b
 async def fix_open(hand: Volumes, volume: Volume) -> View:
     """What an open volume is when vlmc has let the writes under way finish."""
     await volume.keep_up()
+    volume.need_epochs(EPOCHS_OF_SNAPSHOT)
     volume.marked = None
     await hand.vlmc(lib.XOP_VOL_SNAPSHOT, volume)
     if volume.marked is None:
@@ -233,8 +234,7 @@ async def fix_closed(hand: Volumes, volume: Volume) -> View:
     async with hand.locked(volume):
         await volume.load()
         await volume.close_journal()
-        volume.need_epochs(EPOCHS_OF_SNAPSHOT)
-        volume.epoch += 1
+        volume.epoch = min(EPOCH_LAST, volume.epoch + 1)     # no object has it: so all are shared
         volume.writable_since = volume.epoch
         await volume.write_header()
         return volume.view()
