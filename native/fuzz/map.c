@@ -134,6 +134,7 @@ static void journal(const uint8_t *data, uint64_t size, const void *leaf)
         memcpy(&volume, data + 8, 8);
     journal_scan(data, size, volume, &scan);
     assert(scan.end <= size);
+    journal_lost(data, scan.end, size, volume, scan.last_seq);
     span = (struct journal_span){ .data = data, .length = scan.end };
     room = journal_count(&span, 1);
     entries = calloc(room + 1, sizeof(*entries));

@@ -12,6 +12,7 @@ enum maplimit {
     RECORD_VERSION = 1,
     RECORD_HEADER = 64,             /* bytes before the payload */
     RECORD_ALIGN = 512,             /* journal records are padded to it */
+    JOURNAL_LOOKS = 4,              /* see journal_lost() */
     RECORD_JOURNAL = 1, RECORD_LEAF = 2, RECORD_INNER = 3,
     RECORD_MARK = 1,                /* flag: ends a snapshot */
     MAP_LEVEL_MAX = 5,              /* of a page: XMAP_LEAF^6 blocks of the smallest size are 64 ZiB */

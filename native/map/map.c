@@ -393,3 +393,26 @@ void journal_scan(const void *journal, uint64_t length, uint64_t volume, struct 
     if (scan->end > length)
         scan->end = length;         /* the last record's padding was never written */
 }
+
+/* Whether the header at `at` may be that of a record of the volume with a number above seq. */
+static bool looks_like_one(const uint8_t *at, uint64_t left, uint64_t volume, uint64_t seq)
+{
+    return left > RECORD_HEADER && get32(at) == RECORD_MAGIC && get64(at + 8) == volume
+        && get64(at + 24) > seq && get32(at + 44) <= left - RECORD_HEADER;
+}
+
+bool journal_lost(const void *journal, uint64_t start, uint64_t length, uint64_t volume, uint64_t seq)
+{
+    const uint8_t *j = journal;
+    uint64_t looked = 0;
+    struct record_info info;
+
+    for (uint64_t at = start; at < length; at += RECORD_ALIGN) {
+        if (!looks_like_one(j + at, length - at, volume, seq))
+            continue;
+        looked += RECORD_HEADER + (uint64_t)get32(j + at + 44);
+        if (looked > JOURNAL_LOOKS * length || record_check(j + at, length - at, &info) == 0)
+            return true;
+    }
+    return false;
+}

@@ -139,6 +139,9 @@ void item_to_entry(const struct map_item *item, struct xentry *entry, struct xst
  * no intact record, or where a sequence number, volume or block size does not go on. Reports where it
  * ended and what it saw; scan->reason tells why it ended before `length`. */
 void journal_scan(const void *journal, uint64_t length, uint64_t volume, struct journal_scan *scan);
+/* Whether there is an intact record of the volume with a number above seq in [start, length) of a journal, or so many
+ * that only look like one that checking them all would take more than JOURNAL_LOOKS times the journal's length. */
+bool journal_lost(const void *journal, uint64_t start, uint64_t length, uint64_t volume, uint64_t seq);
 
 /* Bytes of one bitmap for a block size; the stack class that holds it. */
 static inline uint32_t map_bitmap_size(uint32_t block_shift)

@@ -93,6 +93,11 @@ class Stretch:
         """The object's name."""
         return named(JOURNAL, self.volume, self.epoch, self.number)
 
+    @property
+    def size(self) -> int:
+        """Bytes of memory, with the index of its leaves."""
+        return self.end + self.leaves.size
+
     def listed(self, is_open: bool = False) -> list:
         """What the header says of it."""
         return [self.volume, self.epoch, self.number, None if is_open else self.end]
@@ -162,14 +167,9 @@ def scan(stretch: Stretch, length: int) -> Any:
 
 
 def lost_records(stretch: Stretch, start: int, length: int) -> bool:
-    """True if behind the place where a scan ended there is an intact record with a later number."""
-    info = ffi.new("struct record_info *")
-    base = ffi.from_buffer(stretch.data)
-    for at in range(start, length - lib.RECORD_HEADER, lib.RECORD_ALIGN):
-        if lib.record_check(base + at, length - at, info) == 0 and info.volume == stretch.volume \
-                and info.seq > stretch.last_seq:
-            return True
-    return False
+    """True if behind the place where a scan ended there is an intact record with a later number, or what looks like
+    so many of them that it cannot be told."""
+    return bool(lib.journal_lost(ffi.from_buffer(stretch.data), start, length, stretch.volume, stretch.last_seq))
 
 
 def spoiled(stretch: Stretch, start: int, length: int) -> bool:
@@ -201,7 +201,7 @@ async def load_closed(store: MapStore, header: Header, listed: list) -> Stretch:
         raise damaged(name, stretch, ffi.string(found.reason).decode(), found.end)
     if found.block_shift != header.block_shift:
         raise damaged(name, stretch, "its block size is not the volume's", 0)
-    store.cache.put(stretch.name, stretch, stretch.end)
+    store.cache.put(stretch.name, stretch, stretch.size)
     return stretch
 
 

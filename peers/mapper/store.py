@@ -21,7 +21,8 @@ IO_MAX = lib.XSEG_IO_MAX
 FIRST_READ = 65536                  # bytes asked for when a record's length is not known yet
 HEADER_READ = 4096                  # most headers are far smaller
 LIST_ROOM = 65536                   # bytes of names one LIST brings
-CACHE_BYTES = 32 << 20              # pages and closed journals kept
+CACHE_BYTES = 32 << 20              # of memory for pages and closed journals that are kept
+ENTRY_BYTES = 400                   # of it that one takes beside its data: name, objects of Python, places in tables
 JOURNAL_LIMIT = 4 << 20             # bytes of all stretches of a volume that start a checkpoint, at most
 AT_ONCE = 256                       # requests under way for one bulk operation
 OWNER_TEXT_MAX = 1024
@@ -39,7 +40,7 @@ class NotTried(XsegError):
 
 
 class Cache:
-    """What never changes, by object name: least recently used goes first when `limit` bytes are full."""
+    """What never changes, by object name: least recently used goes first when `limit` bytes of memory are full."""
 
     def __init__(self, limit: int = CACHE_BYTES) -> None:
         self.limit = limit
@@ -55,13 +56,19 @@ class Cache:
         return found[0]
 
     def put(self, name: Object, value: Any, size: int) -> None:
-        """Keeps value, which takes so many bytes."""
+        """Keeps value, whose data take so many bytes."""
         self.drop(name)
-        self.kept[name] = value, size
-        self.used += size
+        self.kept[name] = value, size + ENTRY_BYTES
+        self.used += size + ENTRY_BYTES
         while self.used > self.limit and self.kept:
             _name, (_value, freed) = self.kept.popitem(last=False)
             self.used -= freed
+
+    def grown(self, name: Object, size: int) -> None:
+        """What is kept under a name, if anything is, takes so many bytes by now."""
+        found = self.kept.get(name)
+        if found is not None and found[1] != size + ENTRY_BYTES:
+            self.put(name, found[0], size)
 
     def drop(self, name: Object) -> None:
         """Forgets one."""

@@ -156,7 +156,10 @@ async def load_range(store: MapStore, view: View, first: int, count: int, out: A
                      capacity: int) -> tuple[int, int]:
     """MAP_LOAD: merge() of what the tree and journal have. NotFound: the view has been overtaken."""
     page = await leaf_page(store, view, first >> ENTRIES_PER_PAGE_SHIFT)
-    return merge(view, page, first, count, (view.root or (0, 0, 0)), out, capacity, indexed=True)
+    merged = merge(view, page, first, count, (view.root or (0, 0, 0)), out, capacity, indexed=True)
+    for stretch in view.stretches:
+        store.cache.grown(stretch.name, stretch.size)
+    return merged
 
 
 async def merged_leaf(store: MapStore, view: View, leaf: int, identity: Ref, index: Index) -> bytes:
