@@ -19,10 +19,10 @@ port that opened it has closed it or died, unless `vlmc open` keeps it. When the
 state is rebuilt from the segment at once, and from the store when somebody asks for it, or in the
 background; nothing is asked of its users.
 
-Its parts: header.py (formats), store.py (object I/O), journal.py, tree.py (pages), volume.py (an open volume),
-names.py, making.py (what is being made), locks.py (which are noted), volumes.py (the volumes in hand, which all that
-follows works on), walk.py (check, du), scrub.py (`archipelago check`), keep.py (locks, closing what nobody uses),
-takeover.py (after a restart), verbs/ (a file a kind of verb).
+Its parts: header.py (formats), store.py (object I/O), frames.py (headers on the store), journal.py, tree.py (pages),
+volume.py (an open volume), names.py, making.py (what is being made), locks.py (which are noted), volumes.py (the
+volumes in hand, which all that follows works on), walk.py (check, du), scrub.py (`archipelago check`), keep.py (locks,
+closing what nobody uses), takeover.py (after a restart), verbs/ (a file a kind of verb).
 """
 import asyncio
 import errno

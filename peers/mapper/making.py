@@ -17,10 +17,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from peers.mapper.frames import create_frame
 from peers.mapper.header import MAKING_MAX, Header, id_text, pack_name
 from peers.mapper.names import missing, pointer
 from peers.mapper.store import MapStore
-from peers.mapper.volume import create_frame
 from xseg.errors import NotFound
 from xseg.errors import error as fail
 from xseg.request import Object, Request

@@ -27,9 +27,9 @@ import errno
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 
+from peers.mapper.frames import create_frame, read_header, replace_frame
 from peers.mapper.header import BLOCK_MIN_SHIFT, Header, name_digest, pack_name, unpack_name
 from peers.mapper.store import HEADER, NAME, MapStore, named
-from peers.mapper.volume import create_frame, read_header, replace_frame
 from xseg.errors import Damaged, NotFound, Stale
 from xseg.errors import error as fail
 from xseg.request import Object

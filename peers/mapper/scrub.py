@@ -28,6 +28,7 @@ from typing import Any
 
 import xxhash
 
+from peers.mapper.frames import read_header
 from peers.mapper.header import Header, id_text, name_digest, unpack_frame, unpack_header
 from peers.mapper.journal import load_stretches
 from peers.mapper.making import ALIVE, ELSEWHERE, REMEDY, object_of
@@ -45,7 +46,6 @@ from peers.mapper.store import (
     gather_bounded,
 )
 from peers.mapper.tree import Ref, View, all_leaves, index_of, page_name, view_of
-from peers.mapper.volume import read_header
 from peers.mapper.walk import Check
 from xseg._native import lib
 from xseg.errors import NotFound

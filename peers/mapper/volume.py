@@ -23,7 +23,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from peers.mapper.header import JOURNALS_MAX, Header, id_text, unpack_header
+from peers.mapper.frames import read_header, replace_header
+from peers.mapper.header import JOURNALS_MAX, Header, id_text
 from peers.mapper.journal import (
     CHAIN_MAX,
     CHECKSUM,
@@ -37,14 +38,13 @@ from peers.mapper.journal import (
 from peers.mapper.store import HEADER, JOURNAL, MapStore, named
 from peers.mapper.tree import Rebuild, View, own, page_name, view_of
 from xseg._native import ffi, lib
-from xseg.errors import Exists, NotFound, Stale
+from xseg.errors import NotFound
 from xseg.errors import error as fail
 from xseg.request import Object
 
 CLOSE_CHECKPOINT = 256 << 10        # journal bytes worth a checkpoint when a volume closes ...
 CLOSE_LEAVES = 256                  # ... if they touch so few leaves: else they are left to the next opening
 CLOSE_LOOK_S = 0.1                  # between two looks at how much a checkpoint has to do
-CREATE_TRIES = 16                   # of a header or name pointer that others remove meanwhile
 PAGES_SKIPPED = 1 << 32             # numbers that attempts of a mapper that died may have used
 REBUILD_TRIES = 4                   # of a tree, while blockers die
 EPOCH_MAX = (1 << 32) - 1
@@ -574,44 +574,3 @@ class Volume:
             self.shared.opens[port] = 0
             self.shared.opened_by[port] = life
         self.shared.opens[port] = min(65535, self.holders.get((port, life), 0))
-
-
-async def read_header(store: MapStore, volume: int) -> Header:
-    """A header. NotFound; EBADMSG that names the object, and the volume if its name can still be read."""
-    data = await store.read_frame(named(HEADER, volume))
-    try:
-        return unpack_header(data, volume)
-    except ValueError as damage:
-        raise fail(errno.EBADMSG, f"the header of volume {id_text(volume)} is damaged: {damage}") from None
-
-
-async def replace_header(store: MapStore, header: Header, generation: int) -> None:
-    """Replaces a header of that generation. Stale, in a sentence for people."""
-    try:
-        await replace_frame(store, named(HEADER, header.id), header.pack(), generation)
-    except Stale:
-        raise fail(errno.ESTALE, f"volume '{header.name}' was changed by somebody else meanwhile: try again") from None
-
-
-async def replace_frame(store: MapStore, name: Any, data: bytes, generation: int) -> None:
-    """Replaces a header or name pointer of that generation. One that is there already, by a repeated request, is
-    fine. Stale, NotFound."""
-    try:
-        await store.replace(name, data, generation)
-    except Stale:
-        if (await store.read_frame(name))[:len(data)] != data:
-            raise
-
-
-async def create_frame(store: MapStore, name: Any, data: bytes) -> bytes | None:
-    """Makes a header or name pointer. What is there already, if it is not just that; else None. EAGAIN: it comes and
-    goes all the time."""
-    for _ in range(CREATE_TRIES):
-        try:
-            await store.create(name, data)
-            return None
-        except Exists:
-            with suppress(NotFound):        # it was removed since
-                found = await store.read_frame(name)
-                return None if found[:len(data)] == data else found
-    raise fail(errno.EAGAIN, "a name is taken and freed all the time: try again")

@@ -13,12 +13,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from peers.mapper.frames import read_header
 from peers.mapper.header import Header, Ids, id_text
 from peers.mapper.locks import Noted
 from peers.mapper.making import Marks, UnderWay
 from peers.mapper.names import Names, Settle, means, missing
 from peers.mapper.store import MapStore, NotTried
-from peers.mapper.volume import Volume, log, read_header
+from peers.mapper.volume import Volume, log
 from xseg import limits
 from xseg._native import lib
 from xseg.errors import Damaged, NotFound, Stale, XsegError

@@ -6,8 +6,9 @@ import pytest
 from cut_work import BLOCK
 from test_kills_in_turn import Store, good, read, write
 
+from peers.mapper.frames import read_header, replace_header
 from peers.mapper.store import MapStore
-from peers.mapper.volume import EPOCH_MAX, EPOCHS_LEFT, read_header, replace_header
+from peers.mapper.volume import EPOCH_MAX, EPOCHS_LEFT
 from xseg._native import lib
 
 SIZE = 16 * BLOCK

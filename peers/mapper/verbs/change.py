@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from peers.mapper import walk
+from peers.mapper.frames import read_header
 from peers.mapper.header import ENTRIES_PER_PAGE_SHIFT, Header
 from peers.mapper.journal import Stretch
 from peers.mapper.names import missing
 from peers.mapper.store import HEADER, LOCK, named
 from peers.mapper.tree import View, own, page_name, tree_pages
 from peers.mapper.verbs.arguments import Arguments
-from peers.mapper.volume import Volume, log, read_header
+from peers.mapper.volume import Volume, log
 from peers.mapper.volumes import Volumes
 from xseg._native import lib
 from xseg.errors import Busy, Damaged, NotFound

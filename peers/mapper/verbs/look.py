@@ -4,11 +4,12 @@ import errno
 from collections.abc import Awaitable, Callable
 
 from peers.mapper import walk
+from peers.mapper.frames import read_header
 from peers.mapper.header import id_text
 from peers.mapper.store import HEADER, MapStore, gather_bounded, named
 from peers.mapper.tree import View
 from peers.mapper.verbs.arguments import Arguments
-from peers.mapper.volume import EPOCH_MAX, Volume, read_header
+from peers.mapper.volume import EPOCH_MAX, Volume
 from peers.mapper.volumes import Volumes
 from xseg._native import lib
 from xseg.errors import Damaged, NotFound

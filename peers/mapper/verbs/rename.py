@@ -16,10 +16,11 @@ by who opens the volume for writing, or wants the name: the volume's lock says w
 """
 import errno
 
+from peers.mapper.frames import read_header
 from peers.mapper.header import Header, id_text
 from peers.mapper.names import exists, missing
 from peers.mapper.verbs.arguments import Arguments
-from peers.mapper.volume import Volume, log, read_header
+from peers.mapper.volume import Volume, log
 from peers.mapper.volumes import Volumes
 from xseg._native import lib
 from xseg.errors import Busy, Damaged, NotFound, Stale
