@@ -208,6 +208,24 @@ def test_json_of_one_volume_and_of_many_has_one_shape(node, name):
         assert one[0] == two[0] and one[0] in node.vlmc_json(verb)
 
 
+def test_a_page_of_the_list(node, name):
+    for number in range(3):
+        node.vlmc("create", f"{name}-{number}", "--size", "1M")
+    done = node.vlmc("list", "--after", name + "-0", "--limit", "1", "--json")
+    assert [row["name"] for row in json.loads(done.stdout)] == [name + "-1"]
+    assert f"vlmc list --after '{name}-1'" in done.stderr
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "x"])
+def test_a_page_has_a_length(refused, limit):
+    assert "usage:" in refused("list", "--limit", limit, status=2)
+
+
+def test_what_is_not_there_is_not_walked(refused):
+    for verb in ("du", "check"):
+        assert "no volume 'nothing'" in refused(verb, "nothing")
+
+
 def test_check_of_good_volumes(vlmc, name):
     assert vlmc("check", name) == f"{name}: 0 blocks in 0 objects: good\n"
 

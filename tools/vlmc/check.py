@@ -9,7 +9,9 @@ import argparse
 from typing import Any
 
 from tools import cli
-from tools.vlmc._common import add_json, portions
+from tools.vlmc._common import add_json
+from tools.vlmc._walks import walk_all
+from xseg.volume_name import by_id
 
 HELP = "check the map of volumes"
 
@@ -19,10 +21,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
-def check(args: argparse.Namespace, name: str) -> dict[str, Any]:
+def checked(name: str, answers: list[dict[str, Any]]) -> dict[str, Any]:
     """The whole result for one volume."""
     whole: dict[str, Any] = {"name": name, "blocks": 0, "objects": 0, "problems": [], "left_out": 0}
-    for answer in portions(args, "check", name=name):
+    for answer in answers:
         for key, value in answer.items():
             whole[key] += value
     return whole
@@ -31,12 +33,18 @@ def check(args: argparse.Namespace, name: str) -> dict[str, Any]:
 def everything(args: argparse.Namespace) -> list[dict[str, Any]]:
     """The results for all volumes, and one for each header that cannot be read."""
     from tools.vlmc.list import rows
-    return [{"name": row["id"], "blocks": 0, "objects": 0, "problems": [row["damaged"]], "left_out": 0}
-            if "damaged" in row else check(args, row["name"]) for row in rows(args)]
+    found = rows(args)
+    good = [row for row in found if "damaged" not in row]
+    walks = walk_all(args, "check", [by_id(row["id"]) for row in good], skip_gone=True)
+    results = [checked(row["name"], answers) for row, answers in zip(good, walks, strict=True) if answers]
+    return results + [checked(row["id"], [{"problems": [row["damaged"]]}]) for row in found if "damaged" in row]
 
 
 def run(args: argparse.Namespace) -> int:
-    results = [check(args, name) for name in args.names] if args.names else everything(args)
+    if args.names:
+        results = [checked(*each) for each in zip(args.names, walk_all(args, "check", args.names), strict=True)]
+    else:
+        results = everything(args)
     if args.json:
         cli.print_json(results)
     for result in [] if args.json else results:

@@ -11,7 +11,9 @@ import argparse
 from typing import Any
 
 from tools import cli
-from tools.vlmc._common import add_json, portions
+from tools.vlmc._common import add_json
+from tools.vlmc._walks import walk_all
+from xseg.volume_name import by_id
 
 HELP = "show the space that volumes take"
 COLUMNS = ("name", "logical", "exclusive", "shared", "blocks", "objects")
@@ -22,22 +24,29 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
-def usage(args: argparse.Namespace, name: str) -> dict[str, Any]:
+def usage(name: str, answers: list[dict[str, Any]]) -> dict[str, Any]:
     """The whole result for one volume. Bytes, but for blocks and objects."""
     whole = {"name": name, "logical": 0, "exclusive": 0, "shared": 0, "blocks": 0, "objects": 0}
-    for answer in portions(args, "du", name=name):
+    for answer in answers:
         whole["logical"] = answer.pop("logical")
         for key, value in answer.items():
             whole[key] += value
     return whole
 
 
+def everything(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The results for all volumes whose headers can be read."""
+    from tools.vlmc.list import rows
+    found = [row for row in rows(args) if "name" in row]
+    walks = walk_all(args, "du", [by_id(row["id"]) for row in found], skip_gone=True)
+    return [usage(row["name"], answers) for row, answers in zip(found, walks, strict=True) if answers]
+
+
 def run(args: argparse.Namespace) -> int:
-    names = args.names
-    if not names:
-        from tools.vlmc.list import rows
-        names = [row["name"] for row in rows(args) if "name" in row]
-    results = [usage(args, name) for name in names]
+    if args.names:
+        results = [usage(*each) for each in zip(args.names, walk_all(args, "du", args.names), strict=True)]
+    else:
+        results = everything(args)
     if args.json:
         cli.print_json(results)
         return 0

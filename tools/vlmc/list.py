@@ -7,6 +7,7 @@ Exit status 0 all the same: `vlmc check` is there to judge.
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from tools import cli
@@ -16,7 +17,16 @@ HELP = "list volumes and snapshots"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--limit", type=limit, metavar="COUNT", help="no more than so many")
+    parser.add_argument("--after", metavar="NAME", help="only what comes after that one, which need not be there")
     add_json(parser)
+
+
+def limit(word: str) -> int:
+    """A number from 1 on; what is none is wrong usage."""
+    if not word.isascii() or not word.isdigit() or int(word) < 1:
+        raise argparse.ArgumentTypeError("it must be a whole number from 1 on")
+    return int(word)
 
 
 def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -25,7 +35,20 @@ def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     names = {row["id"]: row["name"] for row in found if "name" in row}
     for row in found:
         row["parent"] = names.get(row.get("parent_id"))
-    return sorted(found, key=lambda row: ("damaged" in row, row.get("name", row["id"])))
+    return sorted(found, key=place)
+
+
+def place(row: dict[str, Any]) -> tuple[bool, str]:
+    """By which the rows are in order."""
+    return "damaged" in row, row.get("name", row["id"])
+
+
+def page(found: list[dict[str, Any]], after: str | None, most: int | None) -> tuple[list[dict[str, Any]], int]:
+    """The rows behind `after` (a name, or the id of a damaged one), so many at most, and how many come behind these."""
+    if after is not None:
+        start = max((place(row) for row in found if after == place(row)[1]), default=(False, after))
+        found = [row for row in found if place(row) > start]
+    return found[:most], len(found) - len(found[:most])
 
 
 def line(row: dict[str, Any]) -> list[Any]:
@@ -40,7 +63,9 @@ def line(row: dict[str, Any]) -> list[Any]:
 
 
 def run(args: argparse.Namespace) -> int:
-    found = rows(args)
+    found, left = page(rows(args), args.after, args.limit)
+    if left:
+        print(f"note: {left} more come after these: vlmc list --after '{place(found[-1])[1]}'", file=sys.stderr)
     if args.json:
         cli.print_json(found)
     else:

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What looks at all volumes does so side by side, with a bound; a long list is had in pages."""
+import asyncio
+import errno
+
+import pytest
+
+from tools.vlmc import _walks
+from tools.vlmc.list import page
+from xseg.errors import NotFound, error
+
+MANY = 100
+
+
+class Mapper:
+    """Answers each walk in three portions, and sees how many are under way."""
+
+    def __init__(self, gone=()):
+        self.gone, self.now, self.most = gone, 0, 0
+
+    async def ask(self, verb, name, cursor):
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(0)
+        self.now -= 1
+        if name in self.gone:
+            raise error(errno.ENOENT, f"there is no volume '{name}'")
+        return {"verb": verb, "name": name, "part": cursor, "cursor": (cursor + 1) % 3}
+
+
+def walk(mapper, names, skip_gone=False):
+    return asyncio.run(_walks.side_by_side(mapper.ask, "du", names, skip_gone))
+
+
+def test_walks_are_side_by_side_and_come_in_order():
+    mapper, names = Mapper(), [f"v{number}" for number in range(MANY)]
+    found = walk(mapper, names)
+    assert found == [[{"verb": "du", "name": name, "part": part} for part in range(3)] for name in names]
+    assert mapper.most == _walks.AT_ONCE
+
+
+def test_one_that_is_gone_meanwhile_is_left_out_only_where_nobody_named_it():
+    names = ["a", "b", "c"]
+    assert [answers is None for answers in walk(Mapper({"b"}), names, skip_gone=True)] == [False, True, False]
+    with pytest.raises(NotFound, match="'b'"):
+        walk(Mapper({"b"}), names)
+
+
+ROWS = [{"name": name, "id": name * 2} for name in "abcd"] + [{"id": name * 2, "damaged": "bad"} for name in "ef"]
+
+
+def test_pages_make_up_the_list():
+    for most in range(1, len(ROWS) + 2):
+        after, seen = None, []
+        while True:
+            found, left = page(ROWS, after, most)
+            seen += found
+            assert len(found) <= most and left == len(ROWS) - len(seen)
+            if not left:
+                break
+            after = found[-1].get("name", found[-1]["id"])
+        assert seen == ROWS
+
+
+def test_a_page_begins_behind_a_name_that_need_not_be_there():
+    assert page(ROWS, "bb", 1) == ([ROWS[2]], 3)
+    assert page(ROWS, "z", None) == (ROWS[4:], 0)
+    assert page(ROWS, None, None) == (ROWS, 0)

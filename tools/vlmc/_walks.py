@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Walks over the maps of many volumes, some of them at one time."""
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgpack
+
+from tools.vlmc._common import LONG_S
+from xseg._native import lib
+from xseg.aio import AsyncPort, Hub
+from xseg.client import DEAD_PEER_TIMEOUT_S, control_answer
+from xseg.errors import NotFound, NotRunning
+from xseg.segment import Segment
+
+AT_ONCE = 8                     # volumes that are walked at one time
+LOOK_S = 0.5                    # between two looks at whether the mapper lives
+
+Ask = Callable[..., Awaitable[dict[str, Any]]]      # a verb and its arguments; the mapper's answer
+
+
+def walk_all(args: argparse.Namespace, verb: str, names: list[str], skip_gone: bool = False
+             ) -> list[list[dict[str, Any]] | None]:
+    """The answers of a verb that has a cursor, for each of the volumes, in the order of their names. None: it is gone,
+    if that is to be no failure. NotRunning, and what the mapper says."""
+    with Segment.of_home(args.home) as segment:
+        return asyncio.run(_walk_all(segment, verb, names, skip_gone))
+
+
+async def _walk_all(segment: Segment, verb: str, names: list[str], skip_gone: bool) -> list[Any]:
+    hub = Hub(segment)
+    try:
+        port, mapper = AsyncPort(hub, role="vlmc"), segment.port_of("mapper")
+
+        async def ask(verb: str, **arguments: Any) -> dict[str, Any]:
+            data = msgpack.packb({"verb": verb, **arguments})
+            return control_answer(verb, await port.call(mapper, lib.XOP_CONTROL, data=data, room=lib.XSEG_IO_MAX,
+                                                        timeout=LONG_S, check=False))
+
+        work = asyncio.ensure_future(side_by_side(ask, verb, names, skip_gone))
+        death = asyncio.ensure_future(_death(segment, mapper))
+        await asyncio.wait([work, death], return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            work.cancel()
+            raise NotRunning("the mapper is not running: start it with `archipelago restart mapper`")
+        death.cancel()
+        return work.result()
+    finally:
+        hub.close()
+
+
+async def _death(segment: Segment, port: int) -> None:
+    """Returns when no process has served a port for DEAD_PEER_TIMEOUT_S."""
+    missed = 0.0
+    while missed < DEAD_PEER_TIMEOUT_S:
+        await asyncio.sleep(LOOK_S)
+        missed = 0.0 if segment.alive(port) else missed + LOOK_S
+
+
+async def side_by_side(ask: Ask, verb: str, names: list[str], skip_gone: bool) -> list[list[dict[str, Any]] | None]:
+    """walk_all(), by who asks the mapper."""
+    room = asyncio.Semaphore(AT_ONCE)
+
+    async def walk(name: str) -> list[dict[str, Any]] | None:
+        async with room:
+            try:
+                return await _walk(ask, verb, name)
+            except NotFound:
+                if not skip_gone:
+                    raise
+                return None
+
+    return await asyncio.gather(*map(walk, names))
+
+
+async def _walk(ask: Ask, verb: str, name: str) -> list[dict[str, Any]]:
+    cursor, found = 0, []
+    while True:
+        answer = await ask(verb, name=name, cursor=cursor)
+        cursor = answer.pop("cursor")
+        found.append(answer)
+        if cursor == 0:
+            return found
