@@ -224,4 +224,4 @@ def disk_size(file: str, info: dict[str, Any]) -> int:
     """Bytes of the disk. EINVAL: none."""
     if not info["virtual-size"]:
         raise Invalid(f"{file}: it is empty, so there is no disk in it")
-    return info["virtual-size"]
+    return int(info["virtual-size"])

@@ -12,12 +12,12 @@ class XsegError(OSError):
     """A failure with an errno (positive) and a sentence that names the thing and the remedy."""
 
     default_errno = errno.EIO
+    errno: int
+    strerror: str
 
     def __init__(self, code: int | str | None = None, text: str = "") -> None:
-        if isinstance(code, str):
-            code, text = None, code
-        code = code or self.default_errno
-        super().__init__(code, text or os.strerror(code))
+        number = code if isinstance(code, int) and code else self.default_errno
+        super().__init__(number, (code if isinstance(code, str) else text) or os.strerror(number))
 
     def __str__(self) -> str:
         return self.strerror
@@ -105,11 +105,9 @@ class NoBuffers(XsegError):
     default_errno = errno.ENOBUFS
 
 
-BY_ERRNO: dict[int, type[XsegError]] = {
-    cls.default_errno: cls
-    for cls in (NotFound, Exists, Busy, ReadOnly, NoSpace, Stale, Invalid, Damaged, Unsupported, TimedOut,
-                WrongVersion, NoSlots, NoBuffers)
-} | {errno.EDQUOT: NoSpace}
+KINDS: tuple[type[XsegError], ...] = (NotFound, Exists, Busy, ReadOnly, NoSpace, Stale, Invalid, Damaged, Unsupported,
+                                      TimedOut, WrongVersion, NoSlots, NoBuffers)
+BY_ERRNO = {cls.default_errno: cls for cls in KINDS} | {errno.EDQUOT: NoSpace}
 
 
 def error(code: int, text: str = "") -> XsegError:

@@ -205,7 +205,9 @@ class Mapper(Peer):
         record = request.payload        # a copy: what is checked is what is written
         if len(record) < lib.RECORD_HEADER:
             raise fail(errno.EINVAL, "the record is cut short")
-        request.reply(done=await volume.append(record))
+        offset = await volume.append(record)
+        await volume.keep_pace()
+        request.reply(done=offset)
 
     # --- names
 

@@ -47,6 +47,8 @@ CLOSE_LEAVES = 256                  # ... if they touch so few leaves: else they
 CLOSE_LOOK_S = 0.1                  # between two looks at how much a checkpoint has to do
 PAGES_SKIPPED = 1 << 32             # numbers that attempts of a mapper that died may have used
 REBUILD_TRIES = 4                   # of a tree, while blockers die
+PACE_FROM = 2                       # journal limits of journal from which on commits wait for the checkpoint ...
+PACE_S, PACE_LOOK_S = 1.0, 0.005    # ... so long at most, and between two looks at it
 EPOCH_MAX = (1 << 32) - 1
 EPOCH_LAST = EPOCH_MAX - 1          # that is ever reached, and that no object has
 EPOCHS_LEFT = 1 << 16               # that an opening must find: each snapshot of an open volume takes one
@@ -92,6 +94,7 @@ class Volume:
         self.not_closed = ""                # why it could not be closed, as far as that was logged
         self.checkpointing: asyncio.Task | None = None
         self.tree: Rebuild | None = None    # that the checkpoint writes
+        self.paced: tuple[Stretch | None, int] = None, 0    # a journal, and how many of its leaves commits waited for
         self.dropping: asyncio.Task | None = None   # removes what one that was given up has written
 
     @property
@@ -404,10 +407,27 @@ class Volume:
 
     # --- checkpoints
 
+    def unfolded(self) -> int:
+        """Bytes of journal."""
+        return sum(stretch.end for stretch in self.stretches) + (self.current.end if self.current else 0)
+
     def checkpoint_due(self) -> bool:
         """True if there is so much journal that it should be folded into pages."""
-        used = sum(stretch.end for stretch in self.stretches) + (self.current.end if self.current else 0)
-        return used > self.store.journal_limit or len(self.stretches) > STRETCHES_LIMIT
+        return self.unfolded() > self.store.journal_limit or len(self.stretches) > STRETCHES_LIMIT
+
+    async def keep_pace(self) -> None:
+        """While a checkpoint lags behind, a commit is answered when as many leaves were written as it has added to
+        those that wait, or after PACE_S: so journals do not grow faster than they are folded."""
+        tree, current = self.tree, self.current
+        if tree is None or current is None or self.unfolded() <= PACE_FROM * self.store.journal_limit:
+            return
+        count = current.leaf_count()
+        added = count - self.paced[1] if self.paced[0] is current else count
+        self.paced = current, count
+        loop = asyncio.get_running_loop()
+        goal, end = max(0, tree.left - added), loop.time() + PACE_S
+        while self.tree is tree and tree.left > goal and loop.time() < end:
+            await asyncio.sleep(PACE_LOOK_S)
 
     async def keep_up(self) -> None:
         """Waits for a checkpoint when so many stretches have gathered that no more may. What it fails with."""

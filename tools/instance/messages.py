@@ -80,7 +80,7 @@ def parse_answer(line: bytes) -> list[str]:
     said = answer.get("said", [])
     if not is_texts(said, len(line)):
         raise Invalid("the supervisor's answer has no lines for people")
-    return said
+    return list(said)
 
 
 # --- notes in the run folder
