@@ -57,6 +57,7 @@ PAGES_MAX = 1 << 20                 # intact pages remembered; more are looked a
 TRIES = 3                           # of a volume that looks damaged
 RETRY_S = 0.2                       # between two of them
 SHOWN_MAX = 200                     # problems told of one volume
+VOLUMES_AT_ONCE = 8                 # looked at at the same time
 CONTENTS_AT_ONCE = 4                # read at the same time, IO_MAX bytes each
 COUNTED = (DATA, CONTENT, PAGE, JOURNAL)
 KIND_NAMES = {DATA: "data", CONTENT: "content", PAGE: "page", JOURNAL: "journal", NAME: "name", HEADER: "header"}
@@ -167,11 +168,7 @@ class Scrub:
         headers = await self.headers()
         names = await self.names()
         self.stage("volumes", len(headers))
-        volumes = []
-        for volume in headers:
-            found = await self.volume(volume)
-            if found is not None:
-                volumes.append(found.told())
+        volumes = [found.told() for found in await gather_bounded(self.volume, headers, VOLUMES_AT_ONCE) if found]
         await self.all_contents()
         await self.rest()
         return {"volumes": volumes, "names": names, "contents": self.contents, "leftover": self.leftover,

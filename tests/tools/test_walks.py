@@ -5,6 +5,7 @@ import errno
 
 import pytest
 
+from peers.mapper.scrub import VOLUMES_AT_ONCE, Found, Scrub
 from tools.vlmc import _walks
 from tools.vlmc.list import page
 from xseg.errors import NotFound, error
@@ -44,6 +45,37 @@ def test_one_that_is_gone_meanwhile_is_left_out_only_where_nobody_named_it():
     assert [answers is None for answers in walk(Mapper({"b"}), names, skip_gone=True)] == [False, True, False]
     with pytest.raises(NotFound, match="'b'"):
         walk(Mapper({"b"}), names)
+
+
+class Counting(Scrub):
+    """Has so many volumes to look at, and sees how many it looks at together."""
+
+    now = most = 0
+
+    async def headers(self):
+        return list(range(MANY))
+
+    async def volume(self, volume):
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(0)
+        self.now -= 1
+        return Found(volume) if volume % 2 else None
+
+    async def names(self):
+        return 0
+
+    async def nothing(self):
+        pass
+
+    all_contents = rest = nothing
+
+
+def test_a_check_of_the_store_looks_at_some_volumes_together_and_tells_of_them_in_order():
+    scrub = Counting(None)
+    found = asyncio.run(scrub.run())["volumes"]
+    assert [int(volume["id"], 16) for volume in found] == list(range(1, MANY, 2))
+    assert scrub.most == VOLUMES_AT_ONCE
 
 
 ROWS = [{"name": name, "id": name * 2} for name in "abcd"] + [{"id": name * 2, "damaged": "bad"} for name in "ef"]
