@@ -188,10 +188,11 @@ async def index_of(view: View) -> Index:
 
 async def tree_pages(store: MapStore, view: View, ref: Ref, level: int, index: int, start: int = 0,
                      enter: Any = None, damage: Any = None) -> AsyncIterator[tuple[Ref, int, int]]:
-    """Pages below and including one: (page, level, number at its level), parents first, ascending.
+    """A page and all pages below it: (page, level, number at its level), parents first, ascending.
 
-    Skips what lies before leaf `start`, and what `enter(ref)` says no to. An inner page that cannot be
-    read is told to `damage(error)`, and its children are skipped; without `damage` the error is raised.
+    Pages that end before leaf `start` are skipped, and so is a page that `enter(ref)` says no to, with all below it.
+    When an inner page cannot be read, `damage(error)` is called and its children are skipped; without `damage` the
+    error is raised.
     """
     if (index + 1) << ENTRIES_PER_PAGE_SHIFT * level <= start or (enter and not enter(ref)):
         return
@@ -212,8 +213,8 @@ async def tree_pages(store: MapStore, view: View, ref: Ref, level: int, index: i
 
 async def all_leaves(store: MapStore, view: View, start: int = 0, damage: Any = None,
                      index: Index | None = None, enter: Any = None) -> AsyncIterator[int]:
-    """Numbers of the leaves that the tree has or the journal touches, from `start` on, ascending. Of the
-    tree's, not those under pages that `enter(ref)` says no to."""
+    """Numbers of the leaves that hold something, ascending, from leaf `start` on: those that the tree has and those
+    that the journal touches. Where `enter(ref)` says no to a page, the tree's leaves below that page are left out."""
     journal = [leaf for leaf in (index or await index_of(view)).leaves if leaf >= start]
     place = 0
     if view.root:
