@@ -39,14 +39,14 @@
  *
  * Trouble
  * -------
- * While the cluster is down, or a placement group has no OSD, operations wait in librados and go on
- * by themselves. After op_timeout_s they fail with ETIMEDOUT (blocker_rados/deadline.c). An
- * operation that timed out may still be done later, but never after a later one on the same object
- * by this client: RADOS keeps their order. Until that is certain no lock is given back, as another node
- * would be another client (blocker_rados/doubt.c). A full pool is ENOSPC or EDQUOT at once (FULL_TRY), never
- * a wait, and no error for what leads out of it: locks, and what removing, opening and closing need. A pool that is gone makes every operation fail with ENOENT, which is not what ENOENT means
- * to our clients: then it is ENODEV. A client that was blocklisted gets ESTALE for everything, for
- * ever.
+ * While the cluster is down, or a placement group has no OSD, operations wait in librados and go on by
+ * themselves. After op_timeout_s they fail with ETIMEDOUT (blocker_rados/deadline.c). An operation that
+ * timed out may still be done later, but never after a later one on the same object by this client: RADOS
+ * keeps their order. Until that is certain no lock is given back, as another node would be another client
+ * (blocker_rados/doubt.c). A full pool is ENOSPC or EDQUOT at once (FULL_TRY), never a wait, and no error
+ * for what leads out of it: locks, and what removing, opening and closing need. A pool that is gone makes
+ * every operation fail with ENOENT, which is not what ENOENT means to our clients: then it is ENODEV. A
+ * client that was blocklisted gets ESTALE for everything, for ever.
  *
  * Instances and their registries
  * ------------------------------

@@ -64,8 +64,8 @@ enum peer_option_kind {
 };
 struct peer_option { const char *name; enum peer_option_kind kind; size_t offset; };
 /* PEER_OPTION("ms", struct delay, ms): the member of the peer's state says the kind. */
-#define PEER_OPTION(name, state, member) { name, _Generic(((state *)0)->member, uint32_t: PEER_U32, uint64_t: PEER_U64, \
-    bool: PEER_BOOL, const char *: PEER_TEXT, int: PEER_FD), offsetof(state, member) }
+#define PEER_OPTION(name, state, member) { name, _Generic(((state *)0)->member, uint32_t: PEER_U32, \
+    uint64_t: PEER_U64, bool: PEER_BOOL, const char *: PEER_TEXT, int: PEER_FD), offsetof(state, member) }
 
 struct peer_ops {
     const char *type;

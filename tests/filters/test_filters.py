@@ -6,8 +6,10 @@ import pytest
 from filtered import DATA, HEADER, behind, errors
 from loops import peers
 
+from peers.delay import Delay
 from xseg._native import lib
 from xseg.errors import XsegError
+from xseg.peer import Option
 from xseg.request import Call, Object
 
 LOCK = Object(lib.XOBJ_LOCK, 42)
@@ -50,4 +52,21 @@ def test_filters_stack():
 ])
 def test_a_wrong_option_is_named(filter_type, options, words):
     with pytest.raises(XsegError, match=words), behind(filter_type, **options):
+        pass
+
+
+def test_what_python_does_not_pass_stops_the_start(monkeypatch):
+    monkeypatch.setattr(Delay, "options", {name: option for name, option in Delay.options.items() if name != "ms"})
+    with pytest.raises(XsegError, match="option ms is missing"), behind("delay"):
+        pass
+
+
+@pytest.mark.parametrize(("option", "value", "words"), [
+    ("ms", "-1", "-1 is not a whole number"), ("ms", "1e3", "1e3 is not a whole number"),
+    ("ms", str(1 << 64), ".* is not a whole number of 18446744073709551615 at most"),
+    ("order", "yes", "yes is neither 0 nor 1"), ("order", None, "nothing is neither 0 nor 1"),
+])
+def test_a_value_that_python_should_not_have_passed_is_named(monkeypatch, option, value, words):
+    monkeypatch.setattr(Option, "native", lambda self, given: value if self is Delay.options[option] else "0")
+    with pytest.raises(XsegError, match=f"option {option}: {words}"), behind("delay"):
         pass
