@@ -90,9 +90,10 @@ test: packages-test build ## all tests (TESTS=path for some of them), with reaso
 	@flock .build.lock $(MAKE) -s --no-print-directory $(VENV)/.test
 	$(PY) -m $(if $(TESTS),pytest -rs $(TESTS),tests) $(ARGS)
 
-lint: build ## ruff on Python; gcc and its analyser on C, with warnings as errors
+lint: build ## ruff and mypy on Python; gcc and its analyser on C, with warnings as errors
 	@flock .build.lock $(MAKE) -s --no-print-directory $(VENV)/.test
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
 	@printf '%s\n' native/fuzz/*.c | xargs -P2 -n1 gcc $(LINT_FLAGS) -fsyntax-only
 	@printf '%s\n' $(filter-out native/fuzz/%,$(filter %.c,$(NATIVE))) | xargs -P2 -n1 gcc $(LINT_FLAGS) \
 		-O2 -fanalyzer -c -o /dev/null
@@ -151,4 +152,4 @@ lock: ## newer Python packages: requirements*.txt, with hashes, from requirement
 		--custom-compile-command "make lock" $$name.in -o $$name.txt || exit 1; done
 
 clean: ## removes what was built, but not .venv
-	rm -rf build build-asan build-fuzz xseg/_native* native/segment/layout_hash.h *.egg-info $(VENV)/.native $(VENV)/.commands
+	rm -rf build build-asan build-fuzz xseg/_native*.so native/segment/layout_hash.h *.egg-info $(VENV)/.native $(VENV)/.commands

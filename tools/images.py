@@ -105,7 +105,7 @@ def convert(subject: str, words: list[str], progress: Progress, files: tuple[int
     progress(1.0)
 
 
-def _follow(child: subprocess.Popen, progress: Progress) -> None:
+def _follow(child: subprocess.Popen[bytes], progress: Progress) -> None:
     """Reads "(12.34/100%)" from its output until that ends."""
     assert child.stdout is not None
     with child.stdout as output:
@@ -114,7 +114,7 @@ def _follow(child: subprocess.Popen, progress: Progress) -> None:
                 progress(float(seen[-1]) / 100)
 
 
-def _end(child: subprocess.Popen) -> None:
+def _end(child: subprocess.Popen[bytes]) -> None:
     """Sees to it that it has ended."""
     if child.poll() is None:
         child.terminate()
@@ -133,7 +133,10 @@ def progress_bar(title: str, size: int, wanted: bool) -> Iterator[Progress]:
         return
     from tqdm import tqdm
     with tqdm(total=size, desc=title, unit="B", unit_scale=True, unit_divisor=1024, leave=True) as bar:
-        yield lambda part: bar.update(int(part * size) - bar.n)
+        def show(part: float) -> None:
+            bar.update(int(part * size) - bar.n)
+
+        yield show
 
 
 @contextlib.contextmanager

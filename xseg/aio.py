@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from xseg._native import ffi, lib
@@ -29,7 +29,7 @@ BATCH = 256                     # requests taken in at one go
 RECOVER_S = 0.002               # between two looks at what an earlier life has sent
 WAITERS_MAX = 65536             # calls that wait for a slot or buffer of one port
 
-Handler = Callable[[Request], Awaitable[None]]
+Handler = Callable[[Request], Coroutine[Any, Any, None]]
 
 
 class Hub:
@@ -109,9 +109,9 @@ class AsyncPort:
         self.c = port[0]
         self.number: int = self.c.number
         self.handler: Handler | None = None
-        self.tasks: set[asyncio.Task] = set()
-        self._calls: dict[int, asyncio.Future] = {}     # by slot; a cancelled one was abandoned
-        self._waiters: deque[asyncio.Future] = deque()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._calls: dict[int, asyncio.Future[None]] = {}     # by slot; a cancelled one was abandoned
+        self._waiters: deque[asyncio.Future[None]] = deque()
         self._batch = ffi.new("uint32_t[]", BATCH)
         self._paused = False
         self._kept: list[Any] = []                      # requests that came while paused, or before serve()
@@ -173,7 +173,7 @@ class AsyncPort:
                 self._reply_came(slot, base + slot)
             else:
                 self._request_came(base + slot)
-        return count == BATCH
+        return bool(count == BATCH)
 
     def _request_came(self, c: Any) -> None:
         if self._paused or (self.handler is None and self.number < lib.XSEG_STATIC_PORTS):
@@ -187,7 +187,7 @@ class AsyncPort:
         self.tasks.add(task)
         task.add_done_callback(self._task_done)
 
-    def _task_done(self, task: asyncio.Task) -> None:
+    def _task_done(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)
         self.hub.flush_soon()
 
@@ -253,7 +253,7 @@ class AsyncPort:
         self._put(c)
         return reply.check() if check else reply
 
-    def _send(self, c: Any, call: Call, dst: int, parent: Request | None) -> asyncio.Future:
+    def _send(self, c: Any, call: Call, dst: int, parent: Request | None) -> asyncio.Future[None]:
         try:
             call.put(self.c, c)
         except BaseException:
@@ -266,7 +266,7 @@ class AsyncPort:
         self.hub.flush_soon()
         return future
 
-    async def _answer(self, c: Any, future: asyncio.Future) -> None:
+    async def _answer(self, c: Any, future: asyncio.Future[None]) -> None:
         try:
             await future
         except asyncio.CancelledError:

@@ -153,11 +153,11 @@ class Volume:
 
     @property
     def size(self) -> int:
-        return self.shared.size
+        return int(self.shared.size)
 
     @property
     def block_size(self) -> int:
-        return 1 << self.shared.block_shift
+        return 1 << int(self.shared.block_shift)
 
     @property
     def readonly(self) -> bool:

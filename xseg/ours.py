@@ -184,7 +184,7 @@ def read(path: str, errors: str = "strict") -> str:
 
 def read_bytes(path: str) -> bytes:
     with opened(path, os.O_RDONLY, "rb") as file:
-        return file.read()
+        return bytes(file.read())
 
 
 def read_linked(path: str) -> bytes:

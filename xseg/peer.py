@@ -199,7 +199,7 @@ class Peer:
 
     def target(self, role: str) -> int:
         """The port that plays `role` for this peer now; to be asked again for each request."""
-        return lib.export_route(self.segment.c, self.segment.route(self.role, role))
+        return int(lib.export_route(self.segment.c, self.segment.route(self.role, role)))
 
     async def call(self, role: str, op: int, **fields: Any) -> Reply:
         """AsyncPort.call() to whoever plays `role` for this peer now."""

@@ -124,7 +124,7 @@ class Port:
             lib.port_wait(self.c, min(POLL_MS, int(left * 1000) + 1), 0)
 
     def is_reply(self, request: Request) -> bool:
-        return request.c.src == self.number
+        return bool(request.c.src == self.number)
 
     # --- one at a time
 

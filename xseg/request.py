@@ -23,7 +23,7 @@ class Object(NamedTuple):
     kind: int
     volume: int = 0
     epoch: int = 0
-    index: int = 0
+    index: int = 0                  # type: ignore[assignment]    # tuple's method of this name is not wanted
     digest: bytes = b""
 
     @classmethod
@@ -65,7 +65,7 @@ class Call(NamedTuple):
     size: int = 0
     flags: int = 0
     arg: int = 0
-    object: Object | tuple | None = None
+    object: Object | tuple[int, ...] | None = None
     data: bytes | bytearray | memoryview | None = None
     room: int = 0
     generation: int = 0

@@ -88,7 +88,8 @@ def record(home: str, name: str) -> None:
 
 def text(field: Any) -> str:
     """A char array of the segment as a string; bytes that are no UTF-8 show as such."""
-    return ffi.string(field).decode(errors="backslashreplace")
+    said: bytes = ffi.string(field)
+    return said.decode(errors="backslashreplace")
 
 
 def _fill(params: Any, run: str, values: dict[str, Any]) -> None:
@@ -122,7 +123,7 @@ class Segment:
         """Bytes that a segment with these parameters needs."""
         c = ffi.new("struct xparams *")
         _fill(c, run, params)
-        return lib.xseg_size(c)
+        return int(lib.xseg_size(c))
 
     @classmethod
     def create(cls, name: str, run: str, **params: Any) -> Segment:
@@ -250,19 +251,19 @@ class Segment:
         """Sets a port aside for a role; its number. Idempotent. NoSpace: too many roles."""
         number = ffi.new("uint32_t *")
         check(lib.port_declare(self.c, role.encode(), type.encode(), process.encode(), number), f"role {role}")
-        return number[0]
+        return int(number[0])
 
     def port_of(self, role: str) -> int:
         """Number of the port of a role. NotFound: no such role."""
         number = ffi.new("uint32_t *")
         check(lib.port_find(self.c, role.encode(), number), f"role {role}")
-        return number[0]
+        return int(number[0])
 
     def route(self, source: str, target: str) -> int:
         """Number of the edge from role `source` to role `target`; NotFound: no such role."""
         number = ffi.new("uint32_t *")
         check(lib.route_find(self.c, source.encode(), target.encode(), number), f"route {source}>{target}")
-        return number[0]
+        return int(number[0])
 
     def set_route(self, edge: str, port: int) -> None:
         """Turns the edge "from>to" to a port."""
@@ -280,7 +281,7 @@ class Segment:
 
     def alive(self, port: int) -> bool:
         """True while the process that bound the port lives."""
-        return lib.port_alive(self.c, port)
+        return bool(lib.port_alive(self.c, port))
 
     def fenced(self) -> str:
         """In a sentence: that another node has fenced this one, why, and what to do. Empty: none has."""
@@ -319,7 +320,8 @@ class Segment:
             dtype = dtype_of(struct)
             offset = int(ffi.cast("uintptr_t", first)) - int(ffi.cast("uintptr_t", self.c.base))
             self._arrays[name] = numpy.frombuffer(self.memory(offset, dtype.itemsize * count), dtype, count)
-        return self._arrays[name]
+        array: numpy.ndarray[Any, Any] = self._arrays[name]
+        return array
 
     @property
     def requests(self) -> numpy.ndarray:

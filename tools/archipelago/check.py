@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from typing import Any, Never
 
 from tools import cli
 
@@ -37,7 +37,7 @@ def scrub(home: str, volume: str | None) -> dict[str, Any]:
     from xseg.aio import AsyncPort, Hub
     from xseg.segment import Segment
 
-    async def work(segment: Segment, bar: tqdm) -> dict[str, Any]:
+    async def work(segment: Segment, bar: tqdm[Never]) -> dict[str, Any]:
         hub = Hub(segment)
         port = AsyncPort(hub, role="check")
 
@@ -49,15 +49,18 @@ def scrub(home: str, volume: str | None) -> dict[str, Any]:
             for place in range(segment.c.volume_count):
                 shared = segment.c.volumes[place]
                 if shared.state == lib.XVOL_OPEN and shared.id == volume_id:
-                    return shared.commit_seq
+                    return int(shared.commit_seq)
             return 0
 
         def stage(what: str, count: int) -> None:
             bar.reset(count or None)
             bar.set_description(what)
 
+        def progress() -> None:
+            bar.update()
+
         store = MapStore(sender("blockerm"), sender("blockerb"))
-        work = Scrub(store, committed, bar.update, stage,
+        work = Scrub(store, committed, progress, stage,
                      lambda mark: state_of(mark, segment, segment.c.header.created_ns | 1, home))
         try:
             if volume is None:
@@ -66,6 +69,7 @@ def scrub(home: str, volume: str | None) -> dict[str, Any]:
         finally:
             hub.close()
 
+    bar: tqdm[Never]
     with Segment.of_home(home) as segment, tqdm(disable=None, leave=False, unit="", file=sys.stderr) as bar:
         return asyncio.run(work(segment, bar))
 

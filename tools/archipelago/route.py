@@ -83,7 +83,7 @@ def in_flight(segment: Segment, role: str) -> int:
     held = ffi.new("uint32_t[]", lib.XSEG_PORTS)
     lib.export_in_flight(segment.c, held)
     away = sum(segment.c.slots[slot].state != lib.XREQ_FREE for slot in segment.slots_of(port))
-    return held[port] + away
+    return int(held[port]) + int(away)
 
 
 def wait_until_idle(segment: Segment, role: str) -> None:

@@ -27,7 +27,7 @@ from xseg import look
 from xseg._native import ffi, lib
 from xseg.errors import Busy, NotRunning
 from xseg.removed import ELSEWHERE, supervisor_answers
-from xseg.segment import Segment
+from xseg.segment import Segment, text
 
 HELP = "show each peer and its state"
 NOT_ALL_RUN = 3
@@ -49,7 +49,7 @@ def peers(instance: Instance, segment: Segment | None) -> list[dict[str, Any]]:
     return [_peer(instance, segment, name, held, deaths) for name in instance.config.roles]
 
 
-def _peer(instance: Instance, segment: Segment | None, name: str, held: Any, deaths: dict) -> dict[str, Any]:
+def _peer(instance: Instance, segment: Segment | None, name: str, held: Any, deaths: dict[str, Any]) -> dict[str, Any]:
     role = instance.config.roles[name]
     pid = instance.pid_of(role.process)
     shown = {"role": name, "type": role.type, "process": role.process, "port": None, "pid": pid or None,
@@ -150,7 +150,7 @@ def picture(instance: Instance, segment: Segment | None) -> str:
 def _target(segment: Segment | None, edge: str, target: str) -> str:
     """Where an edge leads now, and for whom it stands when that is another."""
     port = segment.routes().get(edge) if segment else None
-    player = ffi.string(segment.c.ports[port].role).decode() if port is not None else target
+    player = text(segment.c.ports[port].role) if segment and port is not None else target
     return player if player == target else f"{player} (for {target})"
 
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from tools import cli, cluster, image_source
 from tools.demo.image import cached
-from tools.mapping import mapping
+from tools.mapping import blockdev, mapping
 from tools.vlmc._common import nbd_uri
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -67,10 +67,10 @@ class Demo:
     def ask(self, *words: str, note: str = "") -> str:
         """As run(), for a command whose output is wanted; it is shown, too."""
         done = self._run(words, note, (0,), subprocess.PIPE)
-        return done.stdout.decode().strip()
+        return str(done.stdout, "utf-8").strip()
 
     def _run(self, words: tuple[str, ...], note: str, statuses: tuple[int, ...],
-             stdout: int | None) -> subprocess.CompletedProcess:
+             stdout: int | None) -> subprocess.CompletedProcess[bytes]:
         say("$ " + shlex.join(words))
         begin = time.monotonic()
         done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=stdout, timeout=COMMAND_TIMEOUT_S)
@@ -220,7 +220,7 @@ class Demo:
                    for name in (one, other)]
         found, number, end = set(), 0, False
         while not end:
-            first, second = (stream.stdout.read(block_size) for stream in streams)
+            first, second = (stream.stdout.read(block_size) for stream in streams if stream.stdout)
             if first != second:
                 found.add(number)
             number, end = number + 1, not first and not second
@@ -255,7 +255,7 @@ class Demo:
     def mapped(self, name: str) -> Iterator[list[str]]:
         """A mapped volume: its device and partitions."""
         device = self.ask("vlmc", "map", name, note=f"map {name}")
-        yield [device, *mapping.blockdev.partitions(device)]
+        yield [device, *blockdev.partitions(device)]
         self.run("vlmc", "unmap", name, note=f"unmap {name}")
 
     def mount(self, devices: list[str]) -> bool:
@@ -279,7 +279,7 @@ class Demo:
         def free() -> bool:
             return subprocess.run(["umount", self.mountpoint], stderr=subprocess.DEVNULL).returncode == 0
 
-        if os.path.ismount(self.mountpoint) and not mapping.blockdev.wait_for(free, UNMOUNT_S):
+        if os.path.ismount(self.mountpoint) and not blockdev.wait_for(free, UNMOUNT_S):
             subprocess.run(["umount", "--lazy", self.mountpoint])
 
     def clean_up(self) -> None:
@@ -296,9 +296,9 @@ class Demo:
                 say(f"not cleaned up: {failure}")
         if self.cluster:
             self.cluster.destroy()
-        for late in mapping.blockdev.mounts_below(self.home):   # a mount that was interrupted has ended since
+        for late in blockdev.mounts_below(self.home):   # a mount that was interrupted has ended since
             subprocess.run(["umount", "--lazy", late])
-        if mapping.blockdev.mounts_below(self.home):
+        if blockdev.mounts_below(self.home):
             say(f"{self.home} is left in place: something is still mounted there")
         else:
             shutil.rmtree(self.home, ignore_errors=True)

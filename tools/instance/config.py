@@ -165,7 +165,7 @@ class Config:
 
     def serving(self, process: str) -> list[Role]:
         """The roles of a process whose clients have connections to it."""
-        return [role for role in map(self.roles.get, self.processes[process]) if role.cls.listens]
+        return [role for role in map(self.roles.__getitem__, self.processes[process]) if role.cls.listens]
 
     def stop_order(self) -> list[str]:
         """Processes, those first that others do not need to finish their work."""
@@ -295,7 +295,7 @@ class _Reader:
             if not isinstance(numbers, list) or (many and len(numbers) != 3):
                 raise self.fail(f"[segment]: {key} = {value!r} must be a list of three numbers, one a class")
             low = SEGMENT_MINIMA[key]
-            lows = [1] * len(numbers) if os.environ.get(SCANTY) else low if many else [low]
+            lows = [1] * len(numbers) if os.environ.get(SCANTY) else low if isinstance(low, tuple) else [low]
             most = PARAMETER_MAXIMA.get(key, PARAMETER_MAX)
             for number, least in zip(numbers, lows, strict=True):
                 if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= most:

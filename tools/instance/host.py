@@ -24,7 +24,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tools.instance import config
 from tools.instance.messages import parse_pid, parse_sockets
@@ -32,6 +32,9 @@ from xseg import ours
 from xseg._native import ffi, lib
 from xseg.errors import NotRunning, XsegError, check
 from xseg.segment import Segment
+
+if TYPE_CHECKING:
+    from xseg.peer import Peer
 
 DRAIN_S = 8.0
 KNOWN_S = 5.0                   # after which whoever started this process must have written its pid file
@@ -64,21 +67,22 @@ class NativeLoop:
             self._add(role)
 
     def _add(self, role: config.Role) -> None:
+        assert role.native
         keep: list[Any] = []
 
         def c_text(text: str) -> Any:
             keep.append(ffi.new("char[]", os.fsencode(text)))
             return keep[-1]
 
-        targets = [c_text(target) for target in role.targets]
         def c_option(name: str, value: str | None) -> Any:
             return c_text(name), ffi.NULL if value is None else c_text(value)
 
+        targets = [c_text(target) for target in role.targets]
         options = [c_option(name, option.native(role.options[name])) for name, option in role.cls.options.items()]
         inherited = dict(inherited_sockets(role.name))
         options += [c_option(name + "_fd", inherited.get(name)) for name in (*role.cls.listens, *role.cls.keeps)]
-        if role.cls.told:
-            options.append(c_option(role.cls.told + "_all", self.told(role.cls)))
+        if told := role.cls.told:
+            options.append(c_option(told + "_all", self.told(role.cls, told)))
         peer = ffi.new("struct peer **")
         rc = lib.loop_add(self.c, role.native.encode(), role.name.encode(), targets, len(targets),
                           options, len(options), peer)
@@ -86,10 +90,10 @@ class NativeLoop:
             why = ffi.string(peer[0].error).decode(errors="replace") if peer[0] != ffi.NULL else os.strerror(-rc)
             raise XsegError(-rc, f"{role.name} ({role.type}) cannot start: {why}")
 
-    def told(self, cls: Any) -> str:
+    def told(self, cls: type[Peer], option: str) -> str:
         """What a peer is told of all roles of its type."""
-        return "".join(f"{role.name} {role.options[cls.told]}\n" for role in self.everyone
-                       if role.cls is cls and role.options[cls.told])
+        return "".join(f"{role.name} {role.options[option]}\n" for role in self.everyone
+                       if role.cls is cls and role.options[option])
 
     def _run(self) -> None:
         self.status = lib.loop_run(self.c, self.drain_ms)

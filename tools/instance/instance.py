@@ -27,6 +27,7 @@ import time
 from typing import IO, Any
 
 from tools.instance import config, locking, messages, stores
+from tools.instance.config import Role
 from tools.instance.process import KILL_TIMEOUT_S, runs, send_signal, start_time, wait_for_end
 from xseg import look, ours
 from xseg._native import lib
@@ -57,7 +58,7 @@ class Instance:
 
     def __init__(self, home: str) -> None:
         self.home = home
-        self._children: dict[str, subprocess.Popen] = {}
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
 
     @functools.cached_property
     def config(self) -> config.Config:
@@ -117,7 +118,7 @@ class Instance:
         if os.path.dirname(store) == self.home and not os.path.exists(store):
             ours.make_folder(store)
 
-    def _check_socket(self, role: config.Role, option: str) -> None:
+    def _check_socket(self, role: Role, option: str) -> None:
         """NotOurs: somebody else could put his own in the place of a socket. Says so if those it is opened to cannot
         come near it."""
         path = role.options[option]
@@ -159,18 +160,18 @@ class Instance:
         """Running processes of this instance that the configuration no longer knows."""
         return [name for name in self.known() if name not in self.config.processes and self.pid_of(name)]
 
-    def child_of(self, process: str) -> subprocess.Popen | None:
+    def child_of(self, process: str) -> subprocess.Popen[bytes] | None:
         """It, if this program has started it and it runs."""
         child = self._children.get(process)
         return child if child and child.poll() is None else None
 
-    def launch(self, process: str, sockets: dict[str, int] | None = None) -> subprocess.Popen:
+    def launch(self, process: str, sockets: dict[str, int] | None = None) -> subprocess.Popen[bytes]:
         """Starts a process; see spawn(). Waits for nothing."""
         child = self.spawn(process, sockets or {})
         self.admit(process, child)
         return child
 
-    def spawn(self, process: str, sockets: dict[str, int], gate: int | None = None) -> subprocess.Popen:
+    def spawn(self, process: str, sockets: dict[str, int], gate: int | None = None) -> subprocess.Popen[bytes]:
         """Starts a program that can become a process once it is admitted, detached, its output in log/PROCESS.log.
 
         `sockets`: "ROLE.OPTION" -> a descriptor that listens, for it to inherit. `gate`: see tools/instance/host.py.
@@ -193,7 +194,7 @@ class Instance:
                 raise
             return open(os.devnull, "ab")
 
-    def admit(self, process: str, child: subprocess.Popen) -> None:
+    def admit(self, process: str, child: subprocess.Popen[bytes]) -> None:
         """Makes a program that was spawned the process of that name: it waits for its pid file."""
         self._children[process] = child
         ours.replace(self.path("run", process + ".pid"), f"{child.pid} {start_time(child.pid)}\n")

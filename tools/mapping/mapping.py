@@ -21,6 +21,7 @@ import os
 import re
 import time
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
 from tools.instance import locking
 from tools.instance.messages import COUNT_LIMIT, PID_MAX, from_json, is_number
@@ -30,6 +31,9 @@ from xseg import ours
 from xseg.client import Client
 from xseg.errors import Busy, Damaged, Exists, Invalid, NotFound, XsegError, error
 from xseg.volume_name import by_id
+
+if TYPE_CHECKING:
+    from tools.mapping.methods import Method
 
 NAMES_TIMEOUT_S = 10.0          # for the mapper to tell the present names
 ID = re.compile("[0-9a-f]{16}")
@@ -68,7 +72,7 @@ class Entry:
         return os.path.join(self.home, "log", f"map-{os.path.basename(self.base)}.log")
 
     @property
-    def implementation(self) -> type:
+    def implementation(self) -> Method:
         return next(method for method in METHODS if method.name == self.method)
 
     @property
@@ -83,7 +87,7 @@ class Entry:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
 
-    def shown(self) -> dict[str, object]:
+    def shown(self) -> dict[str, Any]:
         """For --json and tables."""
         alive = self.alive
         parts = blockdev.partitions(self.device) if alive else []
@@ -140,7 +144,7 @@ def shown_entries(home: str) -> list[Entry]:
 def present_name(client: Client, entry: Entry) -> str:
     """What its volume is called now; what it was called if there is no such volume any more."""
     try:
-        return client.control("info", timeout=NAMES_TIMEOUT_S, name=by_id(entry.id))["name"]
+        return str(client.control("info", timeout=NAMES_TIMEOUT_S, name=by_id(entry.id))["name"])
     except (NotFound, Damaged):
         return entry.name
 

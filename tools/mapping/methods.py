@@ -39,7 +39,21 @@ from xseg.errors import error
 from xseg.volume_name import by_id
 
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from tools.mapping.mapping import Entry
+
+    class Method(Protocol):
+        """A class of this file, as it is used."""
+
+        name: str
+        keeps_on: bool
+
+        def missing(self) -> str: ...
+        def attach(self, entry: Entry, uri: str) -> None: ...
+        def alive(self, entry: Entry) -> bool: ...
+        def has_device(self, entry: Entry) -> bool: ...
+        def detach(self, entry: Entry, force: bool) -> None: ...
 
 READY_S = 20.0                  # that nbdfuse or the kernel may take to connect
 END_S = 10.0                    # that a process may take to end, a device to be detached
@@ -224,4 +238,4 @@ class Nbdfuse:
                                  "it waits in the kernel")
 
 
-METHODS = (KernelNbd, Nbdfuse)
+METHODS: tuple[Method, ...] = (KernelNbd, Nbdfuse)

@@ -54,7 +54,7 @@ class Watched:
     state: str = "stopped"                  # starting (by an operator), running, waiting, failed or stopped
     pid: int = 0
     pidfd: int = -1
-    child: subprocess.Popen | None = None   # None: adopted
+    child: subprocess.Popen[bytes] | None = None   # None: adopted
     since: float = 0.0                      # when it was launched or adopted, monotonic
     late: asyncio.TimerHandle | None = None     # when it must be ready
     killed_late: bool = False
@@ -110,7 +110,7 @@ class Processes:
         _ = again.config
         self.instance = again
 
-    def _watch(self, watched: Watched, pid: int, child: subprocess.Popen | None) -> None:
+    def _watch(self, watched: Watched, pid: int, child: subprocess.Popen[bytes] | None) -> None:
         watched.pid, watched.child, watched.since = pid, child, time.monotonic()
         watched.pidfd = os.pidfd_open(pid)
         watched.late = self.loop.call_later(self.instance.config.supervisor["start_s"], self._late, watched)
@@ -196,7 +196,8 @@ class Processes:
         self.loop.remove_reader(watched.pidfd)
         os.close(watched.pidfd)
         watched.pidfd = -1
-        watched.late.cancel()
+        if watched.late:
+            watched.late.cancel()
         status = exit_status(watched)
         for bell in range(self.segment.c.bell_count):
             lib.bell_ring(self.segment.c, bell)
@@ -277,7 +278,8 @@ class Processes:
                 self.loop.remove_reader(watched.pidfd)
                 os.close(watched.pidfd)
                 watched.pidfd = -1
-                watched.late.cancel()
+                if watched.late:
+                    watched.late.cancel()
 
     def take_up(self) -> None:
         """After let_go(): watches again what runs. What does not, and should, has died."""

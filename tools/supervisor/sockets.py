@@ -128,7 +128,7 @@ class Sockets:
                 name, address = f"{role}.{option}", options.get(option)
                 if name in self.made and self.made[name][0] != address:
                     self.close(name)                    # the file says another by now
-                if name in self.made and kind == "unix":
+                if name in self.made and address and kind == "unix":
                     with contextlib.suppress(OSError):
                         Access.of(options, option).give(address)
                 if address and name not in self.made:
@@ -142,14 +142,20 @@ class Sockets:
 
     def folder(self, name: str, path: str | None) -> Folder | None:
         """The folder at that path, open since it was first asked for."""
-        if name in self.made and not (path and is_at(self.made[name][1], path)):
+        kept = self.made[name][1] if name in self.made else None
+        if kept and path and isinstance(kept, Folder) and is_at(kept, path):
+            return kept
+        if kept:
             self.close(name)
-        if path and name not in self.made:
-            try:
-                self.made[name] = path, Folder(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-            except OSError as failure:
-                log.info("%s: %s: %s", name, path, failure)
-        return self.made[name][1] if name in self.made else None
+        if not path:
+            return None
+        try:
+            made = Folder(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        except OSError as failure:
+            log.info("%s: %s: %s", name, path, failure)
+            return None
+        self.made[name] = path, made
+        return made
 
     def adopt(self, config: Config, pid: int, pidfd: int) -> None:
         """Takes over those of a process that somebody else has started."""
@@ -158,9 +164,10 @@ class Sockets:
 
     def _keep(self, config: Config, name: str, fd: int) -> None:
         role, _, option = name.partition(".")
-        if role in config.roles and name not in self.made:
+        address = config.roles[role].options.get(option) if role in config.roles else None
+        if address and name not in self.made:
             made = Folder(fd) if option in config.roles[role].cls.keeps else socket.socket(fileno=fd)
-            self.made[name] = (config.roles[role].options.get(option), made)
+            self.made[name] = address, made
         else:
             os.close(fd)
 

@@ -21,7 +21,7 @@ from tools.instance.instance import Instance
 
 @dataclass
 class Spare:
-    child: subprocess.Popen
+    child: subprocess.Popen[bytes]
     gate: int                       # our side of its pipe
     sockets: dict[str, int]         # what it has inherited: "ROLE.OPTION" -> inode
 
@@ -48,7 +48,7 @@ class Spares:
         finally:
             os.close(theirs)
 
-    def take(self, instance: Instance, process: str, sockets: dict[str, int]) -> subprocess.Popen | None:
+    def take(self, instance: Instance, process: str, sockets: dict[str, int]) -> subprocess.Popen[bytes] | None:
         """Has it begin, as that process. None: there is none that would do."""
         spare = self.made.get(process)
         if spare is None or spare.child.poll() is not None or spare.sockets != inodes(sockets):

@@ -73,7 +73,7 @@ class Supervisor:
         self.sockets = Sockets()
         self.ended = asyncio.Event()
         self.notifier = Notifier()
-        self.ending: asyncio.Task | None = None
+        self.ending: asyncio.Task[None] | None = None
         self.over = False                   # the instance has ended
         self.clean = True                   # False: told to end, and it could not be done in order
 

@@ -42,7 +42,8 @@ def everything(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def run(args: argparse.Namespace) -> int:
     if args.names:
-        results = [checked(*each) for each in zip(args.names, walk_all(args, "check", args.names), strict=True)]
+        results = [checked(name, answers or []) for name, answers
+                   in zip(args.names, walk_all(args, "check", args.names), strict=True)]
     else:
         results = everything(args)
     if args.json:

@@ -44,7 +44,8 @@ def everything(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def run(args: argparse.Namespace) -> int:
     if args.names:
-        results = [usage(*each) for each in zip(args.names, walk_all(args, "du", args.names), strict=True)]
+        results = [usage(name, answers or []) for name, answers
+                   in zip(args.names, walk_all(args, "du", args.names), strict=True)]
     else:
         results = everything(args)
     if args.json:

@@ -103,7 +103,7 @@ def remove(client: Client, name: str, key: int) -> None:
             if time.monotonic() < end:
                 time.sleep(POLL_S)
                 continue
-            left = failure
+            left: OSError = failure
         except OSError as failure:
             left = failure
         print(f"vlmc: the half-made volume {name} is still there: {left}; `vlmc remove {name}` removes it",

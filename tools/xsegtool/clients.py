@@ -40,7 +40,7 @@ def _client(role: str, pid: str, uid: str, gid: str, ms: str, volume: str, name:
 
 def _name(find: Any, number: int) -> str:
     with contextlib.suppress(KeyError):
-        return find(number)[0]
+        return str(find(number)[0])
     return str(number)
 
 

@@ -31,7 +31,7 @@ def snapshot(segment: Segment) -> dict[int, tuple[str, dict[str, int], list[int]
             for number, port in look.ports(segment)}
 
 
-def rates(before: dict, after: dict, held: list[int], seconds: float) -> list[dict[str, Any]]:
+def rates(before: dict[int, Any], after: dict[int, Any], held: list[int], seconds: float) -> list[dict[str, Any]]:
     """What each port did a second between two snapshots; ports that came between are left out."""
     rows = []
     for number, (role, counters, buckets) in after.items():
