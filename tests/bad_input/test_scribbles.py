@@ -14,7 +14,7 @@ import time
 import zlib
 
 import pytest
-from support import libnbd
+from support import libnbd, wait_until
 
 from xseg._native import ffi, lib
 
@@ -171,14 +171,16 @@ class Scribbler:
             except (FileNotFoundError, AssertionError):
                 raise AssertionError(f"{name}: the process of {role} died\n{self.instance.logs()}") from None
 
-    def nobody_spins(self, area):
-        self.load.go_on.clear()
-        time.sleep(0.2)
+    def spinning(self):
+        """The processes that use much of a CPU for a second."""
         before = {pid: cpu_s(pid) for pid in set(self.pids.values())}
         time.sleep(1)
-        spins = {pid for pid, used in before.items() if cpu_s(pid) - used > IDLE_CPU_S}
+        return {pid for pid, used in before.items() if cpu_s(pid) - used > IDLE_CPU_S}
+
+    def nobody_spins(self, area):
+        self.load.go_on.clear()
+        wait_until(lambda: not self.spinning(), f"{area}: none of {self.pids} spins")
         self.load.go_on.set()
-        assert not spins, f"{area}: {spins} of {self.pids} spin"
 
     def scribble(self, name, word, size, value, outcome):
         before = bytes(ffi.buffer(word, size))

@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+from support import wait_until
 from two_nodes import BLOCK, Opened, signalled
 
 from xseg.errors import Busy, Stale
@@ -138,20 +139,21 @@ def test_no_answer_out_of_memory_is_stale(nodes, volume):
 
     def read_on():
         while not stopping.is_set():
-            answer = here.read(BLOCK, check=False)
-            reads.append((time.monotonic(), answer.error))
+            began = time.monotonic()
+            reads.append((began, here.read(BLOCK, check=False).error))
 
     reader = threading.Thread(target=read_on)
     reader.start()
+    wait_until(lambda: reads, "it reads")
     nodes[1].vlmc("unlock", "-f", volume)
     there = Opened(nodes[1], volume)
     there.write(BLOCK, b"n" * 4096)
     written = time.monotonic()
-    time.sleep(0.5)
+    wait_until(lambda: reads[-1][0] > written, "it has read since then")
     stopping.set()
     reader.join()
-    assert [error for when, error in reads if when < written][0] == 0
-    assert {error for when, error in reads if when > written} == {errno.ESTALE}
+    assert reads[0][1] == 0
+    assert {error for began, error in reads if began > written} == {errno.ESTALE}
     there.close()
 
 
