@@ -74,7 +74,7 @@ static struct vlmc_busy *busy_get(struct vlmc *v, const struct vlmc_piece *piece
     if (!busy)
         busy = busy_add(v, req->volume - 1, piece->block, piece->frame);
     if (!busy)
-        vlmc_starve(v, req);
+        peer_park(v->peer, req);
     return busy;
 }
 

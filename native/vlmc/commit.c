@@ -62,18 +62,15 @@ static void answer_snapshot(struct vlmc *v, uint32_t slot, int error, const stru
 }
 
 /* Requests of this volume that waited for memory a commit was to free. */
-static void fail_starved(struct vlmc *v, uint32_t slot, int error)
+static void fail_parked(struct vlmc *v, uint32_t slot, int error)
 {
-    struct queue waiting = v->starved;
     struct xreq *req;
 
-    v->starved = (struct queue){ 0 };
-    v->starved_count = 0;
-    while ((req = queue_pop(v->peer, &waiting))) {
+    for (uint32_t n = v->peer->parked_count; n > 0 && (req = peer_unpark(v->peer)); n--) {
         if (req->volume == slot + 1)
             vlmc_io_fail(v, req, error);
         else
-            vlmc_starve(v, req);
+            peer_park(v->peer, req);
     }
 }
 
@@ -116,7 +113,7 @@ static void commit_end(struct vlmc *v, uint32_t slot, int error, const struct xr
     vlmc_capture_end(v, slot, error != 0);
     vlmc_capture_free(v, volume, volume->record_sent);
     if (error) {
-        fail_starved(v, slot, error);
+        fail_parked(v, slot, error);
         fail_freezes(v, slot, error);
     } else {
         counter_add(&v->seg->volumes[slot].commits, 1);
@@ -307,7 +304,7 @@ static void refuse_commits(struct vlmc *v, uint32_t slot, int error, bool memory
     vlmc_answer_all(v, &volume->flushes, error);
     vlmc_answer_all(v, &volume->snapshots, error);
     if (memory_wanted)
-        fail_starved(v, slot, error);
+        fail_parked(v, slot, error);
     if (volume->hold_writes_ns) {
         volume->hold_writes_ns = 0;
         vlmc_look(v, slot);

@@ -235,7 +235,7 @@ static void load(struct vlmc *v, struct xreq *req, uint64_t id, uint64_t leaf)
     struct xreq *child = frame ? load_child(v, req, frame) : NULL;
 
     if (!child) {
-        vlmc_starve(v, req);
+        peer_park(v->peer, req);
         return;
     }
     begin_frame(v, frame, id, leaf, req->volume - 1);
@@ -327,7 +327,7 @@ static void load_failed(struct vlmc *v, struct xframe *frame, int error)
     drop_frame(v, frame);
     while ((req = queue_pop(v->peer, &waiting))) {
         if (error == -ENOBUFS)
-            vlmc_starve(v, req);
+            peer_park(v->peer, req);
         else
             vlmc_io_fail(v, req, error);
     }

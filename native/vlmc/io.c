@@ -7,12 +7,6 @@
 
 #include "vlmc/parts.h"
 
-void vlmc_starve(struct vlmc *v, struct xreq *req)
-{
-    v->starved_count++;
-    queue_push(v->peer, &v->starved, req);
-}
-
 void vlmc_wake(struct vlmc *v, struct queue *queue)
 {
     struct queue waiting = *queue;
@@ -30,7 +24,7 @@ struct xreq *vlmc_child(struct vlmc *v, const struct vlmc_piece *piece, enum vlm
     struct xreq *child = xreq_child(v->peer->port, req);
 
     if (!child) {
-        vlmc_starve(v, req);
+        peer_park(v->peer, req);
         return NULL;
     }
     child->op = req->op;

@@ -135,7 +135,7 @@ bool vlmc_merge_start(struct vlmc *v, const struct vlmc_piece *piece, uint32_t n
         if (child)
             xreq_put(v->peer->port, child);
         else
-            vlmc_starve(v, piece->req);
+            peer_park(v->peer, piece->req);
         return false;
     }
     vlmc_frame_dirty(v, slot, piece->frame);

@@ -69,7 +69,7 @@ bool vlmc_own_block(struct vlmc *v, const struct vlmc_piece *piece)
     number = vlmc_stack_take(v, frame);
     vlmc_frame_unpin(v, frame);
     if (!number) {
-        vlmc_starve(v, piece->req);
+        peer_park(v->peer, piece->req);
         return false;
     }
     if (layers == XMAP_LAYERS)
@@ -95,7 +95,7 @@ uint64_t vlmc_fill_chunk(struct vlmc *v, const struct vlmc_piece *piece)
     child = vlmc_child(v, piece, VLMC_CHILD_FILL_READ, &stack->layer[vlmc_layer_of(volume_of(v, req), stack, chunk)]);
     if (child && xbuf_get(v->peer->port, child, XMAP_CHUNK)) {
         xreq_put(v->peer->port, child);
-        vlmc_starve(v, req);
+        peer_park(v->peer, req);
         child = NULL;
     }
     if (!child) {

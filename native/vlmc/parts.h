@@ -218,8 +218,6 @@ struct vlmc {
     uint32_t busy_bucket[VLMC_BUSY_BUCKETS];
     uint32_t busy_free;
     uint64_t turn;
-    struct queue starved;           /* requests that wait for slots, buffers, frames, stacks */
-    uint32_t starved_count;
     struct queue ready;             /* requests that were woken: to be run in this turn */
     uint64_t look[XSEG_VOLUMES / 64];   /* a bit a volume slot: to be looked at in this turn, whatever for */
     bool looks;                     /* one is set */
@@ -283,12 +281,10 @@ bool vlmc_epoch_may_rise(const struct vlmc *v, uint32_t slot);
 void vlmc_epoch_leave(struct vlmc *v, uint32_t slot);
 
 /* vlmc/io.c */
-/* The request waits for slots, buffers, frames or stacks. */
-void vlmc_starve(struct vlmc *v, struct xreq *req);
 /* Those that wait there are run in this turn. */
 void vlmc_wake(struct vlmc *v, struct queue *queue);
 /* A child for a piece, on an object. It borrows the request's data at the cursor, when there are some.
- * NULL: no slot; the request has been starved. */
+ * NULL: no slot; the request has been parked. */
 struct xreq *vlmc_child(struct vlmc *v, const struct vlmc_piece *piece, enum vlmc_child_kind kind,
                         const struct xobj *object);
 void vlmc_send(struct vlmc *v, struct xreq *child);

@@ -8,7 +8,6 @@
 
 #include "vlmc/parts.h"
 
-#define STARVED_TRIES_MAX 1024      /* starved requests tried again in one turn */
 #define GO_ON_ROUNDS 64             /* of what requests and volumes leave each other to do, in one call */
 
 static_assert(sizeof(struct vlmc_io) <= 7 * sizeof(uint64_t), "io fits the scratch before the link");
@@ -279,22 +278,7 @@ static void vlmc_reply(struct peer *peer, struct xreq *child)
         go_on(v);
 }
 
-static bool retry_starved(struct vlmc *v)
-{
-    uint32_t tries = v->starved_count, before = v->starved_count;
-    struct queue waiting = v->starved;
-    struct xreq *req;
-
-    if (tries == 0)
-        return false;
-    v->starved = (struct queue){ 0 };
-    v->starved_count = 0;
-    for (uint32_t n = 0; n < STARVED_TRIES_MAX && (req = queue_pop(v->peer, &waiting)); n++)
-        vlmc_io_run(v, req);
-    while ((req = queue_pop(v->peer, &waiting)))
-        vlmc_starve(v, req);
-    return v->starved_count < before;
-}
+static void again(struct peer *peer, struct xreq *req) { vlmc_io_run(peer->state, req); }
 
 static bool vlmc_flush(struct peer *peer)
 {
@@ -303,8 +287,7 @@ static bool vlmc_flush(struct peer *peer)
 
     if (peer->port->recovering)
         return false;               /* a record of the last life may be on its way: see vlmc/parts.h */
-    moved = retry_starved(v);
-    moved |= settle_doubt(v);
+    moved = settle_doubt(v);
     ask(v);
     moved |= behind_go_on(v);
     v->turn++;
@@ -350,6 +333,7 @@ const struct peer_ops vlmc_ops = {
     .start = vlmc_start,
     .request = vlmc_request,
     .reply = vlmc_reply,
+    .again = again,
     .flush = vlmc_flush,
     .stop = vlmc_stop,
 };

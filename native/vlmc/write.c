@@ -173,7 +173,7 @@ uint64_t vlmc_write_step(struct vlmc *v, struct vlmc_piece *piece)
         return vlmc_io_damaged(v, req);
     if (vlmc_frame_too_dirty(v, req->volume - 1, piece->frame)) {
         vlmc_commit_want(v, req->volume - 1);
-        vlmc_starve(v, req);
+        peer_park(v->peer, req);
         return VLMC_STEP_WAIT;
     }
     if (entry.volume == 0)
