@@ -24,7 +24,7 @@ enum maplimit {
 
 struct record_info {
     uint32_t kind, epoch, flags, count, length, level, block_shift, pad;
-    uint64_t volume, seq, first;
+    uint64_t volume, seq, first, checksum;
     char reason[64];                /* after a failed record_check() */
 };
 

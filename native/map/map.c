@@ -148,8 +148,11 @@ static int damaged(struct record_info *info, const char *reason)
     return -EBADMSG;
 }
 
-static void read_header(const uint8_t *b, struct record_info *info)
+void record_header(const void *buf, struct record_info *info)
 {
+    const uint8_t *b = buf;
+
+    memset(info, 0, sizeof(*info));
     info->kind = get16(b + 6);
     info->volume = get64(b + 8);
     info->epoch = get32(b + 16);
@@ -160,6 +163,7 @@ static void read_header(const uint8_t *b, struct record_info *info)
     info->length = get32(b + 44);
     info->level = get32(b + 48);
     info->block_shift = get32(b + 52);
+    info->checksum = get64(b + CHECKSUM_AT);
 }
 
 int record_check(const void *buf, uint64_t available, struct record_info *info)
@@ -175,10 +179,10 @@ int record_check(const void *buf, uint64_t available, struct record_info *info)
         return damaged(info, "the magic number is wrong");
     if (get16(b + 4) != RECORD_VERSION)
         return damaged(info, "its format version is not known");
-    read_header(b, info);
+    record_header(b, info);
     if (info->length > available - RECORD_HEADER)
         return damaged(info, "it is cut off");
-    if (get64(b + CHECKSUM_AT) != checksum(b, RECORD_HEADER + (uint64_t)info->length))
+    if (info->checksum != checksum(b, RECORD_HEADER + (uint64_t)info->length))
         return damaged(info, "the checksum does not match");
     if (info->kind < RECORD_JOURNAL || info->kind > RECORD_INNER)
         return damaged(info, "its kind is not known");

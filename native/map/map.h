@@ -114,6 +114,9 @@ int record_add_child(struct record *rec, uint64_t child, const struct page_ref *
 /* Fills in the header and pads with zeros to `align` (1: not). Bytes in all. */
 uint64_t record_end(struct record *rec, uint32_t align);
 
+/* What a record's header says, unchecked: of one that was checked before, or to learn how long it is. buf holds
+ * RECORD_HEADER bytes at least. */
+void record_header(const void *buf, struct record_info *info);
 /* Reads and checks a record's header and checksum. EBADMSG: damaged (info->reason says how).
  * ENODATA: no record begins here (zeros, or too short for a header). */
 int record_check(const void *buf, uint64_t available, struct record_info *info);

@@ -92,6 +92,11 @@ def pack_frame(magic: bytes, generation: int, payload: bytes) -> bytes:
     return head[:CHECKSUM_AT] + checksum.to_bytes(8, "little") + payload
 
 
+def frame_size(data: bytes) -> int:
+    """Bytes of a frame, by its own unchecked word; those of its head are there, or it has none."""
+    return FRAME.size + FRAME.unpack_from(data)[4] if len(data) >= FRAME.size else 0
+
+
 def unpack_frame(magic: bytes, data: bytes) -> tuple[int, dict]:
     """Generation and payload. ValueError, saying how, for what is damaged."""
     if len(data) < FRAME.size:

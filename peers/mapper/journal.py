@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from peers.mapper.header import Header, id_text
-from peers.mapper.store import JOURNAL, JOURNAL_LIMIT, MapStore, named
+from peers.mapper.store import JOURNAL, JOURNAL_LIMIT, MapStore, named, record_header
 from xseg._native import ffi, lib
 from xseg.errors import NotFound
 from xseg.errors import error as fail
@@ -39,7 +39,6 @@ STRETCHES_MAX = 32                  # ... at which snapshots and openings wait f
 CHAIN_MAX = 64                      # objects followed after an open end
 SECTOR = 512                        # bytes that a power cut leaves as they were or as they became
 MAGIC = b"ARCR"                     # of a record
-SEQ, CHECKSUM = slice(24, 32), slice(56, 64)    # where a record has them
 
 
 class Leaves:
@@ -106,15 +105,15 @@ class Stretch:
         """Takes away the records after that number."""
         end = 0
         for record in self.records():
-            if int.from_bytes(record[SEQ], "little") > seq:
+            if record_header(record).seq > seq:
                 break
             end += -(-len(record) // lib.RECORD_ALIGN) * lib.RECORD_ALIGN
         self.end, self.leaves = scan(self, end).end, Leaves()
 
-    def last_checksum(self) -> bytes:
-        """That of its last record; nothing if it has none."""
+    def last_checksum(self) -> int | None:
+        """That of its last record, if it has one."""
         records = self.records()
-        return bytes(records[-1][CHECKSUM]) if records else b""
+        return record_header(records[-1]).checksum if records else None
 
     def last_record(self, epoch: int, number: int) -> "Stretch":
         """Another journal that holds its last record alone."""
@@ -179,7 +178,7 @@ def spoiled(stretch: Stretch, start: int, length: int) -> bool:
         return False
     if sector[:4] != MAGIC or len(sector) < lib.RECORD_HEADER:
         return True
-    return lib.RECORD_HEADER + int.from_bytes(sector[44:48], "little") <= SECTOR
+    return lib.RECORD_HEADER + record_header(sector).length <= SECTOR
 
 
 async def load_closed(store: MapStore, header: Header, listed: list) -> Stretch:

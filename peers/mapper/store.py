@@ -10,7 +10,8 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
-from xseg._native import lib
+from peers.mapper.header import frame_size
+from xseg._native import ffi, lib
 from xseg.errors import XsegError, error
 from xseg.request import Object, Reply, objects
 
@@ -33,6 +34,15 @@ Send = Callable[..., Awaitable[Reply]]
 def named(kind: int, volume: int, epoch: int = 0, index: int = 0) -> Object:
     """Name of a header, page, journal, lock or data object."""
     return Object(kind, volume, epoch, index)
+
+
+def record_header(data: Any) -> Any:
+    """What the header of a record of native/map/map.h says, unchecked (struct record_info *). Of fewer bytes than it
+    has, the rest counts as zeros."""
+    info = ffi.new("struct record_info *")
+    short = lib.RECORD_HEADER - len(data)
+    lib.record_header(ffi.from_buffer(bytes(data) + bytes(short) if short > 0 else data), info)
+    return info
 
 
 class NotTried(XsegError):
@@ -98,8 +108,7 @@ class MapStore:
     async def read_record(self, name: Object) -> bytes:
         """A page: one record of native/map/map.h, as long as its header says. NotFound."""
         data = await self.read(name, FIRST_READ)
-        length = lib.RECORD_HEADER + int.from_bytes(data[44:48], "little")
-        length = min(length, lib.RECORD_HEADER + lib.XMAP_LEAF * lib.RECORD_ENTRY_MAX)
+        length = lib.RECORD_HEADER + min(record_header(data).length, lib.XMAP_LEAF * lib.RECORD_ENTRY_MAX)
         if length <= len(data):
             return data[:length]
         return data + await self.read(name, length - len(data), len(data))
@@ -107,7 +116,7 @@ class MapStore:
     async def read_frame(self, name: Object) -> bytes:
         """A header's or name pointer's object. NotFound."""
         data = await self.read(name, HEADER_READ)
-        if int.from_bytes(data[16:20], "little") + 32 > HEADER_READ:
+        if frame_size(data) > HEADER_READ:
             data = await self.read(name, FIRST_READ)
         return data
 

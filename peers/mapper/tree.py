@@ -17,14 +17,13 @@ from typing import Any
 
 from peers.mapper.header import ENTRIES_PER_PAGE_SHIFT, Header, depth_for, id_text
 from peers.mapper.journal import Index, Stretch, spans
-from peers.mapper.store import PAGE, MapStore, gather_bounded, named
+from peers.mapper.store import PAGE, MapStore, gather_bounded, named, record_header
 from xseg._native import ffi, lib
 from xseg.errors import error as fail
 from xseg.request import Object
 
 FANOUT = 1 << ENTRIES_PER_PAGE_SHIFT
 CHILD = struct.Struct("<QQIIQ")
-FIRST_AT = slice(32, 40)            # of a record: the first block it covers
 PAGES_AT_ONCE = 16                  # under way in a checkpoint
 INLINE_INDEX = 256 << 10            # journal bytes up to which an index is not worth a thread
 
@@ -85,7 +84,7 @@ async def read_page(store: MapStore, view: View, ref: Ref, level: int, index: in
         data = await store.read_record(name)
         check_page(view, ref, level, data)
         store.cache.put(name, data, len(data))
-    if int.from_bytes(data[FIRST_AT], "little") != index << ENTRIES_PER_PAGE_SHIFT * (level + 1):
+    if record_header(data).first != index << ENTRIES_PER_PAGE_SHIFT * (level + 1):
         raise damaged(view.name, ref, "it belongs to another place of the map")
     return data
 

@@ -27,7 +27,6 @@ from peers.mapper.frames import read_header, replace_header
 from peers.mapper.header import JOURNALS_MAX, Header, id_text
 from peers.mapper.journal import (
     CHAIN_MAX,
-    CHECKSUM,
     JOURNAL_CAPACITY,
     STRETCHES_LIMIT,
     STRETCHES_MAX,
@@ -35,7 +34,7 @@ from peers.mapper.journal import (
     fresh,
     load_stretches,
 )
-from peers.mapper.store import HEADER, JOURNAL, MapStore, named
+from peers.mapper.store import HEADER, JOURNAL, MapStore, named, record_header
 from peers.mapper.tree import Rebuild, View, own, page_name, view_of
 from xseg._native import ffi, lib
 from xseg.errors import NotFound
@@ -76,7 +75,7 @@ class Volume:
         self.opened_in: list[int] = []      # incarnations of all peers when this life began
         self.writable_since = 0
         self.seq = 0                        # last record appended
-        self.checksum = b""                 # of it, as far as it was appended or found in this life
+        self.checksum: int | None = None    # of it, as far as it was appended or found in this life
         self.leaving = False                # what lies behind the end of `current` is not known
         self.left_over: list[Object] = []   # journals behind it, of records that were never acknowledged
         self.pages_used = 0                 # the next page has at least this number
@@ -278,7 +277,7 @@ class Volume:
                         "clone of it (`vlmc clone`) and use that", self.header.name, self.epochs_left, EPOCH_MAX)
         self.epoch_before, self.opened_in = self.epoch, self.store.lives()
         self.epoch += 1
-        self.seq, self.checksum, self.leaving = 0, b"", False
+        self.seq, self.checksum, self.leaving = 0, None, False
         self.current = fresh(self.id, self.epoch, self.header.next_journal)
         self.current.first_seq = 1
 
@@ -316,7 +315,7 @@ class Volume:
         if self.seq != seq:
             raise fail(errno.EBADMSG, f"volume '{self.header.name}': its journal ends with record {self.seq}, and "
                                       f"{seq} was acknowledged")
-        self.checksum = life[-1].last_checksum() if life else b""
+        self.checksum = life[-1].last_checksum() if life else None
         self.pages_used = self.header.next_page + PAGES_SKIPPED
         last = life[-1] if life else Stretch(self.id, listed[1], listed[2])
         self.left_over = [stretch.name for stretch in found[len(life):]]
@@ -349,7 +348,7 @@ class Volume:
                 raise self.broken
             if self.current is None:
                 raise fail(errno.EROFS, f"volume {id_text(self.id)} is not open for writing")
-            if seq == self.seq and record[CHECKSUM] == self.checksum:
+            if seq == self.seq and record_header(record).checksum == self.checksum:
                 return self.current.end
             if seq != self.seq + 1 or len(record) % lib.RECORD_ALIGN:
                 if self.shared is not None:
@@ -368,9 +367,8 @@ class Volume:
 
     def after_mark(self, record: bytes, seq: int) -> Stretch | None:
         """The stretch that a record with the snapshot mark begins; None: it has no mark."""
-        if not int.from_bytes(record[20:24], "little") & lib.RECORD_MARK:
-            return None
-        return self.next_stretch(int.from_bytes(record[16:20], "little") + 1, seq)
+        info = record_header(record)
+        return self.next_stretch(info.epoch + 1, seq) if info.flags & lib.RECORD_MARK else None
 
     def number_of(self, record: bytes) -> int:
         """The number of a record that vlmc sends. EINVAL: this volume's journal could not be read with it."""
@@ -394,7 +392,7 @@ class Volume:
         current.data[current.end:current.end + size] = record
         current.end += size
         current.last_seq = self.seq = seq
-        self.checksum = record[CHECKSUM]
+        self.checksum = record_header(record).checksum
         offset = current.end
         if following is not None:
             current.marked = self.epoch = self.writable_since = following.epoch
