@@ -41,8 +41,8 @@ def remedy(parameter: str, most: int) -> str:
 def client_holders(segment: Segment) -> Counter[str]:
     """How many client ports each process has."""
     c = segment.c
-    return Counter(name_of(c.ports[number].pid) for number in range(lib.XSEG_STATIC_PORTS, c.port_count)
-                   if c.ports[number].tag)
+    pids = Counter(c.ports[number].pid for number in range(lib.XSEG_STATIC_PORTS, c.port_count) if c.ports[number].tag)
+    return Counter({name_of(pid): count for pid, count in pids.items()})
 
 
 def no_client_port(segment: Segment) -> NoSlots:
@@ -60,30 +60,23 @@ def check_client(rc: int, what: str, segment: Segment) -> None:
     check(rc, what)
 
 
-def volume_holders(segment: Segment) -> Counter[str]:
-    """How many open volumes each role, or each client's process, has open; those that are kept open by hand."""
-    c, counts = segment.c, Counter[str]()
-    for place in range(c.volume_count):
-        volume = c.volumes[place]
-        if volume.state == lib.XVOL_FREE:
-            continue
-        if volume.administrative:
-            counts["hand (`vlmc open`, `vlmc lock`)"] += 1
-        for number in range(c.port_count):
-            port = c.ports[number]
-            if volume.opens[number] and volume.opened_by[number] == port.incarnation:
-                role = segment.role_of(number)
-                counts[role if number < lib.XSEG_STATIC_PORTS else name_of(port.pid)] += 1
+def volume_holders(segment: Segment, opens: Counter[int], by_hand: int) -> Counter[str]:
+    """How many volumes each role, or each client's process, has open, and how many are kept open by hand. `opens`: how
+    many by port."""
+    counts = Counter({"hand (`vlmc open`, `vlmc lock`)": by_hand} if by_hand else {})
+    for port, count in opens.items():
+        static = port < lib.XSEG_STATIC_PORTS
+        counts[segment.role_of(port) if static else name_of(segment.c.ports[port].pid)] += count
     return counts
 
 
-def no_volume_place(segment: Segment) -> XsegError:
+def no_volume_place(segment: Segment, held: Counter[str]) -> XsegError:
     """The table of open volumes is full. ENFILE."""
     return error(errno.ENFILE, f"{segment.c.volume_count} volumes are open, which is all that may be: "
-                 f"{holders(volume_holders(segment))}; close some, " + remedy("volumes", lib.XSEG_VOLUMES))
+                 f"{holders(held)}; close some, " + remedy("volumes", lib.XSEG_VOLUMES))
 
 
 def no_lock_place(segment: Segment) -> XsegError:
-    """The table of locks is full. ENOLCK."""
-    return error(errno.ENOLCK, f"{segment.c.lock_count} volumes are locked by this instance, which is all that may be: "
-                 f"{holders(volume_holders(segment))} are open; close some, " + remedy("volumes", lib.XSEG_VOLUMES))
+    """The table of locks is full: of volumes that are open, and of verbs under way. ENOLCK."""
+    return error(errno.ENOLCK, f"{segment.c.lock_count} volumes are locked by this instance, which is all that may be; "
+                 "close some, " + remedy("volumes", lib.XSEG_VOLUMES))

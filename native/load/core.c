@@ -135,6 +135,9 @@ void load_stamp(struct load *load, void *data, uint64_t offset)
         *(uint64_t *)((uint8_t *)data + at) = (offset + at) ^ (load->begun << 32) ^ load->random;
 }
 
+struct sent { uint64_t ns; };       /* when a request went off */
+XREQ_SENDER(sent_of, struct sent)
+
 static bool prepare(struct load *load, struct xreq *req)
 {
     const struct wish *wish = load->wish;
@@ -142,7 +145,7 @@ static bool prepare(struct load *load, struct xreq *req)
 
     req->op = wish->op;
     req->volume = load->volume;
-    req->sender[0] = load->last_ns;
+    sent_of(req)->ns = load->last_ns;
     if (wish->flush_every && load->begun % (wish->flush_every + 1) == wish->flush_every) {
         req->op = XOP_FLUSH;
         load->flushes++;
@@ -191,7 +194,7 @@ void load_reply(struct load *load, struct xreq *req)
 
     if (req->error && !load->error)
         load->error = req->error;
-    load_note(load, req->op, now, now > req->sender[0] ? now - req->sender[0] : 0);
+    load_note(load, req->op, now, now > sent_of(req)->ns ? now - sent_of(req)->ns : 0);
     load->done++;
     load->under_way--;
     xreq_put(load->port, req);

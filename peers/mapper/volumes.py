@@ -9,6 +9,7 @@ import errno
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -142,6 +143,8 @@ class Volumes:
             except XsegError as failure:
                 if failure.errno == errno.ESTALE or isinstance(failure, NotTried):
                     self.noted.remove(volume.id)
+                if failure.errno == errno.EMFILE:
+                    raise fail(errno.EMFILE, f"{failure}; open are {limits.holders(self.held())}") from None
                 raise
             if not number:
                 self.noted.remove(volume.id)
@@ -211,7 +214,13 @@ class Volumes:
         for place in range(self.segment.c.volume_count):
             if volumes[place].state == lib.XVOL_FREE:
                 return place + 1
-        raise limits.no_volume_place(self.segment)
+        raise limits.no_volume_place(self.segment, self.held())
+
+    def held(self) -> Counter[str]:
+        """Who has how many volumes open, for people."""
+        ports = Counter(port for volume in self.handles.values() for port, _life in volume.holders)
+        by_hand = sum(bool(volume.shared.administrative) for volume in self.handles.values())
+        return limits.volume_holders(self.segment, ports, by_hand)
 
     async def open_here(self, volume: Volume) -> None:
         """Opens a volume whose control lock is held; nothing if it is open. EBUSY, EBADMSG, ENFILE."""

@@ -18,6 +18,8 @@ layout = "colocated"
 [segment]
 static_slots = 256
 dynamic_slots = 128
+clients = 96
+volumes = 1024
 buffers = [512, 64, 24]
 frames = 64
 stacks = [256, 256, 64]

@@ -119,7 +119,8 @@ def test_volumes_beyond_the_limit_on_files_are_refused_and_all_else_goes_on(home
     names = make(instance, FILES_LEAST // 2)
     opened, failure = open_until_refused(instance.client, names)
     assert len(opened) > FILES_LEAST // 3 and failure.errno == errno.EMFILE
-    said(str(failure), "blockerm", f"{FILES_LEAST} files open", f"{len(opened)} of them", "LimitNOFILE")
+    said(str(failure), "blockerm", f"{FILES_LEAST} files open", f"{len(opened)} of them", "LimitNOFILE",
+         f"{len(opened)} by {me()}")
     instance.client.control("create", name="another", size=MIB)     # a lock is needed only to open it
     instance.client.control("snapshot", name=names[0], snapshot="s")
     opened[0].write(0, b"still served")
@@ -127,3 +128,11 @@ def test_volumes_beyond_the_limit_on_files_are_refused_and_all_else_goes_on(home
     opened.pop().close()
     instance.client.open("another").close()
     instance.finish()
+
+
+@pytest.mark.parametrize("table, count", [('type = "null"', lib.XSEG_STATIC_PORTS),
+                                          ('type = "delay"\ntarget = "vlmc"', lib.XSEG_STATIC_PORTS)])
+def test_more_roles_than_there_are_ports_for_are_refused_with_the_figure(home, table, count):
+    Instance(home, "".join(f"[peers.more{number}]\n{table}\n" for number in range(count)))
+    with pytest.raises(Invalid, match=f"{lib.XSEG_STATIC_PORTS} roles .* at most"):
+        config.read(home)

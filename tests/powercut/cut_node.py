@@ -33,7 +33,8 @@ NEVER = 1 << 60
 CHECK_CACHE = 1 << 20
 MARKS_BYTES = 1 << 16
 VOLUMES = 64                        # places in the segment that are ever used
-SEGMENT = {"static_slots": 200, "dynamic_slots": 128, "buffers": [400, 96, 8], "frames": 16, "stacks": [96, 64, 64]}
+SEGMENT = {"static_slots": 200, "dynamic_slots": 128, "clients": 32, "volumes": 64,
+           "buffers": [400, 96, 8], "frames": 16, "stacks": [96, 64, 64]}
 ROLES = {"vlmc": "vlmc", "mapper": "mapper", "blockerb": "test", "blockerm": "test"}
 
 

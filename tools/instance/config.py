@@ -316,7 +316,12 @@ class _Reader:
                                 f"{', '.join(roles[source].targets) or 'nobody'}")
         return raw
 
-    def check_targets(self, roles: dict[str, Role]) -> None:
+    def check_roles(self, roles: dict[str, Role]) -> None:
+        edges = sum(len(role.targets) for role in roles.values())
+        if len(roles) > lib.XSEG_STATIC_PORTS or edges > lib.XSEG_ROUTES:
+            raise self.fail(f"{len(roles)} roles with {edges} targets; {lib.XSEG_STATIC_PORTS} roles and "
+                            f"{lib.XSEG_ROUTES} targets at most: remove some of [peers.*], or filters by "
+                            "`archipelago route`")
         for role in roles.values():
             for target in role.targets:
                 if target not in roles:
@@ -346,7 +351,7 @@ class _Reader:
             for role in group:
                 made[role].process = process
         roles = {role: made[role] for group in groups for role in group}
-        self.check_targets(roles)
+        self.check_roles(roles)
         written = self.table(raw, "routes")
         routes = {**written, **changes["routes"]}
         return Config(self.home, kind, roles, processes, self.routes(routes, roles),
