@@ -341,11 +341,11 @@ class Volume:
         fail comes before anything is noted.
         """
         async with self.appending:
-            seq = self.number_of(record)
             if self.abandoned:
                 return 0
             if self.broken:
                 raise self.broken
+            seq = self.number_of(record)
             if self.current is None:
                 raise fail(errno.EROFS, f"volume {id_text(self.id)} is not open for writing")
             if seq == self.seq and record_header(record).checksum == self.checksum:

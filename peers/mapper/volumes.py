@@ -93,7 +93,8 @@ class Volumes:
             await self.keep_lock(volume)
         except OSError as failure:
             log.error("volume '%s' cannot be taken over: %s", text(volume.shared.name), failure)
-            volume.broken = fail(failure.errno or errno.EIO, str(failure))
+            code = errno.EBADMSG if failure.errno == errno.ENOENT else failure.errno    # ENOENT is said of names
+            volume.broken = fail(code or errno.EIO, str(failure))
         except Exception as failure:        # what its place in the segment says makes no sense
             log.exception("volume '%s' cannot be taken over", text(volume.shared.name))
             volume.broken = fail(errno.EIO, f"its place in the segment makes no sense: {failure}")

@@ -17,6 +17,7 @@ import pytest
 from support import libnbd, wait_until
 
 from xseg._native import ffi, lib
+from xseg.errors import Damaged
 
 MIB = 1 << 20
 STAY_S = 0.05                   # how long a word stays overwritten
@@ -248,6 +249,21 @@ def test_processes_begin_on_a_segment_that_was_scribbled_over(instance, layout):
     volume = instance.client.open("after")
     volume.write(0, b"after")
     assert volume.read(0, 5) == b"after"
+
+
+def test_a_volume_whose_place_named_another_is_damaged_and_not_missing(instance):
+    """While the mapper began. That there is no such volume is said of names."""
+    client = instance.client
+    client.control("create", name="v", size=MIB)
+    volume = client.open("v")
+    volume.write(0, b"data")
+    instance.kill("mapper")
+    client.segment.c.volumes[volume.handle - 1].id ^= 1 << 40
+    instance.restart("mapper")
+    wait_until(lambda: "cannot be taken over" in instance.logs(), "the mapper has looked for it")
+    client.segment.c.volumes[volume.handle - 1].id ^= 1 << 40
+    with pytest.raises(Damaged):
+        volume.close()
 
 
 @pytest.mark.soak
