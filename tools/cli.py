@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import json
 import os
 import sys
@@ -36,12 +37,19 @@ def open_standard_files() -> None:
                 return
 
 
+def show_all_names() -> None:
+    """Has a name that the locale cannot show be escaped: else it would hide whatever comes after it."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def run(program: str, description: str, package: str, verbs: tuple[str, ...], argv: list[str] | None = None) -> int:
     """A command with verbs: each is a module of `package` with HELP, arguments(parser) and run(args).
 
     Of the modules only the one that is asked for is imported; all are for --help.
     """
     open_standard_files()
+    show_all_names()
     from xseg import ours
     ours.close_umask()
     argv = sys.argv[1:] if argv is None else argv

@@ -23,7 +23,7 @@ import msgpack
 
 from xseg import ours
 from xseg._native import lib
-from xseg.errors import Damaged, NotRunning, TimedOut, XsegError, error
+from xseg.errors import Damaged, Invalid, NotRunning, TimedOut, XsegError, error
 from xseg.port import TIMEOUT_S, Port
 from xseg.removed import supervisor_answers
 from xseg.request import Reply
@@ -104,7 +104,7 @@ class Client:
 
     def control(self, verb: str, *, timeout: float = CONTROL_TIMEOUT_S, **args: Any) -> dict[str, Any]:
         """An operation of the mapper; its result. A failure raises with the mapper's sentence."""
-        data = msgpack.packb({"verb": verb, **args})
+        data = packed({"verb": verb, **args})
         reply = self.call("mapper", lib.XOP_CONTROL, data=data, room=IO_MAX, timeout=timeout, check=False)
         try:
             return control_answer(verb, reply)
@@ -136,6 +136,16 @@ class Client:
             yield from (name.decode() for name in reply.data.split(b"\0") if name)
             if (cursor := reply.arg) == 0:
                 return
+
+
+def packed(request: dict[str, Any]) -> bytes:
+    """A request for the mapper. Invalid: a text is no UTF-8, a number has more than 64 bits."""
+    try:
+        return bytes(msgpack.packb(request))
+    except UnicodeEncodeError as failure:
+        raise Invalid(f"{failure.object!a} is no UTF-8") from None
+    except (OverflowError, ValueError):
+        raise Invalid("a number has more than 64 bits") from None
 
 
 class Volume:

@@ -41,7 +41,9 @@ if TYPE_CHECKING:
     from xseg.request import Reply, Request
     from xseg.segment import Segment
 
-SIZE_SUFFIXES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, "P": 1 << 50}
+SIZE_SUFFIXES = ("", "K", "M", "G", "T", "P")
+SIZE = re.compile(r"(-?\d{1,30})(?:\.(\d{0,30}))?(?:([KMGTP])(I?B?)|B)?", re.ASCII)
+SIZE_LIMIT = 1 << 63
 TRACEBACK_S = 60.0              # between two tracebacks of one failure in the log
 TRACEBACKS_MAX = 64             # failures remembered for that
 NUMBER_LIMIT = 1 << 63          # of options
@@ -54,18 +56,22 @@ PATTERN_MAX = 255               # bytes
 
 
 def parse_size(value: int | str) -> int:
-    """Bytes of 4096, "64K", "1.5G", "20GiB"... Invalid: anything else, or no whole number of bytes."""
+    """Bytes of 4096, "64K", "1.5G", "20GiB" (powers of 1024), "20GB" (powers of 1000)... Invalid: anything else, or no
+    whole number of bytes."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    word = str(value).strip().upper().removesuffix("B").removesuffix("I")
-    number, suffix = (word[:-1], word[-1]) if word[-1:].isalpha() else (word, "")
-    try:
-        size = float(number) * SIZE_SUFFIXES[suffix] if "." in number else int(number) * SIZE_SUFFIXES[suffix]
-        whole = int(size)
-    except (ValueError, KeyError, OverflowError):
-        raise Invalid(f"{value!r} is no size: a number of bytes, or one with K, M, G, T or P") from None
-    if size != whole:
+    found = SIZE.fullmatch(str(value).strip().upper())
+    if not found:
+        raise Invalid(f"{value!a} is no size: a number of bytes, or one with K, M, G, T or P (powers of 1024), or KB, "
+                      "MB... (of 1000)")
+    digits, part, suffix, unit = found.groups("")
+    factor: int = (1000 if unit == "B" else 1024) ** SIZE_SUFFIXES.index(suffix)
+    scale: int = 10 ** len(part)
+    whole, rest = divmod(int(digits + part) * factor, scale)
+    if rest:
         raise Invalid(f"{value!r} is no whole number of bytes")
+    if not -SIZE_LIMIT < whole < SIZE_LIMIT:
+        raise Invalid(f"{value!r} is more than any volume may have")
     return whole
 
 

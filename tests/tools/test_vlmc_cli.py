@@ -56,6 +56,34 @@ def test_wrong_usage_has_status_2(refused, words):
     assert "usage:" in refused(*words, status=2)
 
 
+BROKEN = os.fsdecode(b"a\xff")
+WITH_NAMES = [["create", BROKEN, "--size", "1M"], ["clone", "v", BROKEN], ["clone", BROKEN, "v"],
+              ["snapshot", BROKEN, "s"], ["rename", "v", BROKEN], ["resize", BROKEN, "1M"], ["export", BROKEN, "/x/y"],
+              *([verb, BROKEN] for verb in ("info", "remove", "du", "check", "open", "close", "lock", "unlock",
+                                            "mapinfo", "map", "unmap"))]
+
+
+@pytest.mark.parametrize("words", WITH_NAMES, ids=lambda words: " ".join(map(ascii, words)))
+def test_a_name_that_is_no_utf_8_is_refused_in_one_line(refused, words):
+    refused(*words)
+
+
+@pytest.mark.parametrize("words", [["--count", "9" * 30], ["--count", "2", "--first", "9" * 30]])
+def test_a_number_beyond_64_bits_is_refused_in_one_line(refused, words):
+    assert "64 bits" in refused("clone", "v", "v-{}", *words)
+
+
+def test_a_size_beyond_64_bits_is_wrong_usage(refused):
+    assert "more than" in refused("create", "v", "--size", "9" * 30 + "P", status=2)
+
+
+def test_a_name_that_the_locale_cannot_show_hides_no_other(node, name):
+    for more in ("\u00fc", "~"):
+        node.vlmc("create", name + more, "--size", "1M")
+    shown = run("vlmc", "list", env={**node.env, "PYTHONIOENCODING": "ascii"}).stdout
+    assert name + "\\xfc" in shown and name + "~" in shown
+
+
 def test_an_instance_that_does_not_run_is_named(tmp_path):
     done = run("vlmc", "list", "--home", str(tmp_path), check=False)
     assert done.returncode == 1

@@ -232,14 +232,15 @@ def test_requests_that_come_while_a_port_drains_wait_for_its_next_owner(segment)
 
 
 @pytest.mark.parametrize(("text", "size"), [
-    (4096, 4096), ("512", 512), ("64K", 65536), ("4MiB", 4 << 20), ("1.5G", 3 << 29), ("2TB", 2 << 40),
-    ("1p", 1 << 50), (" 8k ", 8192),
+    (4096, 4096), ("512", 512), ("64K", 65536), ("4MiB", 4 << 20), ("1.5G", 3 << 29), ("2TiB", 2 << 40),
+    ("1p", 1 << 50), (" 8k ", 8192), ("10GB", 10 ** 10), ("1.5kB", 1500), ("512B", 512),
 ])
 def test_sizes_take_the_usual_suffixes(text, size):
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "K", "12Q", "1.3", "4 4", "ten", "1e3", "0x10", "--1"])
+@pytest.mark.parametrize("text", ["", "K", "12Q", "1.3", "4 4", "ten", "1e3", "0x10", "--1", "8192P", "9" * 40,
+                                  "\ud8001"])
 def test_what_is_no_size_is_refused(text):
     with pytest.raises(errors.Invalid):
         parse_size(text)

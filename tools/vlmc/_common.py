@@ -21,7 +21,7 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def add_size(parser: argparse.ArgumentParser, name: str, **more: Any) -> None:
-    """An option or argument that is a size in bytes, with K, M, G, T or P for powers of 1024."""
+    """An option or argument that is a size in bytes, with K, M, G, T or P for powers of 1024, KB, MB... of 1000."""
     parser.add_argument(name, type=size, metavar="SIZE", **more)
 
 

@@ -7,12 +7,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import msgpack
-
 from tools.vlmc._common import LONG_S
 from xseg._native import lib
 from xseg.aio import AsyncPort, Hub
-from xseg.client import DEAD_PEER_TIMEOUT_S, control_answer
+from xseg.client import DEAD_PEER_TIMEOUT_S, control_answer, packed
 from xseg.errors import NotFound, NotRunning
 from xseg.segment import Segment
 
@@ -36,7 +34,7 @@ async def _walk_all(segment: Segment, verb: str, names: list[str], skip_gone: bo
         port, mapper = AsyncPort(hub, role="vlmc"), segment.port_of("mapper")
 
         async def ask(verb: str, **arguments: Any) -> dict[str, Any]:
-            data = msgpack.packb({"verb": verb, **arguments})
+            data = packed({"verb": verb, **arguments})
             return control_answer(verb, await port.call(mapper, lib.XOP_CONTROL, data=data, room=lib.XSEG_IO_MAX,
                                                         timeout=LONG_S, check=False))
 
