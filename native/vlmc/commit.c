@@ -55,6 +55,7 @@ static void answer_snapshot(struct vlmc *v, uint32_t slot, int error, const stru
     req = &v->peer->port->reqs[volume->snapshot - 1];
     volume->snapshot = 0;
     if (error == 0) {
+        assert(last);               /* a snapshot's commit ends with a record */
         req->done = last->done;
         req->arg = v->seg->volumes[slot].commit_seq;
     }
