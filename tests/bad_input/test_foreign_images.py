@@ -149,7 +149,7 @@ def test_a_block_device_is_an_image(node, tmp_path):
 
 def test_a_fifo_is_no_image_and_is_not_waited_for(node, tmp_path):
     os.mkfifo(tmp_path / "fifo")
-    done = node.vlmc("import", str(tmp_path / "fifo"), "foreign", check=False, timeout=20)
+    done = node.vlmc("import", str(tmp_path / "fifo"), "foreign", check=False, timeout=60)
     assert done.returncode == 1 and "no plain file" in done.stderr
 
 

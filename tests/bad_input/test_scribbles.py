@@ -21,7 +21,7 @@ from xseg.errors import Damaged
 
 MIB = 1 << 20
 STAY_S = 0.05                   # how long a word stays overwritten
-SERVES_S = 30.0                 # within which requests are answered again
+SERVES_S = 60.0                 # within which requests are answered again
 PATIENCE_S = 4.0                # before the processes of what stands still are started anew, where that may be
 IDLE_CPU_S = 0.5                # that a process may use in a second without load
 FEW = 5                         # words of each area in the short run

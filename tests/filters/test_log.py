@@ -9,7 +9,7 @@ from filtered import DATA, HEADER, behind
 
 from xseg._native import lib
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 def counted(f):

@@ -104,7 +104,7 @@ def test_direct_io_of_a_dead_blocker_ends_before_its_successor_is_ready(disk, su
         assert not client.segment.c.ports[number].ready
     finally:
         disk.control(b"r")
-    (came,) = client.port.receive(20)
+    (came,) = client.port.receive(60)
     assert came.c.error == 0
     assert instance.call("back", lib.XOP_READ, object=OBJECT, size=4096, room=4096).data == (
         b"b" if op == lib.XOP_WRITE else b"a") * 4096

@@ -354,7 +354,7 @@ def test_who_connects_to_an_endpoint_that_was_given_up_is_refused(supervised):
         made.connect(path)
     instance.archipelago("restart", "nbd")
     with socket.socket(socket.AF_UNIX) as made:
-        made.settimeout(20)
+        made.settimeout(60)
         made.connect(path)
         assert made.recv(8) == b"NBDMAGIC"
 
@@ -365,7 +365,7 @@ def test_a_frozen_supervisor_is_told_of_by_status_and_stop(supervised):
     os.kill(pid, signal.SIGSTOP)
     try:
         assert f"the supervisor (pid {pid}) is stopped by a signal" in instance.archipelago("status").stdout
-        done = instance.archipelago("stop", check=False, timeout=20)
+        done = instance.archipelago("stop", check=False, timeout=60)
         assert done.returncode == 1 and f"kill -CONT {pid}" in done.stderr
     finally:
         os.kill(pid, signal.SIGCONT)
@@ -381,7 +381,7 @@ def test_its_successor_has_the_listening_sockets(supervised):
     instance.start()
     os.kill(instance.pid("nbd"), signal.SIGKILL)
     with socket.socket(socket.AF_UNIX) as made:
-        made.settimeout(20)
+        made.settimeout(60)
         made.connect(path)
         assert made.recv(8) == b"NBDMAGIC"
     assert os.stat(path).st_ino == inode
@@ -498,7 +498,7 @@ def notified(home):
     instance = Instance(home, config_of(PAIR, APART))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as inbox:
         inbox.bind(os.path.join(home, "notify"))
-        inbox.settimeout(20)
+        inbox.settimeout(60)
         child = subprocess.Popen([os.path.join(BIN, "archipelago"), "start", "--foreground"], stderr=subprocess.PIPE,
                                  env={**os.environ, **instance.env, "NOTIFY_SOCKET": os.path.join(home, "notify"),
                                       "WATCHDOG_USEC": "400000"})

@@ -18,7 +18,7 @@ from xseg.segment import Segment
 MIB = 1 << 20
 SIZE = 64 * MIB
 BLOCK = MIB
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 MAGIC = b"NBDMAGIC"
 OPTION_MAGIC = b"IHAVEOPT"

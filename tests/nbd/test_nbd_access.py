@@ -61,7 +61,7 @@ def served(tmp_path_factory):
 
 class Tcp(Wire):
     def __init__(self, port):
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
 
 
 def listed(wire):

@@ -54,7 +54,7 @@ def victim(home):
 
 def refused(instance, *words):
     """What a command says that must fail, at once."""
-    done = instance.archipelago(*(words or ("start", "--unsupervised")), check=False, timeout=30)
+    done = instance.archipelago(*(words or ("start", "--unsupervised")), check=False, timeout=60)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done
     assert processes_of(instance.home) == []
     return done.stderr

@@ -23,7 +23,7 @@ from xseg.errors import NoBuffers, NoSlots, XsegError
 from xseg.request import Call, Reply, take_reply
 from xseg.segment import OPS
 
-ANSWER_S = 20.0
+ANSWER_S = 60.0
 AT_ONCE = 64                        # requests of one batch in flight
 BLOCK = 65536
 LEAF_BYTES = BLOCK * lib.XMAP_LEAF
