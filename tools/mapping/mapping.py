@@ -182,10 +182,12 @@ def why_not() -> str:
     return ""
 
 
-def attach(entry: Entry, uri: str) -> list[str]:
-    """Maps a volume that exists, served at `uri`; completes its new entry. Says what else was done.
+def attach(entry: Entry, uri: str) -> tuple[Entry, list[str]]:
+    """Maps a volume that exists, served at `uri`; its entry, completed, or the one that it has if it is mapped already.
+    And what else was done, in sentences.
 
-    Exists: it is mapped already. OSError: the device cannot be made; then nothing is left behind.
+    Exists: it is mapped already, writable or read-only as it is not wanted. OSError: the device cannot be made; then
+    nothing is left behind.
     """
     if reason := why_not():
         raise XsegError(errno.EPERM if os.geteuid() else errno.ENODEV, reason)
@@ -194,8 +196,7 @@ def attach(entry: Entry, uri: str) -> list[str]:
         for old in entries(entry.home):
             if old.id == entry.id:
                 if old.alive:
-                    was = f", since it was called {old.name}" if old.name != entry.name else ""
-                    raise Exists(f"{entry.name} is mapped already, at {old.device}{was}")
+                    return mapped_before(old, entry)
                 notes.append(_clean_up(old))
         entry.since = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         method = next(method for method in METHODS if not method.missing())
@@ -208,7 +209,17 @@ def attach(entry: Entry, uri: str) -> list[str]:
             entry.forget()
             raise
     blockdev.find_partitions(entry.device)
-    return notes
+    return entry, notes
+
+
+def mapped_before(old: Entry, entry: Entry) -> tuple[Entry, list[str]]:
+    """What attach() says of a volume that has a device. Exists."""
+    was = f", since it was called {old.name}" if old.name != entry.name else ""
+    where = f"{entry.name} is mapped already, at {old.device}{was}"
+    if old.readonly != entry.readonly:
+        raise Exists(f"{where}, {'read-only' if old.readonly else 'writable'}: unmap it first")
+    old.name = entry.name
+    return old, [where]
 
 
 def _clean_up(entry: Entry) -> str:

@@ -5,7 +5,8 @@ What it uses is said on stderr: the kernel's NBD client (nbd) where /dev/nbd0 an
 else nbdfuse and a loop device with direct I/O. Partitions in it become devices as well (/dev/loop0p1).
 A snapshot is mapped read-only. Needs root. Undone by `vlmc unmap`.
 
-The device stays on this volume whatever is renamed, removed or restarted meanwhile.
+The device stays on this volume whatever is renamed, removed or restarted meanwhile. Of a volume that is mapped already
+the device is printed that it has.
 
 A flush of the device (fsync, sync) is a flush of the volume. A mapped volume can be snapshotted and
 cloned like any other: a snapshot holds what the file system had written by then, so run sync before.
@@ -33,7 +34,8 @@ def run(args: argparse.Namespace) -> int:
     from tools.mapping import mapping
     info = control(args, "info", name=args.name)
     entry = mapping.Entry(args.name, info["id"], args.home, args.read_only or info["readonly"])
-    for note in mapping.attach(entry, served_uri(args.home, args.name)):
+    entry, notes = mapping.attach(entry, served_uri(args.home, args.name))
+    for note in notes:
         print(f"vlmc: {note}", file=sys.stderr)
     if args.json:
         cli.print_json(entry.shown())
