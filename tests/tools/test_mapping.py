@@ -125,18 +125,28 @@ def test_trimming_gives_space_back(instance, volume):
 @one_layout
 def test_mapping_twice_names_the_device(instance, volume):
     device = vmap(instance, volume)
-    again = instance.vlmc("map", volume, check=False)
-    assert again.returncode == 1
-    assert device in again.stderr
+    again = instance.vlmc("map", volume)
+    assert again.stdout == device + "\n" and "already" in again.stderr
+    other = instance.vlmc("map", volume, "--read-only", check=False)
+    assert other.returncode == 1 and device in other.stderr and "writable" in other.stderr
+
+
+@one_layout
+def test_what_a_mapped_volume_needs_to_grow_is_said(instance, volume):
+    device = vmap(instance, volume)
+    size = instance.vlmc_json("info", volume)["size"]
+    assert f"vlmc unmap {device}" in instance.vlmc("resize", volume, str(2 * size)).stderr
+    instance.vlmc("unmap", device)
+    grown = vmap(instance, volume)
+    assert int(run("blockdev", "--getsize64", grown).stdout) == 2 * size
 
 
 @one_layout
 def test_a_renamed_volume_is_not_mapped_twice(instance, volume):
     device = vmap(instance, volume)
     instance.vlmc("rename", volume, "other")
-    again = instance.vlmc("map", "other", check=False)
-    assert again.returncode == 1
-    assert device in again.stderr
+    again = instance.vlmc("map", "other")
+    assert again.stdout == device + "\n" and volume in again.stderr
     assert "no volume" in instance.vlmc("map", volume, check=False).stderr
 
 

@@ -4,9 +4,10 @@ import importlib
 import json
 import os
 import re
+import subprocess
 
 import pytest
-from support import run
+from support import BIN, run
 
 from tools.vlmc import verbs
 
@@ -177,8 +178,27 @@ def test_rename(vlmc, refused, name):
 def test_resize(node, vlmc, name):
     vlmc("resize", name, "3G")
     assert node.vlmc_json("info", name)["size"] == 3 << 30
-    vlmc("resize", name, "64K")
+    vlmc("resize", name, "64K", "--allow-shrink")
     assert node.vlmc_json("info", name)["size"] == 65536
+
+
+def test_shrinking_without_a_terminal_must_be_allowed(node, refused, name):
+    assert "--allow-shrink" in refused("resize", name, "64K")
+    assert node.vlmc_json("info", name)["size"] == 1 << 30
+
+
+@pytest.mark.parametrize("answer, size", [("y", 65536), ("n", 1 << 30), ("", 1 << 30)])
+def test_a_person_is_asked_before_a_volume_is_shrunk(node, name, answer, size):
+    person, terminal = os.openpty()
+    try:
+        os.write(person, answer.encode() + b"\n")
+        words = [os.path.join(BIN, "vlmc"), "resize", name, "64K"]
+        done = subprocess.run(words, stdin=terminal, stderr=terminal, env={**os.environ, **node.env}, timeout=60)
+    finally:
+        os.close(terminal)
+        os.close(person)
+    assert done.returncode == (0 if answer == "y" else 1)
+    assert node.vlmc_json("info", name)["size"] == size
 
 
 def test_remove_goes_on_after_a_failure(node, vlmc, name):
