@@ -43,6 +43,14 @@ def not_in_the_tree(readme, folders):
     return [folder for folder in folders if not re.search(rf"(?<!\w){re.escape(os.path.basename(folder))}/", chapter)]
 
 
+def namesakes(paths):
+    """Files of tests that pytest cannot tell apart: of one name, in folders that are no packages."""
+    packages = {os.path.dirname(path) for path in paths if path.endswith("/__init__.py")}
+    names = [os.path.basename(path) for path in paths if os.path.dirname(path) not in packages
+             and os.path.basename(path) != "conftest.py"]
+    return sorted({name for name in names if names.count(name) > 1})
+
+
 def everything():
     more = {name: tree.read(name) for name in ("README.md", "Makefile", "setup.py")}
     return {**tree.texts(".py", ".c", ".h"), **more}
@@ -64,6 +72,15 @@ def test_one_file_names_memory_orders():
 def test_the_readme_names_every_folder():
     folders = {os.path.dirname(path) for path in tree.paths(".c", ".h", ".py")}
     assert not not_in_the_tree(tree.read("README.md"), folders)
+
+
+def test_every_file_of_tests_has_a_name_of_its_own():
+    assert not namesakes(tree.paths(".py", parts=("tests",)))
+
+
+def test_a_namesake_is_found():
+    assert namesakes(["t/a/test_x.py", "t/b/test_x.py", "t/b/test_y.py", "t/c/test_y.py", "t/c/__init__.py",
+                      "t/a/conftest.py", "t/b/conftest.py"]) == ["test_x.py"]
 
 
 def test_what_is_not_there_is_found():
