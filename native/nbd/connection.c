@@ -91,7 +91,7 @@ void nbd_drop(struct nbd_connection *conn)
     nbd_unqueue(conn);
     nbd_output_forget(conn);
     if (conn->fill)
-        xreq_put(peer->port, conn->fill);
+        nbd_put(conn, conn->fill);
     if (conn->list)
         xreq_put(peer->port, conn->list);
     conn->fill = conn->list = NULL;

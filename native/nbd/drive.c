@@ -134,6 +134,7 @@ void nbd_send(struct nbd_connection *conn)
     if (conn->stop & NBD_STOP_ROOM && conn->free_count >= NBD_COMMANDS - NBD_RESUME
         && conn->bytes < NBD_BYTES)
         conn->stop &= ~NBD_STOP_ROOM;
+    conn->stop &= ~NBD_STOP_SHARE;
     nbd_parse(conn);
     if (conn->full != !!(conn->events & EPOLLOUT) || !(conn->events & EPOLLIN))
         nbd_update_events(conn);
@@ -261,12 +262,27 @@ static bool too_slow(const struct nbd_connection *conn, uint64_t now_ns)
         && age_ns > NBD_STALL_NS;
 }
 
+/* Of those that hold buffers: whose client has not taken or given the bytes for some time. */
+static void mark_slow(struct nbd_connection *conn, uint64_t now_ns)
+{
+    bool slow = (conn->full_ns && now_ns > conn->full_ns + NBD_SLOW_NS)
+             || (conn->fill && now_ns > conn->fill_ns + NBD_SLOW_NS);
+
+    if (conn->phase == NBD_SERVE && slow && !conn->share.slow)
+        share_set_slow(&conn->share, &conn->nbd->slow);
+}
+
 void nbd_tick(struct nbd *nbd, uint64_t now_ns)
 {
     if (now_ns < nbd->tick_ns)
         return;
     nbd->tick_ns = now_ns + NBD_TICK_NS;
-    for (uint32_t i = 0; i < nbd->connections_max; i++)
-        if (nbd->connections[i] && too_slow(nbd->connections[i], now_ns))
-            nbd_drop(nbd->connections[i]);
+    for (uint32_t i = 0; i < nbd->connections_max; i++) {
+        struct nbd_connection *conn = nbd->connections[i];
+
+        if (conn && too_slow(conn, now_ns))
+            nbd_drop(conn);
+        else if (conn)
+            mark_slow(conn, now_ns);
+    }
 }

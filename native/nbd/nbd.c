@@ -103,8 +103,10 @@ static void reply(struct peer *peer, struct xreq *req)
         nbd_described(conn, req);
     else if (note->errand == NBD_LIST)
         nbd_listed(conn, req);
-    else if (conn->phase == NBD_GONE || note->errand != NBD_PIECE)
+    else if (note->errand != NBD_PIECE)
         xreq_put(peer->port, req);
+    else if (conn->phase == NBD_GONE)
+        nbd_put(conn, req);
     else
         nbd_piece_back(conn, req);
     if (conn->phase == NBD_GONE)

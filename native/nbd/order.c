@@ -14,6 +14,7 @@ void nbd_serve(struct nbd_connection *conn, uint32_t volume)
     conn->volume = volume;
     conn->generation = load_acquire(&conn->nbd->peer->seg->volumes[volume - 1].generation);
     conn->phase = NBD_SERVE;
+    conn->share.group = &nbd_export_of(conn)->share;
     conn->since_ns = loop_now(conn->nbd->peer->loop);
     nbd_export_of(conn)->connections++;
     nbd_look_at_others(conn);

@@ -47,7 +47,7 @@ void nbd_output_forget_pieces(struct nbd_connection *conn, const struct nbd_comm
 
     for (uint32_t i = 0; i < NBD_PIECES; i++)
         if (slots[i]) {
-            xreq_put(conn->nbd->peer->port, nbd_output_piece(conn, command, i));
+            nbd_put(conn, nbd_output_piece(conn, command, i));
             slots[i] = 0;
         }
 }
@@ -56,10 +56,8 @@ void nbd_output_forget_pieces(struct nbd_connection *conn, const struct nbd_comm
 
 static void release(struct nbd_connection *conn, struct nbd_part part)
 {
-    struct peer *peer = conn->nbd->peer;
-
     if (part.slot)
-        xreq_put(peer->port, &peer->port->reqs[part.slot - 1]);
+        nbd_put(conn, &conn->nbd->peer->port->reqs[part.slot - 1]);
     if (part.command) {
         struct nbd_command *command = &conn->commands[part.command - 1];
 
@@ -143,6 +141,16 @@ static void let_gather(struct nbd_connection *conn, size_t sent)
     nbd->nap_ns = ns > nbd->nap_ns ? ns : nbd->nap_ns;
 }
 
+/* Its client is slow no more once it has taken soon what there was. */
+static void note_full(struct nbd_connection *conn)
+{
+    uint64_t now_ns = loop_now(conn->nbd->peer->loop);
+
+    if (!conn->full && conn->share.slow && now_ns - conn->full_ns < NBD_SLOW_NS)
+        share_set_slow(&conn->share, NULL);
+    conn->full_ns = conn->full ? now_ns : 0;
+}
+
 static int send_parts(struct nbd_connection *conn)
 {
     ssize_t n = transmit(conn, conn->out + conn->out_start, conn->out_end - conn->out_start);
@@ -151,6 +159,8 @@ static int send_parts(struct nbd_connection *conn)
         return (int)n;
     sent(conn, (size_t)n);
     conn->full = conn->out_start < conn->out_end;
+    if (conn->full != (conn->full_ns != 0))
+        note_full(conn);
     if (n > 0 && !conn->full)
         let_gather(conn, (size_t)n);
     return 0;

@@ -31,8 +31,10 @@
  * Replies are gathered over a turn as parts of one sendmsg() and go out from flush(), the
  * data straight from the buffers it came back in; slot, buffer and command are free again
  * when their last byte is sent. So a client that does not read holds at most what the bounds
- * below allow it, and then nothing more is read from it. While others are queued, a connection
- * whose client has taken or given nothing for STALL_NS is dropped.
+ * below allow it, and then nothing more is read from it. Of the buffers it has at most its share,
+ * and those that are slow (NBD_SLOW_NS) have half of them at most, all together: segment/share.h.
+ * While others are queued, a connection whose client has taken or given nothing for STALL_NS is
+ * dropped.
  *
  * A client that is slower than the server has many answers in its socket that it has not taken
  * yet, and sends its next commands one by one, as it takes them. To serve each by itself would
@@ -70,6 +72,7 @@
 
 #include "loop/peer.h"
 #include "nbd/proto.h"
+#include "segment/share.h"
 
 enum nbd_bound {
     NBD_STAGING = 65536,            /* bytes taken from a socket at once; longest option */
@@ -99,6 +102,7 @@ enum nbd_bound {
 #define NBD_NAP_FROM 65536          /* from so many bytes on that it has not taken; */
 #define NBD_NAP_STEP 512            /* so many ns for each KiB of them */
 #define NBD_TICK_NS 100000000ull    /* between looks at who is too slow */
+#define NBD_SLOW_NS 100000000ull    /* from there on a client is slow that has to take or give a buffer's bytes */
 #define NBD_RETRY_NS 2000000ull     /* until a queued connection tries again by itself */
 #define NBD_STALL_NS 10000000000ull /* without a byte, while others are queued */
 #define NBD_LINGER_NS 1000000000ull /* without a byte, while the server ends */
@@ -113,7 +117,8 @@ enum nbd_stop {                     /* why no further command is begun */
     NBD_STOP_MAPPER = 4,            /* waits for the mapper's answer */
     NBD_STOP_END = 8,               /* the client or the operator has finished */
     NBD_STOP_ORDER = 16,            /* something earlier must be over first */
-    NBD_STOP_WAIT = NBD_STOP_ROOM | NBD_STOP_QUEUE | NBD_STOP_MAPPER | NBD_STOP_ORDER
+    NBD_STOP_SHARE = 32,            /* it has its share of the buffers */
+    NBD_STOP_WAIT = NBD_STOP_ROOM | NBD_STOP_QUEUE | NBD_STOP_MAPPER | NBD_STOP_ORDER | NBD_STOP_SHARE
 };
 
 enum nbd_errand {                   /* what a request of ours is for */
@@ -179,12 +184,14 @@ struct nbd_connection {
     uint64_t since_ns;              /* accepted, or its last progress; CLOCK_MONOTONIC */
     bool eof;                       /* the client sends no more */
     bool full;                      /* its socket took less than there is to send */
+    uint64_t full_ns;               /* since when; 0: it is not */
     size_t untaken;                 /* sent, and likely not taken by the client yet; bytes, at most */
     bool structured;                /* negotiated, as are the next two */
     bool no_zeroes;
     bool allocation;                /* base:allocation, for the export `context` */
     uint32_t volume;                /* its handle; 0: none open */
     uint32_t generation;            /* of the place it has in the segment */
+    struct share share;             /* of the buffers */
     uint64_t ended;                 /* number of its end among those of all connections; 0: has not, or is over */
 
     /* handshake */
@@ -203,6 +210,7 @@ struct nbd_connection {
     struct xreq *fill;              /* piece of a WRITE that is being received */
     uint8_t *fill_data;
     uint32_t fill_at, fill_size;
+    uint64_t fill_ns;               /* when it was begun */
 
     /* commands */
     uint64_t bytes;                 /* of data of those under way */
@@ -230,6 +238,7 @@ struct nbd_listener {
 struct nbd_export {                 /* of a volume */
     uint32_t connections;           /* that serve it, */
     uint32_t ending;                /* and that have ended and are not over */
+    struct share_group share;       /* what all of them hold */
 };
 
 struct nbd_set { uint64_t word[NBD_CONNECTIONS_MAX / 64]; };
@@ -265,6 +274,7 @@ struct nbd {
     struct nbd_rule rules[NBD_RULES_MAX];
     uint64_t nap_ns;                /* what was sent this turn can wait so long for more */
     struct nbd_set queued;
+    struct share_group slow;        /* buffers of connections whose clients are slow */
     struct nbd_connection *connections[NBD_CONNECTIONS_MAX];
     struct nbd_export *exports;     /* by the volume's place in the segment */
 };
@@ -292,6 +302,18 @@ int nbd_listen_watch(struct nbd *nbd);
 /* Accepts nobody until nbd_listen_watch() is called again: who connects waits in the backlog. */
 void nbd_listen_pause(struct nbd *nbd);
 void nbd_listen_close(struct nbd *nbd);
+
+/* --- pieces ------------------------------------------------------------------------ */
+
+/* Puts back a piece, with its buffer. One that waits for its share goes on from flush(). */
+static inline void nbd_put(struct nbd_connection *conn, struct xreq *req)
+{
+    if (req->buffer)
+        share_put(&conn->share, req);
+    xreq_put(conn->nbd->peer->port, req);
+    if (conn->stop & NBD_STOP_SHARE)
+        nbd_set_add(&conn->nbd->dirty, conn->index);
+}
 
 /* --- nbd/output.c: below all others -------------------------------------------------- */
 

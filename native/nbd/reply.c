@@ -117,7 +117,7 @@ static void read_chunk(struct nbd_connection *conn, struct nbd_command *command,
     uint32_t size = (uint32_t)req->size;
 
     if (req->error || (last && command->error)) {
-        xreq_put(conn->nbd->peer->port, req);
+        nbd_put(conn, req);
         if (last)
             nbd_fail(conn, command, command->error, NULL);
         return;
@@ -239,12 +239,11 @@ static struct nbd_command *command_of(struct nbd_connection *conn, struct xreq *
 
 void nbd_piece_back(struct nbd_connection *conn, struct xreq *req)
 {
-    struct port *port = conn->nbd->peer->port;
     struct nbd_command *command = command_of(conn, req);
     bool with_data;
 
     if (!command) {
-        xreq_put(port, req);
+        nbd_put(conn, req);
         nbd_drop(conn);
         return;
     }
@@ -263,7 +262,7 @@ void nbd_piece_back(struct nbd_connection *conn, struct xreq *req)
     } else if (with_data && !req->error) {
         status_chunk(conn, command, req);
     } else {
-        xreq_put(port, req);
+        nbd_put(conn, req);
         finish(conn, command);
     }
 }

@@ -54,29 +54,33 @@ static uint32_t buffer_size(const struct nbd_command *command, uint32_t length)
     return rules[command->type].span == XSEG_IO_MAX ? length : 0;
 }
 
-/* Waits for a slot or a buffer. */
-static void queue(struct nbd_connection *conn, struct nbd_command *command)
+/* Waits for its turn, or, having its share, for what it holds itself: a slow one that holds nothing, for others. */
+static void hold_back(struct nbd_connection *conn, struct nbd_command *command, int error)
 {
-    nbd_queue(conn);
+    if (error == -EDQUOT && !share_is_empty(&conn->share))
+        conn->stop |= NBD_STOP_SHARE;
+    else
+        nbd_queue(conn);
     if (command->type == NBD_CMD_READ && !conn->structured)
         nbd_read_stream(conn, command);
 }
 
-/* A request for the next piece of a command. NULL: the connection is queued now. */
+/* A request for the next piece of a command. NULL: the connection waits now. */
 static struct xreq *make_piece(struct nbd_connection *conn, struct nbd_command *command)
 {
     struct port *port = conn->nbd->peer->port;
     uint32_t length = next_piece(command), size = buffer_size(command, length);
     struct xreq *req = NULL;
+    int rc = 0;
 
     if (!nbd_must_queue(conn))
         req = nbd_errand(conn, NBD_PIECE, rules[command->type].op);
-    if (req && size && xbuf_get(port, req, size) != 0) {
+    if (req && size)
+        rc = share_get(&conn->share, port, req, size);
+    if (rc)
         xreq_put(port, req);
-        req = NULL;
-    }
-    if (!req) {
-        queue(conn, command);
+    if (!req || rc) {
+        hold_back(conn, command, rc);
         return NULL;
     }
     req->volume = conn->volume;
@@ -113,6 +117,7 @@ static bool fill(struct nbd_connection *conn, struct nbd_command *command)
         conn->fill_data = xreq_data(conn->nbd->peer->seg, conn->fill);
         conn->fill_size = next_piece(command);
         conn->fill_at = 0;
+        conn->fill_ns = loop_now(conn->nbd->peer->loop);
     }
     if (take > conn->fill_size - conn->fill_at)
         take = conn->fill_size - conn->fill_at;
@@ -124,6 +129,9 @@ static bool fill(struct nbd_connection *conn, struct nbd_command *command)
             nbd_drop(conn);         /* the client has gone in the middle of it */
         return false;
     }
+    if (conn->share.slow && !conn->full && conn->fill_size > NBD_STAGING
+        && loop_now(conn->nbd->peer->loop) - conn->fill_ns < NBD_SLOW_NS)
+        share_set_slow(&conn->share, NULL);
     send_piece(conn, command, conn->fill);
     conn->fill = NULL;
     return true;

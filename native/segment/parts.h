@@ -26,6 +26,7 @@ static inline uint32_t buffer_name(uint32_t class, uint32_t index)
 {
     return (class << BUFFER_CLASS_SHIFT | index) + 1;
 }
+static inline uint32_t buffer_class(const struct xreq *req) { return (req->buffer - 1) >> BUFFER_CLASS_SHIFT; }
 
 /* Bits of a request that travel: from `op` to the object's end, at the same place in both structures. */
 #define ASKED_AT offsetof(struct xslot, op)
