@@ -24,7 +24,10 @@ with EINVAL, one of more than 64 MiB ends its connection, as does anything that 
 
 It listens at the unix socket `socket`, and at the TCP address `listen` if there is one, for up
 to `connections` clients. The supervisor keeps these sockets while the peer is restarted: who
-connects meanwhile waits, and is not refused. `spin_us` makes its process look for work that long before it sleeps.
+connects meanwhile waits, and is not refused. One user (by TCP: one address) has three quarters of these places if he
+is alone, else a share that leaves others theirs, and one volume has at most `connections_volume`. Who is refused is
+said in the log, and counted: `xseg ports --all`, `archipelago status`. Before anybody is refused, the handshake that
+has stood still for longest loses its place. `spin_us` makes its process look for work that long before it sleeps.
 
 The socket belongs to who runs the instance, and is open to his group (`socket_mode` "0660"); `socket_owner` and
 `socket_group` give it to another user or group (for the latter its mode must say so), and nothing else with it: the
@@ -72,8 +75,9 @@ class Nbd(Peer):
                                        "all who may connect)"),
         "listen": Option(None, "str", "TCP address to listen at as well, as host:port, [v6]:port or :port; "
                                       "no one is asked who they are"),
-        "connections": Option(256, "int", "connections at one time; further ones are closed at once",
-                              minimum=1, maximum=1024),
+        "connections": Option(4096, "int", "connections at one time; further ones are closed at once",
+                              minimum=1, maximum=16384),
+        "connections_volume": Option(64, "int", "of these to one volume or snapshot", minimum=1, maximum=1024),
         "handshake_s": Option(10, "int", "seconds a client may take for each step of the handshake",
                               minimum=1, maximum=3600),
         "structured_replies": Option(True, "bool", "false: none are offered. A read then takes its client two system "

@@ -10,7 +10,7 @@ from xseg._native import ffi, lib
 from xseg.segment import KINDS, OPS, STATES, Segment, text
 
 COUNTERS = ("received", "served", "errors", "sent", "bytes_read", "bytes_written", "rings", "wakes", "no_request",
-            "no_buffer", "recovered", "dropped", "bad")
+            "no_buffer", "recovered", "dropped", "bad", "refused")
 LATENCY_KINDS = ("read", "write", "other")
 NEARLY_ALL = 0.9                # a share of what a port may have, from which on it is worth a word
 
@@ -72,7 +72,8 @@ def is_frozen(pid: int) -> bool:
 
 def culprits(segment: Segment) -> list[str]:
     """Who others may suffer from: a sentence for each client that is frozen, dead with requests under way, or
-    has taken NEARLY_ALL of the requests or buffers it may, and for each peer that is frozen or has so many."""
+    has taken NEARLY_ALL of the requests or buffers it may, and for each peer that is frozen, has so many, or has
+    refused connections."""
     return [f"{port_name(segment, number)} (pid {port.pid}) {why}"
             for number, port in ports(segment) if (why := _complaint(segment, number, port))]
 
@@ -92,6 +93,8 @@ def _complaint(segment: Segment, number: int, port: Any) -> str:
         if port.buffers_max[i] and port.buffers_held[i] >= NEARLY_ALL * port.buffers_max[i]:
             said.append(f"has {port.buffers_held[i]} of the {port.buffers_max[i]} buffers of "
                         f"{lib.xbuffer_size(i) >> 10} KiB it may")
+    if port.refused:
+        said.append(f"has refused {port.refused} connections: its log says whose and why")
     return " and ".join(said)
 
 

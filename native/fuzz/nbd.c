@@ -256,7 +256,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     const struct option options[] = {
         { "socket", socket }, { "socket_fd", NULL }, { "socket_mode", "384" }, { "socket_owner", NULL },
         { "socket_group", NULL }, { "listen", NULL }, { "listen_fd", NULL }, { "allow", NULL },
-        { "connections", "2" }, { "handshake_s", "10" }, { "structured_replies", "1" },
+        { "connections", "2" }, { "connections_volume", "2" }, { "handshake_s", "10" }, { "structured_replies", "1" },
     };
     struct xparams params = { .static_slots = 48, .dynamic_slots = 8, .buffers = { 16, 8, 4 },
                               .frames = 64, .stacks = { 8, 8, 8 } };

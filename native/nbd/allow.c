@@ -9,6 +9,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -87,6 +88,25 @@ static bool is_in(const gid_t *groups, size_t count, uint32_t id)
     return false;
 }
 
+/* The address of a client of TCP: of IPv6 the first half, as the other is his to choose. 0: unknown. */
+static uint64_t address_of(int fd)
+{
+    union { struct sockaddr any; struct sockaddr_in four; struct sockaddr_in6 six; } from = { 0 };
+    socklen_t size = sizeof(from);
+    uint64_t half;
+
+    if (getpeername(fd, &from.any, &size) < 0)
+        return 0;
+    if (from.any.sa_family == AF_INET)
+        return from.four.sin_addr.s_addr;
+    if (from.any.sa_family != AF_INET6)
+        return 0;
+    if (IN6_IS_ADDR_V4MAPPED(&from.six.sin6_addr))
+        return from.six.sin6_addr.s6_addr32[3];
+    memcpy(&half, &from.six.sin6_addr, sizeof(half));
+    return half;
+}
+
 void nbd_allow_meet(struct nbd_connection *conn)
 {
     const struct nbd *nbd = conn->nbd;
@@ -100,6 +120,7 @@ void nbd_allow_meet(struct nbd_connection *conn)
         room = 0;
     conn->client = (struct nbd_client){
         .pid = known ? who.pid : 0, .uid = who.uid, .gid = who.gid, .since_ns = conn->since_ns,
+        .address = known ? 0 : address_of(conn->watch.fd),
     };
     conn->trusted = !nbd->limited || (known && (who.uid == 0 || who.uid == geteuid()));
     for (uint32_t i = 0; i < nbd->rule_count; i++) {
@@ -152,7 +173,7 @@ int nbd_allow_tell(struct nbd *nbd, struct xreq *req)
         return -EINVAL;
     out = xreq_data(peer->seg, req);
     req->done = 0;
-    for (uint32_t i = 0; i < nbd->connections_max; i++) {
+    for (uint32_t i = 0; i < nbd->top; i++) {
         const struct nbd_connection *conn = nbd->connections[i];
         int n = conn && conn->phase != NBD_GONE ? say_client(conn, out + req->done, room - req->done) : 0;
 

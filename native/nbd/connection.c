@@ -73,6 +73,12 @@ static void over(struct nbd_connection *conn)
     assert(nbd_export_of(conn)->ending > 0);
     conn->ended = 0;
     nbd_export_of(conn)->ending--;
+    if (conn->next)
+        conn->next->previous = conn->previous;
+    if (conn->previous)
+        conn->previous->next = conn->next;
+    else
+        nbd_export_of(conn)->first = conn->next;
     conn->nbd->waited = true;
 }
 
@@ -85,6 +91,7 @@ void nbd_drop(struct nbd_connection *conn)
     if (conn->phase == NBD_SERVE)
         leave(conn);
     conn->phase = NBD_GONE;
+    conn->nbd->live--;
     loop_unwatch(peer->loop, &conn->watch);
     close(conn->watch.fd);
     conn->watch.fd = -1;
@@ -111,6 +118,9 @@ void nbd_retire(struct nbd_connection *conn)
     if (!conn->volume) {
         nbd->connections[conn->index] = NULL;
         nbd->connection_count--;
+        nbd->next_free = conn->index < nbd->next_free ? conn->index : nbd->next_free;
+        while (nbd->top > 0 && !nbd->connections[nbd->top - 1])
+            nbd->top--;
         free(conn);
         return;
     }

@@ -158,20 +158,21 @@ static void ready(struct watch *watch, uint32_t events)
         nbd_update_events(conn);    /* held back meanwhile: it was not worth a system call */
 }
 
-static bool find_index(const struct nbd *nbd, uint32_t *index)
+/* The first free place; NBD_PLACES: there is none. */
+static uint32_t find_index(struct nbd *nbd)
 {
-    for (*index = 0; *index < nbd->connections_max; ++*index)
-        if (!nbd->connections[*index])
-            return true;
-    return false;
+    while (nbd->next_free < nbd->top && nbd->connections[nbd->next_free])
+        nbd->next_free++;
+    return nbd->next_free;
 }
 
 void nbd_connect(struct nbd *nbd, int fd)
 {
-    struct nbd_connection *conn;
-    uint32_t index;
+    uint32_t index = find_index(nbd);
+    struct nbd_connection *conn = index < NBD_PLACES ? calloc(1, sizeof(*conn)) : NULL;
 
-    if (!find_index(nbd, &index) || !(conn = calloc(1, sizeof(*conn)))) {
+    if (!conn) {
+        nbd_admit_refused(nbd, &(struct nbd_client){ .uid = NBD_NOBODY }, "there is no memory for it");
         close(fd);
         return;
     }
@@ -183,6 +184,11 @@ void nbd_connect(struct nbd *nbd, int fd)
     conn->events = EPOLLIN;
     conn->since_ns = clock_ns();
     nbd_allow_meet(conn);
+    if (!nbd_admit(nbd, &conn->client)) {
+        close(fd);
+        free(conn);
+        return;
+    }
     for (uint32_t i = 0; i < NBD_COMMANDS; i++)
         conn->free[i] = (uint8_t)(NBD_COMMANDS - 1 - i);
     conn->free_count = NBD_COMMANDS;
@@ -193,6 +199,8 @@ void nbd_connect(struct nbd *nbd, int fd)
     }
     nbd->connections[index] = conn;
     nbd->connection_count++;
+    nbd->live++;
+    nbd->top = index < nbd->top ? nbd->top : index + 1;
     nbd_greet(conn);
 }
 
@@ -205,8 +213,8 @@ bool nbd_serve_queue(struct nbd *nbd)
     if (before == 0)
         return false;
     nbd->serving_queue = true;
-    for (uint32_t n = 0; n < nbd->connections_max; n++) {
-        uint32_t i = (first + n) % nbd->connections_max;
+    for (uint32_t n = 0, top = nbd->top; n < top; n++) {
+        uint32_t i = (first + n) % top;
 
         if (!nbd_set_has(&nbd->queued, i))
             continue;
@@ -230,7 +238,7 @@ bool nbd_go_on(struct nbd *nbd)
     if (!nbd->waited)
         return false;
     nbd->waited = false;
-    for (uint32_t i = 0; i < nbd->connections_max; i++) {
+    for (uint32_t i = 0; i < nbd->top; i++) {
         struct nbd_connection *conn = nbd->connections[i];
 
         if (!conn || conn->phase == NBD_GONE || !(conn->stop & NBD_STOP_ORDER))
@@ -277,7 +285,7 @@ void nbd_tick(struct nbd *nbd, uint64_t now_ns)
     if (now_ns < nbd->tick_ns)
         return;
     nbd->tick_ns = now_ns + NBD_TICK_NS;
-    for (uint32_t i = 0; i < nbd->connections_max; i++) {
+    for (uint32_t i = 0; i < nbd->top; i++) {
         struct nbd_connection *conn = nbd->connections[i];
 
         if (conn && too_slow(conn, now_ns))

@@ -41,6 +41,8 @@ static void refuse_open(struct nbd_connection *conn, int error)
         nbd_refuse(conn, NBD_ERR_UNKNOWN, "there is no volume or snapshot of that name");
     else if (error == -EBUSY)
         nbd_refuse(conn, NBD_ERR_POLICY, "the volume is locked elsewhere: see `vlmc lock`, `vlmc unlock -f`");
+    else if (error == -EUSERS)
+        nbd_refuse(conn, NBD_ERR_POLICY, "it has as many connections as one volume may: option connections_volume");
     else if (error == -EINPROGRESS)
         nbd_refuse(conn, NBD_ERR_POLICY, "the volume is being made, or half-made: see `vlmc list`");
     else if (error == -ENOSPC || error == -EDQUOT)
@@ -218,6 +220,11 @@ void nbd_opened(struct nbd_connection *conn, struct xreq *req)
     if (!nbd_allowed(conn, info.name)) {
         close_at_once(conn, req, handle);
         refuse_open(conn, -ENOENT);
+        return;
+    }
+    if (!nbd_admit_to_volume(conn, handle)) {
+        close_at_once(conn, req, handle);
+        refuse_open(conn, -EUSERS);
         return;
     }
     conn->allocation = conn->allocation && strcmp(conn->name, conn->context) == 0;

@@ -21,6 +21,7 @@ static const struct peer_option options[] = {
     PEER_OPTION("listen_fd", struct nbd, listen_fd),
     PEER_OPTION("allow", struct nbd, allow),
     PEER_OPTION("connections", struct nbd, connections_max),
+    PEER_OPTION("connections_volume", struct nbd, volume_max),
     PEER_OPTION("handshake_s", struct nbd, handshake_s),
     PEER_OPTION("structured_replies", struct nbd, structured_replies),
     { 0 }
@@ -46,7 +47,9 @@ static int start(struct peer *peer)
     if (peer->target_count != 2)
         return peer_fail(peer, -EINVAL, "an nbd peer has two targets: vlmc and mapper");
     assert(nbd->connections_max >= 1 && nbd->connections_max <= NBD_CONNECTIONS_MAX);
+    assert(nbd->volume_max >= 1 && nbd->volume_max <= NBD_VOLUME_CONNECTIONS_MAX);
     nbd->peer = peer;
+    nbd_admit_limit(nbd);
     nbd->exports = calloc(peer->seg->volume_count, sizeof(*nbd->exports));
     rc = nbd->exports ? nbd_allow_read(nbd, nbd->allow) : -ENOMEM;
     if (rc == 0)
@@ -63,7 +66,7 @@ static void stop(struct peer *peer)
     struct nbd *nbd = peer->state;
 
     nbd_listen_close(nbd);
-    for (uint32_t i = 0; i < nbd->connections_max; i++) {
+    for (uint32_t i = 0; i < nbd->top; i++) {
         if (!nbd->connections[i])
             continue;
         nbd_drop(nbd->connections[i]);
@@ -88,7 +91,7 @@ static void reply(struct peer *peer, struct xreq *req)
     const struct nbd_note *note = nbd_note_of(req);
     struct nbd_connection *conn = NULL;
 
-    if (note->connection < nbd->connections_max && note->errand != NBD_CLOSE_REFUSED)
+    if (note->connection < nbd->top && note->errand != NBD_CLOSE_REFUSED)
         conn = nbd->connections[note->connection];
     if (!conn || conn->serial != note->serial || conn->away == 0) {
         if (nbd->away)
@@ -116,7 +119,7 @@ static void reply(struct peer *peer, struct xreq *req)
 /* Sends what has gathered, and frees connections that are over. */
 static void send_all(struct nbd *nbd)
 {
-    for (uint32_t w = 0; w < NBD_CONNECTIONS_MAX / 64; w++) {
+    for (uint32_t w = 0; w * 64 < nbd->top; w++) {
         uint64_t todo = nbd->dirty.word[w];
 
         for (nbd->dirty.word[w] = 0; todo; todo &= todo - 1) {
@@ -132,7 +135,7 @@ static void send_all(struct nbd *nbd)
 /* True if something gathered while others were sent. */
 static bool has_more(const struct nbd *nbd)
 {
-    for (uint32_t w = 0; w < NBD_CONNECTIONS_MAX / 64; w++)
+    for (uint32_t w = 0; w * 64 < nbd->top; w++)
         for (uint64_t todo = nbd->dirty.word[w]; todo; todo &= todo - 1) {
             const struct nbd_connection *conn = nbd->connections[w * 64 + (uint32_t)__builtin_ctzll(todo)];
             if (conn && conn->phase != NBD_GONE)
@@ -145,7 +148,7 @@ static bool has_more(const struct nbd *nbd)
 static void end_connections(struct nbd *nbd)
 {
     nbd->draining = true;
-    for (uint32_t i = 0; i < nbd->connections_max; i++) {
+    for (uint32_t i = 0; i < nbd->top; i++) {
         struct nbd_connection *conn = nbd->connections[i];
 
         if (!conn || conn->phase == NBD_GONE)

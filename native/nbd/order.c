@@ -3,6 +3,7 @@
  * nbd/order.c - nothing is begun on a volume before what a connection that ended left there is done. See
  * "Order" in nbd/parts.h.
  */
+#include <assert.h>
 #include <poll.h>
 #include <sys/socket.h>
 
@@ -17,37 +18,33 @@ void nbd_serve(struct nbd_connection *conn, uint32_t volume)
     conn->share.group = &nbd_export_of(conn)->share;
     conn->since_ns = loop_now(conn->nbd->peer->loop);
     nbd_export_of(conn)->connections++;
+    conn->next = nbd_export_of(conn)->first;
+    if (conn->next)
+        conn->next->previous = conn;
+    nbd_export_of(conn)->first = conn;
     nbd_look_at_others(conn);
 }
 
 bool nbd_others_ended(const struct nbd_connection *conn)
 {
-    const struct nbd *nbd = conn->nbd;
-
-    for (uint32_t i = 0; i < nbd->connections_max; i++) {
-        const struct nbd_connection *other = nbd->connections[i];
-
-        if (other && other != conn && other->ended && other->volume == conn->volume
-            && (!conn->ended || other->ended < conn->ended))
+    for (const struct nbd_connection *other = nbd_export_of(conn)->first; other; other = other->next)
+        if (other != conn && other->ended && (!conn->ended || other->ended < conn->ended))
             return true;
-    }
     return false;
 }
 
 void nbd_look_at_others(struct nbd_connection *conn)
 {
-    struct nbd *nbd = conn->nbd;
-    struct nbd_connection *others[NBD_CONNECTIONS_MAX];
-    struct pollfd fds[NBD_CONNECTIONS_MAX];
+    struct nbd_connection *others[NBD_VOLUME_CONNECTIONS_MAX];
+    struct pollfd fds[NBD_VOLUME_CONNECTIONS_MAX];
     uint32_t n = 0;
 
     if (conn->phase != NBD_SERVE || nbd_export_of(conn)->connections == 1)
         return;
-    for (uint32_t i = 0; i < nbd->connections_max; i++) {
-        struct nbd_connection *other = nbd->connections[i];
-
-        if (!other || other == conn || other->volume != conn->volume || other->phase != NBD_SERVE || other->ended)
+    for (struct nbd_connection *other = nbd_export_of(conn)->first; other; other = other->next) {
+        if (other == conn || other->phase != NBD_SERVE || other->ended)
             continue;
+        assert(n < NBD_VOLUME_CONNECTIONS_MAX);
         others[n] = other;
         fds[n++] = (struct pollfd){ .fd = other->watch.fd, .events = POLLRDHUP };
     }

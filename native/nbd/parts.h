@@ -9,6 +9,7 @@
  *   nbd/reply.c      from pieces that came back to bytes to be sent
  *   nbd/negotiate.c  the handshake, with nbd/talk.c, and nbd/export.c for what asks the mapper
  *   nbd/allow.c      who a client is, and which exports there are for him
+ *   nbd/admit.c      how many connections there are, and whose
  *   nbd/order.c      what waits for a connection that has ended
  *   nbd/connection.c what all of these need: requests, the end of a connection, who waits for slots
  *   nbd/output.c     what is to be sent
@@ -58,6 +59,13 @@
  * that is closed altogether (HUP) takes no answers: what lies unread in it is not done any more. For a volume with
  * one connection all this costs the look at a counter.
  *
+ * Places
+ * ------
+ * There are `connections_max` places. One more connection of a user is taken while he has less than three times as
+ * many as are free: alone he gets three quarters, and there is always room for somebody else's. If it is not taken,
+ * or all places are, the handshake that has waited longest for its client is ended instead. A volume has
+ * `volume_max` places of its own.
+ *
  * Reads
  * -----
  * With structured replies each piece is sent as a chunk when it comes back, in any order.
@@ -91,7 +99,9 @@ enum nbd_bound {
     NBD_LIST_PAGES = 65536,         /* buffers of names in one list */
     NBD_PROTOCOL_NAME_MAX = 4096,   /* of an export, by the protocol */
     NBD_QUERIES_MAX = 64,           /* metadata contexts asked for at once */
-    NBD_CONNECTIONS_MAX = 1024,
+    NBD_CONNECTIONS_MAX = 16384,
+    NBD_PLACES = NBD_CONNECTIONS_MAX + 1024,    /* with those that have ended and are not over */
+    NBD_VOLUME_CONNECTIONS_MAX = 1024,
     NBD_BLOCK_PREFERRED = 4096,
     NBD_RULES_MAX = 64              /* of option allow: a bit each */
 };
@@ -104,6 +114,7 @@ enum nbd_bound {
 #define NBD_TICK_NS 100000000ull    /* between looks at who is too slow */
 #define NBD_SLOW_NS 100000000ull    /* from there on a client is slow that has to take or give a buffer's bytes */
 #define NBD_RETRY_NS 2000000ull     /* until a queued connection tries again by itself */
+#define NBD_TELL_NS 1000000000ull   /* between sentences in the log about connections that are refused */
 #define NBD_STALL_NS 10000000000ull /* without a byte, while others are queued */
 #define NBD_LINGER_NS 1000000000ull /* without a byte, while the server ends */
 
@@ -137,6 +148,7 @@ XREQ_SENDER(nbd_note_of, struct nbd_note)
 struct nbd_client {                 /* as the kernel noted him when he connected */
     int32_t pid;                    /* 0: he came over TCP; then the others are NBD_NOBODY */
     uint32_t uid, gid;
+    uint64_t address;               /* of TCP: of IPv6 the first half; else 0 */
     uint64_t since_ns;              /* CLOCK_MONOTONIC */
 };
 
@@ -192,6 +204,7 @@ struct nbd_connection {
     uint32_t volume;                /* its handle; 0: none open */
     uint32_t generation;            /* of the place it has in the segment */
     struct share share;             /* of the buffers */
+    struct nbd_connection *next, *previous;     /* of its volume, from SERVE until it is over */
     uint64_t ended;                 /* number of its end among those of all connections; 0: has not, or is over */
 
     /* handshake */
@@ -236,12 +249,13 @@ struct nbd_listener {
 };
 
 struct nbd_export {                 /* of a volume */
+    struct nbd_connection *first;   /* of those that serve it, or have ended and are not over */
     uint32_t connections;           /* that serve it, */
     uint32_t ending;                /* and that have ended and are not over */
     struct share_group share;       /* what all of them hold */
 };
 
-struct nbd_set { uint64_t word[NBD_CONNECTIONS_MAX / 64]; };
+struct nbd_set { uint64_t word[NBD_PLACES / 64]; };
 
 struct nbd {
     struct peer *peer;
@@ -250,12 +264,18 @@ struct nbd {
     int socket_fd, listen_fd;       /* the supervisor's, which listen already; -1: none */
     uint32_t socket_mode, socket_uid, socket_gid;   /* of a unix socket made here */
     uint32_t connections_max;
+    uint32_t volume_max;            /* connections of one volume */
     uint64_t handshake_s;
     bool structured_replies;        /* they may be negotiated */
     /* all else */
     struct nbd_listener listeners[2];
     uint32_t listener_count;
     uint32_t connection_count;
+    uint32_t live;                  /* of these: with a socket */
+    uint32_t top;                   /* all places from here on are free, */
+    uint32_t next_free;             /* and none below this one is */
+    uint32_t untold;                /* refused, and not said in the log */
+    uint64_t told_ns;               /* when the log last said so */
     uint32_t serial;
     uint64_t ends;                  /* connections that have ended */
     uint32_t orphans;               /* what the last life had sent and was away, when last looked at */
@@ -265,7 +285,7 @@ struct nbd {
     uint64_t refused_until_ns;      /* no descriptors: nothing is accepted meanwhile */
     bool draining;                  /* no connection begins, those there are end */
     bool closing;                   /* so because the instance is being ended, which may be given up again */
-    uint32_t queue_next;           /* whose turn it is */
+    uint32_t queue_next;            /* whose turn it is */
     uint32_t queue_count;
     bool serving_queue;             /* those that are queued are being served */
     struct nbd_set dirty;           /* have something to send */
@@ -275,7 +295,7 @@ struct nbd {
     uint64_t nap_ns;                /* what was sent this turn can wait so long for more */
     struct nbd_set queued;
     struct share_group slow;        /* buffers of connections whose clients are slow */
-    struct nbd_connection *connections[NBD_CONNECTIONS_MAX];
+    struct nbd_connection *connections[NBD_PLACES];
     struct nbd_export *exports;     /* by the volume's place in the segment */
 };
 
@@ -410,6 +430,17 @@ static inline bool nbd_holds_others(const struct nbd_connection *conn)
 }
 /* After bytes came in, before a command in them is begun: which others of its volume have ended? */
 void nbd_look_at_others(struct nbd_connection *conn);
+
+/* --- nbd/admit.c: see "Places" ----------------------------------------------------------- */
+
+/* Has the process open as many files as it may, and makes `connections_max` fit that. */
+void nbd_admit_limit(struct nbd *nbd);
+/* True if there is a place for one more of this client; a handshake may have lost it. */
+bool nbd_admit(struct nbd *nbd, const struct nbd_client *client);
+/* True if the volume may have one more. */
+bool nbd_admit_to_volume(struct nbd_connection *conn, uint32_t handle);
+/* Counts, and tells the log. */
+void nbd_admit_refused(struct nbd *nbd, const struct nbd_client *client, const char *why);
 
 /* --- nbd/allow.c ------------------------------------------------------------------ */
 

@@ -266,6 +266,7 @@ struct xport {
     uint64_t dropped;               /* replies to an earlier incarnation */
     uint64_t bad;                   /* slots and links it met that made no sense */
     uint64_t in_doubt;              /* atomic; of a blocker: changes that timed out, and may yet be done */
+    uint64_t refused;               /* of an endpoint: connections that it did not take, or that lost their place */
     uint64_t latency_us[XSEG_TIMED][XSEG_LATENCY_BUCKETS];  /* time until a sent request came back */
 };
 
