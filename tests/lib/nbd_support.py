@@ -178,7 +178,7 @@ class Server:
     def openings(self) -> int:
         """How many times a volume was opened until now."""
         with Segment.of_home(self.instance.home) as segment:
-            return sum(segment.c.volumes[place].generation for place in range(lib.XSEG_VOLUMES))
+            return sum(segment.c.volumes[place].generation for place in range(segment.c.volume_count))
 
     def uri(self, name: str) -> str:
         return self.instance.nbd_uri(name)
