@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from support import Instance, libnbd
 
-from xseg._native import lib
 from xseg.segment import Segment
 
 MIB = 1 << 20
