@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tools import images
-from xseg.errors import Busy, Invalid, XsegError
+from xseg.errors import Busy, Damaged, Invalid, XsegError
 
 ALONE = ("raw", "qcow2", "vdi", "vpc")  # that name no other file, or are looked into
 MAGICS = (                              # format, offset, bytes there
@@ -38,12 +38,22 @@ MAGICS = (                              # format, offset, bytes there
     ("vhdx", 0, b"vhdxfile"), ("vpc", 0, b"conectix"), ("vdi", 64, b"\x7f\x10\xda\xbe"), ("qed", 0, b"QED\0"),
     ("parallels", 0, b"WithoutFreeSpace"), ("parallels", 0, b"WithouFreSpacExt"), ("luks", 0, b"LUKS\xba\xbe"),
     ("bochs", 0, b"Bochs Virtual HD Image"), ("cloop", 0, b"#!/bin/sh\n#V2.0 Format\n"))
+NO_IMAGES = (                           # what a file is whose disk would be rubbish: offset, bytes there
+    ("compressed by gzip", 0, b"\x1f\x8b"), ("compressed by bzip2", 0, b"BZh"), ("compressed by xz", 0, b"\xfd7zXZ\0"),
+    ("compressed by zstd", 0, b"\x28\xb5\x2f\xfd"), ("compressed by lz4", 0, b"\x04\x22\x4d\x18"),
+    ("a zip archive", 0, b"PK\x03\x04"), ("a 7z archive", 0, b"7z\xbc\xaf\x27\x1c"),
+    ("a tar archive, as an OVA is", 257, b"ustar"))
+PAGES = (b"<!doctype html", b"<html")   # beginnings of a page of HTML, which a server gave instead
 HEAD = 65536                            # bytes looked at
 QCOW2_HEADER = struct.Struct(">4sIQI")  # magic, version, offset and length of the backing file's name
 QCOW2_INCOMPATIBLE = struct.Struct(">Q")
 QCOW2_INCOMPATIBLE_AT, QCOW2_LENGTH_AT = 72, 100
 QCOW2_V2_LENGTH = 72
+QCOW2_DIRTY, QCOW2_CORRUPT = 1 << 0, 1 << 1     # incompatible features: not closed in order; known to be damaged
 QCOW2_DATA_FILE = 1 << 2                # incompatible feature: the data lie in another file
+QCOW2_CRYPT_AT = 32
+VPC_FOOTER_BYTES, VPC_MAGIC = 512, b"conectix"
+VDI_DATA_AT, VDI_BLOCK_AT, VDI_USED_AT = 0x158, 0x178, 0x184    # offset of the blocks, bytes of one, how many there are
 QCOW2_EXTENSION = struct.Struct(">II")  # type, length; then the content, to a multiple of 8
 QCOW2_DATA_FILE_NAME = 0x44415441
 NAME_MAX = 1023                         # bytes of a name in a qcow2
@@ -69,11 +79,14 @@ def opened(file: str, image_format: str | None = None, follow: bool = False) -> 
     """
     number = open_file(file)
     try:
+        head = os.pread(number, HEAD, 0)
+        found = image_format or detect(head)
+        if not image_format and found == "raw":
+            refuse_no_image(file, head)
+        refuse_state(file, found, head, os.lseek(number, 0, os.SEEK_END), number)
         if follow:
             yield probe_chain(file, image_format)
             return
-        head = os.pread(number, HEAD, 0)
-        found = image_format or detect(head)
         if found not in ALONE:
             raise XsegError(errno.EPERM, f"{file}: a {found} image can name other files: {FOLLOW}")
         with leased(file, number) if found == "qcow2" else contextlib.nullcontext():
@@ -101,6 +114,34 @@ def open_file(file: str) -> int:
 def detect(head: bytes) -> str:
     """The format that an image's first bytes tell; raw where they tell none."""
     return next((name for name, at, magic in MAGICS if head[at:at + len(magic)] == magic), "raw")
+
+
+def refuse_no_image(file: str, head: bytes) -> None:
+    """Invalid: it is something that would be no disk, by its first bytes."""
+    what = next((what for what, at, magic in NO_IMAGES if head[at:at + len(magic)] == magic), "")
+    if head.lstrip()[:16].lower().startswith(PAGES):
+        what = "a page of HTML"
+    if what:
+        raise Invalid(f"{file}: it is {what}, and no image; --format raw takes it for a disk all the same")
+
+
+def refuse_state(file: str, image_format: str, head: bytes, size: int, number: int) -> None:
+    """Invalid: it is encrypted, or dirty. Damaged: it ends before its content does, as far as the format tells."""
+    if image_format == "luks" or (image_format in ("qcow", "qcow2") and any(head[QCOW2_CRYPT_AT:QCOW2_CRYPT_AT + 4])):
+        raise Invalid(f"{file}: it is encrypted: decrypt it first, by `qemu-img convert --image-opts`")
+    if image_format == "qcow2" and head[4:8] >= b"\0\0\0\x03":
+        features = int.from_bytes(head[QCOW2_INCOMPATIBLE_AT:QCOW2_INCOMPATIBLE_AT + 8], "big")
+        for bit, state in ((QCOW2_CORRUPT, "marked as damaged"), (QCOW2_DIRTY, "dirty: who wrote it did not close it")):
+            if features & bit:
+                raise Invalid(f"{file}: it is {state}; `qemu-img check -r all` mends that")
+    if image_format == "vpc" and not os.pread(number, VPC_FOOTER_BYTES, max(0, size - VPC_FOOTER_BYTES)) \
+            .startswith(VPC_MAGIC):
+        raise Damaged(f"{file} is cut short: there is no footer at its end")
+    if image_format == "vdi":
+        places = (VDI_DATA_AT, VDI_BLOCK_AT, VDI_USED_AT)
+        data, block, used = (int.from_bytes(head[at:at + 4], "little") for at in places)
+        if size < data + block * used:
+            raise Damaged(f"{file} is cut short: it has {size} bytes, and its blocks end at {data + block * used}")
 
 
 def format_of(file: str) -> str:

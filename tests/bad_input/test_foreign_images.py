@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images of people one does not know: `vlmc import` opens nothing that they name."""
+import bz2
+import gzip
 import json
+import lzma
 import os
 import shutil
 import socket
 import struct
 import subprocess
+import tarfile
 
 import pytest
 from support import run, wait_until
 
 from tools import image_source, images
-from xseg.errors import Busy
+from xseg.errors import Busy, Invalid, XsegError
 
 SECRET = b"a secret of the host\n" * 100
 
@@ -182,3 +186,61 @@ def test_an_image_that_is_opened_for_writing_meanwhile_is_refused(tmp_path):
     finally:
         if writer:
             writer.wait(60)
+
+
+NO_IMAGES = {
+    "gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress,
+    "zip archive": lambda raw: b"PK\x03\x04" + raw, "page of HTML": lambda raw: b"\n <!DOCTYPE html>\n<p>404" + raw}
+
+
+@pytest.mark.parametrize("what", NO_IMAGES)
+def test_what_is_no_image_is_called_what_it_is(tmp_path, what):
+    path = tmp_path / "x.img"
+    path.write_bytes(NO_IMAGES[what](bytes(65536)))
+    with pytest.raises(Invalid, match=what), image_source.opened(str(path)):
+        pass
+    with image_source.opened(str(path), "raw") as image:
+        assert image.size >= path.stat().st_size
+
+
+def test_an_ova_is_called_what_it_is(tmp_path):
+    path = str(tmp_path / "x.ova")
+    (tmp_path / "x.ovf").write_text("<Envelope/>")
+    with tarfile.open(path, "w") as archive:
+        archive.add(tmp_path / "x.ovf", "x.ovf")
+    with pytest.raises(Invalid, match="OVA"), image_source.opened(path):
+        pass
+
+
+def test_encrypted_images_are_called_what_they_are(tmp_path):
+    for kind, path in (("luks", str(tmp_path / "x.luks")), ("qcow2", str(tmp_path / "x.qcow2"))):
+        key = ["-o", "key-secret=s"] if kind == "luks" else ["-o", "encrypt.format=luks,encrypt.key-secret=s"]
+        run("qemu-img", "create", "-q", "-f", kind, "--object", "secret,id=s,data=password", *key, path, "1M")
+        for follow in (False, True):
+            with pytest.raises(Invalid, match="encrypted"), image_source.opened(path, follow=follow):
+                pass
+
+
+@pytest.mark.parametrize("bit, words", [(1, "dirty"), (2, "damaged")])
+def test_a_qcow2_that_is_marked_is_called_what_it_is(tmp_path, bit, words):
+    path = tmp_path / "x.qcow2"
+    run("qemu-img", "create", "-q", "-f", "qcow2", str(path), "1M")
+    head = bytearray(path.read_bytes())
+    head[79] |= bit
+    path.write_bytes(head)
+    with pytest.raises(Invalid, match=words), image_source.opened(str(path)):
+        pass
+
+
+@pytest.mark.parametrize("kind, least", [("qcow2", 2 * 65536), ("vdi", 512), ("vpc", 512)])
+def test_an_image_that_is_cut_short_is_refused(tmp_path, kind, least):
+    """A qcow2's last cluster may be written in part, so that cannot be told from one that is cut there."""
+    raw, path = tmp_path / "x.raw", tmp_path / "x.img"
+    raw.write_bytes(os.urandom(4 << 20))
+    run("qemu-img", "convert", "-f", "raw", "-O", kind, str(raw), str(path))
+    with image_source.opened(str(path)) as image:
+        assert image.format == kind
+    for cut in (least, 1 << 20, 2 << 20):
+        os.truncate(path, path.stat().st_size - cut)
+        with pytest.raises(XsegError, match="cut short"), image_source.opened(str(path)):
+            pass

@@ -9,6 +9,9 @@ An image can name other files of this machine or of the network: a backing file,
 Whoever made it would read them through the volume, so such an image is refused; --follow is for those whose
 origin is known. What FILE is, is read from its first bytes; a raw one whose content is a guest's is named by
 --format raw, as that content may look like anything.
+
+An image that is cut short is refused, as far as its format tells (raw does not, nor do the last 64 KiB of a qcow2).
+So are encrypted and dirty images, archives, what is compressed, and pages of HTML.
 """
 from __future__ import annotations
 
@@ -70,7 +73,8 @@ def bring_in(args: argparse.Namespace, image: Image) -> int:
     if args.json:
         cli.print_json({"name": args.name, "id": made, "size": size, "format": image.format})
     else:
-        print(f"imported {args.file} ({image.format}) as {args.name}, {cli.human(size)}")
+        checked = "raw, which tells nobody whether it is whole" if image.format == "raw" else image.format
+        print(f"imported {args.file} ({checked}) as {args.name}, {cli.human(size)}")
     return 0
 
 
