@@ -52,6 +52,7 @@ import os
 import re
 import struct
 import time
+import unicodedata
 from dataclasses import dataclass, field, fields
 from hashlib import sha256
 
@@ -78,6 +79,8 @@ REFERENCE_LIMITS = (1 << 64, EPOCH_LIMIT, COUNT_LIMIT)      # of volume, epoch a
 ENTRIES_PER_PAGE_SHIFT = 10
 MAKING_MAX = 1024                   # characters of a mark of being made
 MAKING = re.compile("[0-9a-f]{1,16} [0-9a-f]{1,16} [0-9]{1,9} [0-9]{1,9} [^ ]+ .+", re.DOTALL)
+UNSEEN = {"Cf", "Cn", "Co"}          # categories of characters: without width, direction of text; not assigned
+ALIKE = {"LATIN", "GREEK", "CYRILLIC"}           # scripts some of whose letters look the same
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -289,6 +292,21 @@ def check_name(name: object) -> str:
         raise fail(errno.EINVAL, f"name {name!r}: '/' is not allowed")
     if name[0] in "-.":
         raise fail(errno.EINVAL, f"name {name!r}: it must not begin with '{name[0]}'")
+    return name
+
+
+def check_new_name(name: object) -> str:
+    """The name, if a volume may get it: none that looks like another. (Older versions gave such.) EINVAL."""
+    name = check_name(name)
+    if name != name.strip() or any(unicodedata.category(letter) in UNSEEN for letter in name):
+        raise fail(errno.EINVAL, f"name {name!a}: characters that cannot be seen are not allowed, nor are spaces at "
+                                 "its ends")
+    if (usual := unicodedata.normalize("NFKC", name)) != name:
+        raise fail(errno.EINVAL, f"name {name!a}: it looks like {usual!a}, which is allowed")
+    scripts = {unicodedata.name(letter, " ").split(" ")[0] for letter in name if letter.isalpha()} & ALIKE
+    if len(scripts) > 1:
+        raise fail(errno.EINVAL, f"name {name!a}: letters of {' and '.join(sorted(scripts)).title()}, which look "
+                                 "alike, must not be mixed")
     return name
 
 

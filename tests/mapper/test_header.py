@@ -10,6 +10,7 @@ from peers.mapper.header import (
     Ids,
     check_block_size,
     check_name,
+    check_new_name,
     check_size,
     depth_for,
     pack_name,
@@ -92,7 +93,7 @@ def test_a_pointer_of_another_name_is_refused():
 
 @pytest.mark.parametrize("name", ["a", "vm-1", "ä" * 127, "x" * 255, "with space", "a@b", "日本", "a.b"])
 def test_good_names(name):
-    assert check_name(name) == name
+    assert check_new_name(name) == check_name(name) == name
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "-x", ".x", "a\nb", "a\x00", "x" * 256, "ä" * 128, "\udc80", "a\x7f",
@@ -100,6 +101,16 @@ def test_good_names(name):
 def test_bad_names(name):
     with pytest.raises(XsegError):
         check_name(name)
+
+
+@pytest.mark.parametrize("name", [
+    "disk\u200b", "\u202edisk", "disk\u00a0", " disk", "disk ", "\uff44isk", "\u212aelvin", "a\u0308", "d\u0456sk",
+    "\u0430lpha", "\u0391lpha", "a\u00adb", "\ufb01le"], ids=ascii)
+def test_no_volume_gets_a_name_that_looks_like_another(name):
+    assert check_name(name) == name
+    with pytest.raises(XsegError) as caught:
+        check_new_name(name)
+    assert str(caught.value).isascii()
 
 
 @pytest.mark.parametrize("size", [0, -512, 511, 513, SIZE_MAX + 512, "1G", None, 1.5])

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from peers.mapper.header import BLOCK_DEFAULT_SHIFT, check_block_size, check_name, check_size
+from peers.mapper.header import BLOCK_DEFAULT_SHIFT, check_block_size, check_new_name, check_size
 from xseg.errors import error as fail
 
 CLONES_MAX = 100_000                # of one request
@@ -61,7 +61,7 @@ def new_names(value: Any) -> list[str]:
     """Names that volumes may have."""
     if not isinstance(value, list) or not 1 <= len(value) <= CLONES_MAX:
         raise ValueError(f"must be a list of 1 to {CLONES_MAX} names")
-    return [check_name(name) for name in value]
+    return [check_new_name(name) for name in value]
 
 
 def block_size(value: Any) -> int:
@@ -71,7 +71,7 @@ def block_size(value: Any) -> int:
 
 
 NAME = Argument(text)
-NEW_NAME = Argument(check_name)
+NEW_NAME = Argument(check_new_name)
 TOKEN = Argument(number(0, NUMBER_LIMIT), 0)
 CURSOR = Argument(number(0, NUMBER_LIMIT), 0)
 FORCE = Argument(flag, False)

@@ -3,7 +3,7 @@
 import errno
 import time
 
-from peers.mapper.header import Header, check_block_size, check_name, id_text
+from peers.mapper.header import Header, check_block_size, check_new_name, id_text
 from peers.mapper.journal import STRETCHES_LIMIT
 from peers.mapper.making import Making
 from peers.mapper.store import HEADER, gather_bounded, named
@@ -115,8 +115,8 @@ def new_names(a: Arguments) -> list[str]:
         if pattern.count("{}") != 1:
             raise fail(errno.EINVAL, f"name '{pattern}': for several clones it must hold {{}} once, as in 'vm-{{}}'")
         names = [pattern.replace("{}", str(number)) for number in range(a["first"], a["first"] + a["count"])]
-        check_name(names[0])
-        check_name(names[-1])
+        check_new_name(names[0])
+        check_new_name(names[-1])
     if len(set(names)) != len(names):
         raise fail(errno.EEXIST, "the same name is asked for twice")
     return names
