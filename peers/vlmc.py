@@ -7,11 +7,16 @@ All of it is native: native/vlmc/parts.h tells how. Its leaf pages, and with the
 not yet committed, lie in the segment and outlive it.
 
 It sends to `blockerb` (data objects) and `mapper` (leaf pages to load, records to commit).
-It has no options.
+
+A block's bytes may lie in many objects, one for each snapshot since which it was written to. The option `layers` says
+in how many at most, before some of them are merged: with more, less is copied, and maps are larger.
 """
 from __future__ import annotations
 
-from xseg.peer import Peer
+from typing import ClassVar
+
+from xseg._native import lib
+from xseg.peer import Option, Peer
 
 
 class Vlmc(Peer):
@@ -20,3 +25,7 @@ class Vlmc(Peer):
     type = "vlmc"
     native = "vlmc"
     targets = ("blockerb", "mapper")
+    options: ClassVar[dict[str, Option]] = {
+        "layers": Option(lib.XMAP_LAYERS, "int", "objects a block may lie in before some are merged",
+                         minimum=4, maximum=lib.XMAP_LAYERS),
+    }

@@ -66,7 +66,7 @@ static void mend_all(uint8_t *at, uint64_t size, uint32_t align)
 
 static void walk(const uint8_t *record)
 {
-    static uint8_t room[sizeof(struct xstack) + XMAP_LAYERS * 512];
+    static uint8_t room[sizeof(struct xstack) + XMAP_BITMAPS * 512];
     struct map_item item = { 0 };
     struct page_ref page;
     struct xentry entry;
@@ -147,7 +147,7 @@ static void journal(const uint8_t *data, uint64_t size, const void *leaf)
 
         assert(end > at && end <= count && entries[end - 1].block / XMAP_LEAF == first / XMAP_LEAF);
         if (first < UINT64_MAX - XMAP_LEAF) {
-            merge(leaf, &span, first, XMAP_BLOCK_MIN_SHIFT, i % 2 ? INPUT_MAX : 2048);
+            merge(leaf, &span, first, XMAP_BLOCK_MIN_SHIFT, i % 2 ? INPUT_MAX : RECORD_HEADER + RECORD_ENTRY_MAX);
             merge_by_index(leaf, &span, first, XMAP_BLOCK_MIN_SHIFT);
         }
         at = end;

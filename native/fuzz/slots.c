@@ -154,7 +154,7 @@ static void add(struct run *run, const char *role, const char *type, const char 
 {
     const char *targets[] = { first, second };
     const struct option options[] = { { "ops", "all" }, { "kind", "any" }, { "ms", "0" }, { "us", "0" }, { "order", "1" },
-                                      { "size", "0" } };
+                                      { "size", "0" }, { "layers", "4" } };
     struct peer *peer;
 
     if (loop_add(run->loop, type, role, targets, (first != NULL) + (second != NULL), options,

@@ -9,7 +9,7 @@
 
 enum maplimit {
     RECORD_MAGIC = 0x52435241,      /* "ARCR" */
-    RECORD_VERSION = 1,
+    RECORD_VERSION = 2,             /* what is read at most; what is written says by what it holds */
     RECORD_HEADER = 64,             /* bytes before the payload */
     RECORD_ALIGN = 512,             /* journal records are padded to it */
     JOURNAL_LOOKS = 4,              /* see journal_lost() */
@@ -17,13 +17,14 @@ enum maplimit {
     RECORD_MARK = 1,                /* flag: ends a snapshot */
     MAP_LEVEL_MAX = 5,              /* of a page: XMAP_LEAF^6 blocks of the smallest size are 64 ZiB */
     MAP_LEAF_SHIFT = 10,            /* XMAP_LEAF = 1 << it */
-    RECORD_ENTRY_MAX = 1712,        /* bytes of one encoded entry at most */
+    RECORD_ENTRY_MAX = 3624,        /* bytes of one encoded entry at most */
+    RECORD_OLD_LAYERS = 4,          /* of an entry of form 0 at most */
     MAP_EPOCH_STRIDE = 256          /* opening raises the epoch by so much after a life that was cut short;
                                      * what vlmc adds before a record that carries it is durable, is less */
 };
 
 struct record_info {
-    uint32_t kind, epoch, flags, count, length, level, block_shift, pad;
+    uint32_t kind, epoch, flags, count, length, level, block_shift, version;
     uint64_t volume, seq, first, checksum;
     char reason[64];                /* after a failed record_check() */
 };
@@ -43,8 +44,10 @@ struct map_item {
     uint64_t block;
     uint32_t layers;
     uint32_t bitmap_size;
+    uint32_t form;                  /* of its bitmaps: 0 or 1 */
+    uint32_t bitmap_count;
     struct xobj layer[XMAP_LAYERS];
-    const uint8_t *bitmaps;         /* layers - 1 of them */
+    const uint8_t *bitmaps;
     const uint8_t *encoded;
     uint64_t encoded_size;
 };

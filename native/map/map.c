@@ -22,6 +22,7 @@
 
 #define CHECKSUM_AT 56
 #define ENTRY_FIXED 16
+#define FORM_AT 9                   /* in an entry */
 #define LAYER_DATA 16
 #define LAYER_CONTENT 40
 #define CHILD_SIZE 32
@@ -43,9 +44,11 @@ void record_begin(struct record *rec, void *buf, uint64_t capacity,
     *rec = (struct record){ .buf = buf, .capacity = capacity, .used = RECORD_HEADER,
                             .info = *info };
     rec->info.count = 0;
+    rec->info.version = 1;
 }
 
-int record_add_encoded(struct record *rec, const void *entry, uint64_t length)
+/* Appends an entry or a child. ENOSPC. */
+static int add_bytes(struct record *rec, const void *entry, uint64_t length)
 {
     if (rec->used + length > rec->capacity)
         return -ENOSPC;
@@ -53,6 +56,29 @@ int record_add_encoded(struct record *rec, const void *entry, uint64_t length)
     rec->used += length;
     rec->info.count++;
     return 0;
+}
+
+int record_add_encoded(struct record *rec, const void *entry, uint64_t length)
+{
+    int rc = add_bytes(rec, entry, length);
+
+    if (rc == 0 && ((const uint8_t *)entry)[FORM_AT])
+        rec->info.version = 2;
+    return rc;
+}
+
+struct xobj map_stack_object(const struct xstack *stack, uint32_t layer, uint64_t block)
+{
+    const struct xlayer *at = &stack->layer[layer];
+    struct xobj object = { .kind = at->kind, .epoch = at->epoch };
+
+    if (at->kind == XOBJ_CONTENT) {
+        memcpy(object.digest, stack->digest, sizeof(object.digest));
+    } else {
+        object.volume = at->volume;
+        object.index = block;
+    }
+    return object;
 }
 
 static uint32_t put_layer(uint8_t *at, const struct xobj *layer)
@@ -70,25 +96,29 @@ static uint32_t put_layer(uint8_t *at, const struct xobj *layer)
 int record_add(struct record *rec, uint64_t block, const struct xentry *entry,
                const struct xstack *stack)
 {
-    uint8_t encoded[RECORD_ENTRY_MAX] = { 0 };
+    uint8_t encoded[RECORD_ENTRY_MAX];
     uint32_t layers = entry->volume == 0 ? 0 : stack ? stack->layers : 1;
-    uint32_t length = ENTRY_FIXED;
+    uint32_t length = ENTRY_FIXED, bitmaps;
 
     assert(layers <= XMAP_LAYERS);
+    memset(encoded, 0, ENTRY_FIXED);
     put64(encoded, block);
     encoded[8] = (uint8_t)layers;
     if (layers == 1 && !stack) {
         struct xobj only = { .kind = XOBJ_DATA, .epoch = entry->epoch, .volume = entry->volume };
         length += put_layer(encoded + length, &only);
     } else if (layers) {
-        for (uint32_t l = 0; l < layers; l++)
-            length += put_layer(encoded + length, &stack->layer[l]);
-        if (layers > 1) {
-            uint64_t bitmaps = (uint64_t)(layers - 1) * stack->bitmap_size;
-            put16(encoded + 10, (uint16_t)stack->bitmap_size);
-            memcpy(encoded + length, stack + 1, bitmaps);
-            length += (uint32_t)bitmaps;
+        for (uint32_t l = 0; l < layers; l++) {
+            struct xobj object = map_stack_object(stack, l, block);
+            length += put_layer(encoded + length, &object);
         }
+    }
+    if (layers > 1) {
+        bitmaps = map_bitmap_count(layers) * stack->bitmap_size;
+        encoded[FORM_AT] = layers > 2;
+        put16(encoded + 10, (uint16_t)stack->bitmap_size);
+        memcpy(encoded + length, stack + 1, bitmaps);
+        length += bitmaps;
     }
     return record_add_encoded(rec, encoded, length);
 }
@@ -101,7 +131,7 @@ int record_add_child(struct record *rec, uint64_t child, const struct page_ref *
     put64(encoded + 8, page->volume);
     put32(encoded + 16, page->epoch);
     put64(encoded + 24, page->index);
-    return record_add_encoded(rec, encoded, CHILD_SIZE);
+    return add_bytes(rec, encoded, CHILD_SIZE);
 }
 
 static uint64_t checksum(const uint8_t *buf, uint64_t size)
@@ -123,7 +153,7 @@ uint64_t record_end(struct record *rec, uint32_t align)
     uint64_t padded = (rec->used + align - 1) / align * align;
 
     put32(b, RECORD_MAGIC);
-    put16(b + 4, RECORD_VERSION);
+    put16(b + 4, (uint16_t)info->version);
     put16(b + 6, (uint16_t)info->kind);
     put64(b + 8, info->volume);
     put32(b + 16, info->epoch);
@@ -177,7 +207,7 @@ int record_check(const void *buf, uint64_t available, struct record_info *info)
     }
     if (get32(b) != RECORD_MAGIC)
         return damaged(info, "the magic number is wrong");
-    if (get16(b + 4) != RECORD_VERSION)
+    if (get16(b + 4) < 1 || get16(b + 4) > RECORD_VERSION)
         return damaged(info, "its format version is not known");
     record_header(b, info);
     if (info->length > available - RECORD_HEADER)
@@ -217,28 +247,35 @@ static bool bitmap_size_ok(uint32_t layers, uint32_t size)
     return layers < 2 ? size == 0 : size >= 8 && size <= BITMAP_MAX && size % 8 == 0;
 }
 
+static bool form_ok(const struct map_item *item)
+{
+    return item->form == 0 ? item->layers <= RECORD_OLD_LAYERS
+                           : item->form == 1 && item->layers > 2 && item->layers <= XMAP_LAYERS;
+}
+
 /* Decodes the entry at `at`, `left` bytes at most. Its size, or 0 if it is damaged. */
 static uint64_t get_entry(const uint8_t *at, uint64_t left, struct map_item *item)
 {
     uint64_t used = ENTRY_FIXED;
 
-    if (left < ENTRY_FIXED || at[9] != 0 || get32(at + 12) != 0)
+    if (left < ENTRY_FIXED || get32(at + 12) != 0)
         return 0;
     item->block = get64(at);
     item->layers = at[8];
+    item->form = at[FORM_AT];
     item->bitmap_size = get16(at + 10);
     item->encoded = at;
-    if (item->layers > XMAP_LAYERS || !bitmap_size_ok(item->layers, item->bitmap_size))
+    if (!form_ok(item) || !bitmap_size_ok(item->layers, item->bitmap_size))
         return 0;
     for (uint32_t l = 0; l < item->layers; l++) {
         uint32_t size = get_layer(at + used, left - used, item->block, &item->layer[l]);
-        if (size == 0)
+        if (size == 0 || (item->layer[l].kind == XOBJ_CONTENT && l + 1 < item->layers))
             return 0;
         used += size;
     }
     item->bitmaps = at + used;
-    if (item->layers > 1)
-        used += (uint64_t)(item->layers - 1) * item->bitmap_size;
+    item->bitmap_count = item->form ? map_bitmap_count(item->layers) : item->layers > 1 ? item->layers - 1 : 0;
+    used += (uint64_t)item->bitmap_count * item->bitmap_size;
     item->encoded_size = used;
     return used <= left ? used : 0;
 }
@@ -289,6 +326,20 @@ int record_next_child(const void *buf, uint64_t *at, uint64_t *child, struct pag
     return 1;
 }
 
+/* Bitmaps of form 0 say of each layer what it has. The numbers that struct xstack has instead, of 3 or 4 layers. */
+static void number_layers(const struct map_item *item, struct xstack *stack)
+{
+    uint8_t *low = stack_bitmap(stack, 1), *high = stack_bitmap(stack, 2);
+
+    for (uint32_t i = 0; i < item->bitmap_size; i++) {
+        uint8_t second = item->bitmaps[item->bitmap_size + i];
+        uint8_t third = item->layers == 4 ? item->bitmaps[2 * item->bitmap_size + i] & (uint8_t)~second : second;
+
+        low[i] = third;
+        high[i] = item->layers == 4 ? second : 0;
+    }
+}
+
 void item_to_entry(const struct map_item *item, struct xentry *entry, struct xstack *stack)
 {
     *entry = (struct xentry){ 0 };
@@ -298,11 +349,17 @@ void item_to_entry(const struct map_item *item, struct xentry *entry, struct xst
     entry->epoch = item->layer[0].epoch;
     if (!stack)
         return;
-    stack->layers = item->layers;
-    stack->bitmap_size = item->bitmap_size;
-    memcpy(stack->layer, item->layer, sizeof(stack->layer));
-    if (item->layers > 1)
-        memcpy(stack + 1, item->bitmaps, (uint64_t)(item->layers - 1) * item->bitmap_size);
+    *stack = (struct xstack){ .layers = item->layers, .bitmap_size = item->bitmap_size };
+    for (uint32_t l = 0; l < item->layers; l++)
+        stack->layer[l] = (struct xlayer){ .kind = item->layer[l].kind, .epoch = item->layer[l].epoch,
+                                           .volume = item->layer[l].kind == XOBJ_DATA ? item->layer[l].volume : 0 };
+    if (item->layer[item->layers - 1].kind == XOBJ_CONTENT)
+        memcpy(stack->digest, item->layer[item->layers - 1].digest, sizeof(stack->digest));
+    memset(stack + 1, 0, (uint64_t)XMAP_BITMAPS * item->bitmap_size);
+    if (item->bitmap_count)
+        memcpy(stack + 1, item->bitmaps, (uint64_t)item->bitmap_count * item->bitmap_size);
+    if (item->form == 0 && item->layers > 2)
+        number_layers(item, stack);
 }
 
 /* --- journals ------------------------------------------------------------------- */

@@ -23,7 +23,7 @@
  *
  *   offset size
  *        0    4  magic "ARCR"
- *        4    2  version, 1
+ *        4    2  version: 1, or 2 when an entry is of form 1
  *        6    2  kind: 1 journal record, 2 leaf page, 3 inner page
  *        8    8  id of the volume that wrote it
  *       16    4  epoch it was written in
@@ -45,13 +45,15 @@
  *
  *        0    8  block number
  *        8    1  layers, 0 (zeros) .. XMAP_LAYERS
- *        9    1  reserved, 0
+ *        9    1  form of the bitmaps, 0 or 1
  *       10    2  bytes of one bitmap (0 when layers < 2)
  *       12    4  reserved, 0
  *       16    .  layers, topmost first: kind u32, epoch u32, then for DATA the volume id
- *                (8 bytes; the index is the block number), for CONTENT the digest (32 bytes)
- *        .    .  layers - 1 bitmaps: bit c of bitmap l: chunk c lies in layer l unless a
- *                layer above has it
+ *                (8 bytes; the index is the block number), for CONTENT, which only the last may be,
+ *                the digest (32 bytes)
+ *        .    .  bitmaps. Form 0: layers - 1 of them, RECORD_OLD_LAYERS - 1 at most; bit c of bitmap l: chunk c
+ *                lies in layer l unless a layer above has it. Form 1, of 3 layers and more: those of struct xstack,
+ *                as many as the numbers need. Entries of 2 layers are the same in both and are written as form 0.
  *
  * Payload of an inner page of level n: for each child that exists, ascending:
  *
@@ -107,6 +109,8 @@ void record_begin(struct record *rec, void *buf, uint64_t capacity,
 /* Appends an entry. ENOSPC: it does not fit; the record is as before. */
 int record_add(struct record *rec, uint64_t block, const struct xentry *entry,
                const struct xstack *stack);
+/* The object that a layer of a block's stack is. */
+struct xobj map_stack_object(const struct xstack *stack, uint32_t layer, uint64_t block);
 /* Copies an encoded entry of `length` bytes. ENOSPC. */
 int record_add_encoded(struct record *rec, const void *entry, uint64_t length);
 /* Appends a child of an inner page. ENOSPC. */
@@ -155,6 +159,11 @@ static inline uint32_t map_bitmap_size(uint32_t block_shift)
 static inline uint32_t map_stack_class(uint32_t block_shift)
 {
     return block_shift <= 18 ? 0 : block_shift <= 22 ? 1 : 2;
+}
+/* How many bitmaps a stack of so many layers needs: see struct xstack. */
+static inline uint32_t map_bitmap_count(uint32_t layers)
+{
+    return layers < 2 ? 0 : layers == 2 ? 1 : 33 - (uint32_t)__builtin_clz(layers - 2);
 }
 static inline uint8_t *stack_bitmap(struct xstack *stack, uint32_t layer)
 {

@@ -133,8 +133,9 @@ enum xlimit {
     XSEG_NONE = 0,                  /* "no request/buffer": numbers are stored + 1 */
     XSEG_FENCED = 1,                /* of trusted_until_ns: what is in memory is no longer true */
 
-    XMAP_LAYERS = 4,                /* objects one block's bytes may lie in, at most */
-    XMAP_CHUNK = 4096,              /* bytes one validity bit stands for */
+    XMAP_LAYERS = 32,               /* objects one block's bytes may lie in, at most */
+    XMAP_BITMAPS = 6,               /* of a stack: see struct xstack */
+    XMAP_CHUNK = 4096,              /* bytes one bit of a bitmap stands for */
     XMAP_LEAF = 1024,               /* entries of a leaf page */
     XMAP_WAYS = 8,                  /* frames a leaf may be found in */
     XMAP_STACK_CLASSES = 3,         /* bitmaps of 8, 128, 512 bytes a layer */
@@ -366,13 +367,21 @@ struct xframe {
     struct xentry entry[XMAP_LEAF];
 };
 
-/* A stack of layers, topmost first. What follows in the record's memory are
- * `layers - 1` bitmaps: bit c of bitmap l says that chunk c lies in layer l unless a
- * layer above has it. The last layer has no bitmap: it holds whatever is left. */
+/* A stack of layers, topmost first. What follows in the record's memory are XMAP_BITMAPS bitmaps with a bit a chunk.
+ * The first says which chunks lie in the top layer. The others have the number of the layer that each of the rest lies
+ * in, counted from the last, which is 0: the second has the number's lowest bit, and so on. So a chunk comes to lie in
+ * the top layer by the change of one bit, and what the others say of it does not matter any more. */
+struct xlayer {
+    uint64_t volume;
+    uint32_t epoch;
+    uint32_t kind;                  /* XOBJ_DATA; the last layer may be XOBJ_CONTENT */
+};
+
 struct xstack {
     uint32_t layers;                /* 1..XMAP_LAYERS */
     uint32_t bitmap_size;           /* bytes of one bitmap, a multiple of 8 */
-    struct xobj layer[XMAP_LAYERS]; /* index is the block number for XOBJ_DATA */
+    struct xlayer layer[XMAP_LAYERS];
+    uint8_t digest[32];             /* of the last layer, if it is XOBJ_CONTENT */
 };
 
 enum xextent_flag {

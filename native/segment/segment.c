@@ -35,12 +35,12 @@ static_assert(sizeof(struct xframe) % 16 == 0, "entries stay aligned");
 static_assert(offsetof(struct xframe, entry) % 16 == 0, "entries are aligned");
 
 static const uint64_t buffer_sizes[XSEG_CLASSES] = { 4096, 65536, 1048576 };
-static const uint64_t stack_sizes[XMAP_STACK_CLASSES] = { 192, 576, 1728 };
+static const uint64_t stack_sizes[XMAP_STACK_CLASSES] = { 640, 1344, 3648 };
 static const struct xparams defaults = {
     .static_slots = 4096, .dynamic_slots = 256, .clients = 224, .volumes = 4096,
     .buffers = { 8192, 1024, 192 },
     .frames = 2048,
-    .stacks = { 65536, 131072, 16384 },
+    .stacks = { 32768, 98304, 8192 },
 };
 
 uint64_t xbuffer_size(uint32_t class) { return class < XSEG_CLASSES ? buffer_sizes[class] : 0; }

@@ -55,7 +55,7 @@ struct xparams {                    /* of xseg_format(); 0 takes the default */
     uint32_t volumes;               /* 4096; that may be open at one time */
     uint32_t buffers[XSEG_CLASSES]; /* 8192, 1024, 192 */
     uint32_t frames;                /* 2048 leaf pages kept */
-    uint32_t stacks[XMAP_STACK_CLASSES];  /* 65536, 131072, 16384 */
+    uint32_t stacks[XMAP_STACK_CLASSES];  /* 32768, 98304, 8192 */
     char run[XSEG_PATH_MAX];        /* folder for doorbells; must exist */
 };
 

@@ -7,8 +7,8 @@
 
 #include "vlmc/parts.h"
 
-#define STACK_BYTES_MAX 1728        /* of a record of the largest class */
-#define SMALL_COMMIT 64             /* dirty entries that surely fit a 64 KiB buffer or two */
+#define STACK_BYTES_MAX 3648        /* of a record of the largest class */
+#define SMALL_COMMIT 64             /* dirty entries that surely fit a few buffers of 64 KiB */
 
 struct capture {
     struct vlmc *v;

@@ -2,26 +2,72 @@
  *
  * vlmc/merge.c - merging stacks that are at their bound.
  *
- * A stack of XMAP_LAYERS layers takes no more. Before the volume puts its own on top, what
- * the partial layers hold is copied into the new object, VLMC_MERGE_CHUNKS at a time, and the new
- * stack is that object over the old bottom. This costs at most one block's partial data, once
- * in XMAP_LAYERS - 1 snapshots, and keeps every read within the bound.
+ * A stack of layers_max layers takes no more. Before the volume puts its own on top, some layers are merged: the
+ * chunks that lie in them are copied into the new object, VLMC_MERGE_CHUNKS at a time. Each chunk lies in one layer, so
+ * the order of layers does not matter, and those in which the fewest chunks lie are merged. As many go along as are
+ * about equal: none has more than MERGE_EQUAL times the mean of those merged up to it. So what is copied comes to lie
+ * in a layer several times as large, and is copied again only with others as large: with blocks of 4 MiB and one chunk
+ * written between two snapshots each chunk is copied about twice, however many snapshots there are. A layer in which
+ * no chunk lies any more is left out for nothing.
  */
+#include <assert.h>
 #include <errno.h>
 
 #include "vlmc/parts.h"
 
-/* A merge's child carries: sender[1] block, sender[2] next chunk to look at, client the
- * number of the new stack. While it reads, offset and size say which chunks. */
+#define MERGE_EQUAL 3
 
+/* A merge's child carries: sender[1] block, sender[2] next chunk to look at and, in its upper half, a bit for each
+ * layer that is merged, client the number of the new stack. While it reads, offset and size say which chunks. */
+
+/* Numbers of layers by how many chunks lie in them, fewest first. */
+static void sort_layers(const uint32_t *counts, uint32_t layers, uint32_t *order)
+{
+    for (uint32_t l = 0; l < layers; l++) {
+        uint32_t at = l;
+
+        for (; at > 0 && counts[order[at - 1]] > counts[l]; at--)
+            order[at] = order[at - 1];
+        order[at] = l;
+    }
+}
+
+/* How many of the layers in this order are merged: see above. 2 at least. */
+static uint32_t about_equal(const uint32_t *counts, uint32_t layers, const uint32_t *order)
+{
+    uint64_t sum = 0;
+    uint32_t equal = 2;
+
+    for (uint32_t i = 0; i < layers; i++) {
+        sum += counts[order[i]];
+        if (i >= 2 && (uint64_t)counts[order[i]] * (i + 1) <= MERGE_EQUAL * sum)
+            equal = i + 1;
+    }
+    return equal;
+}
+
+/* A bit for each layer to be merged: those in which no chunk lies, or else about equal ones. */
+static uint32_t choose_layers(const struct vlmc_volume *volume, struct xstack *old, uint32_t layers)
+{
+    uint32_t counts[XMAP_LAYERS], order[XMAP_LAYERS], merged = 0, equal;
+
+    vlmc_stack_count(volume, old, counts);
+    sort_layers(counts, layers, order);
+    equal = counts[order[0]] == 0 ? 0 : about_equal(counts, layers, order);
+    for (uint32_t i = 0; i < layers && (i < equal || counts[order[i]] == 0); i++)
+        merged |= 1u << order[i];
+    assert(merged);
+    return merged;
+}
+
+/* Says which chunks are copied next. False: none. */
 static bool merge_next(struct vlmc *v, struct xreq *child, struct xstack *old)
 {
     const struct vlmc_volume *volume = volume_of(v, xreq_parent(v->peer->port, child));
-    uint64_t chunks = block_size(volume) / XMAP_CHUNK;
-    uint64_t first = child->sender[2], end;
-    uint32_t layer, last = layers_of(old) - 1;
+    uint64_t chunks = block_size(volume) / XMAP_CHUNK, first = (uint32_t)child->sender[2], end;
+    uint32_t merged = (uint32_t)(child->sender[2] >> 32), layer;
 
-    while (first < chunks && vlmc_layer_of(volume, old, first) == last)
+    while (first < chunks && !(merged >> vlmc_layer_of(volume, old, first) & 1))
         first++;
     if (first == chunks)
         return false;
@@ -30,11 +76,11 @@ static bool merge_next(struct vlmc *v, struct xreq *child, struct xstack *old)
         if (vlmc_layer_of(volume, old, end) != layer)
             break;
     child->op = XOP_READ;
-    child->object = old->layer[layer];
+    child->object = map_stack_object(old, layer, child->sender[1]);
     child->offset = first * XMAP_CHUNK;
     child->size = (end - first) * XMAP_CHUNK;
     child->sender[0] = VLMC_CHILD_MERGE_READ;
-    child->sender[2] = end;
+    child->sender[2] = end | (uint64_t)merged << 32;
     return true;
 }
 
@@ -99,12 +145,12 @@ void vlmc_merge_done(struct vlmc *v, struct xreq *child)
         merge_end(v, child, vlmc_object_error(child));
     } else if (child->sender[0] == VLMC_CHILD_MERGE_READ) {
         child->op = XOP_WRITE;
-        child->object = stack->layer[0];
+        child->object = map_stack_object(stack, 0, child->sender[1]);
         child->sender[0] = VLMC_CHILD_MERGE_WRITE;
         peer_send(v->peer, child, VLMC_BLOCKER);
     } else {
         data_written(xvolume_of(v, req));
-        for (uint64_t c = child->offset / XMAP_CHUNK; c < child->sender[2]; c++)
+        for (uint64_t c = child->offset / XMAP_CHUNK; c < (uint32_t)child->sender[2]; c++)
             stack_bits(volume, stack, 0)[c / 8] |= (uint8_t)(1u << (c % 8));
         merge_go_on(v, child);
     }
@@ -125,10 +171,11 @@ static struct xreq *merge_child(struct vlmc *v, const struct vlmc_piece *piece, 
     return child;
 }
 
-bool vlmc_merge_start(struct vlmc *v, const struct vlmc_piece *piece, uint32_t number, struct xstack *old)
+bool vlmc_merge_start(struct vlmc *v, const struct vlmc_piece *piece, uint32_t number, struct xstack *old,
+                      uint32_t layers)
 {
     struct xreq *child = merge_child(v, piece, number);
-    uint32_t slot = piece->req->volume - 1;
+    uint32_t slot = piece->req->volume - 1, merged;
 
     if (!child || !vlmc_busy_take(v, piece)) {
         vlmc_stack_give(v, piece->frame, number);
@@ -139,8 +186,9 @@ bool vlmc_merge_start(struct vlmc *v, const struct vlmc_piece *piece, uint32_t n
         return false;
     }
     vlmc_frame_dirty(v, slot, piece->frame);
-    vlmc_stack_on(v, slot, piece->block, vlmc_stack_at(v, stack_class(&v->volumes[slot]), number),
-                  &old->layer[XMAP_LAYERS - 1], 1, NULL);
+    merged = choose_layers(&v->volumes[slot], old, layers);
+    child->sender[2] = (uint64_t)merged << 32;
+    vlmc_stack_without(v, slot, vlmc_stack_at(v, stack_class(&v->volumes[slot]), number), old, merged);
     if (!merge_next(v, child, old)) {
         xreq_put(v->peer->port, child);
         put_merged(v, slot, piece->block, number);

@@ -34,7 +34,7 @@ int vlmc_set_chunks(struct vlmc *v, uint32_t slot, uint64_t block, uint64_t firs
 
 /* --- a new layer ------------------------------------------------------------------- */
 
-/* `old`: the stack it has until now, of fewer than XMAP_LAYERS layers, or NULL. */
+/* `old`: the stack it has until now, of `layers` layers, fewer than XMAP_LAYERS, or NULL. */
 static void put_layer_on(struct vlmc *v, const struct vlmc_piece *piece, uint32_t number, struct xstack *old,
                          uint32_t layers)
 {
@@ -43,13 +43,10 @@ static void put_layer_on(struct vlmc *v, const struct vlmc_piece *piece, uint32_
     const struct xentry entry = entry_read(piece->frame, piece->block);
     struct xstack *stack = vlmc_stack_at(v, stack_class(volume), number);
 
-    if (old) {
-        vlmc_stack_on(v, slot, piece->block, stack, old->layer, layers, stack_bits(volume, old, 0));
-    } else {
-        struct xobj only = { .kind = XOBJ_DATA, .epoch = entry.epoch,
-                             .volume = entry.volume, .index = piece->block };
-        vlmc_stack_on(v, slot, piece->block, stack, &only, 1, NULL);
-    }
+    if (old)
+        vlmc_stack_on(v, slot, stack, old, layers);
+    else
+        vlmc_stack_on_one(v, slot, stack, &entry);
     vlmc_entry_dirty(v, slot, piece->frame, piece->block);
     vlmc_entry_publish(entry_of(piece->frame, piece->block), volume->id, stack->layer[0].epoch, number);
     vlmc_stack_give(v, piece->frame, entry.stack);
@@ -72,8 +69,8 @@ bool vlmc_own_block(struct vlmc *v, const struct vlmc_piece *piece)
         peer_park(v->peer, piece->req);
         return false;
     }
-    if (layers == XMAP_LAYERS)
-        return vlmc_merge_start(v, piece, number, old);
+    if (layers >= v->layers_max)
+        return vlmc_merge_start(v, piece, number, old, layers);
     put_layer_on(v, piece, number, old, layers);
     return true;
 }
@@ -86,13 +83,15 @@ uint64_t vlmc_fill_chunk(struct vlmc *v, const struct vlmc_piece *piece)
     const struct xentry entry = entry_read(piece->frame, piece->block);
     struct xstack *stack = vlmc_stack_of(v, piece->frame, &entry);
     uint64_t chunk = piece->offset / XMAP_CHUNK;
+    struct xobj object;
     struct xreq *child;
 
     if (!stack)
         return vlmc_io_damaged(v, req);
     if (!vlmc_busy_take(v, piece))
         return VLMC_STEP_WAIT;
-    child = vlmc_child(v, piece, VLMC_CHILD_FILL_READ, &stack->layer[vlmc_layer_of(volume_of(v, req), stack, chunk)]);
+    object = map_stack_object(stack, vlmc_layer_of(volume_of(v, req), stack, chunk), piece->block);
+    child = vlmc_child(v, piece, VLMC_CHILD_FILL_READ, &object);
     if (child && xbuf_get(v->peer->port, child, XMAP_CHUNK)) {
         xreq_put(v->peer->port, child);
         peer_park(v->peer, req);

@@ -99,7 +99,7 @@
 #define VLMC_DIRTY_SOFT 4096             /* dirty entries of a volume that start a commit */
 #define VLMC_DIRTY_HARD 8192             /* ... that make writers wait for it */
 #define VLMC_DIRTY_SHARE 8               /* a volume may have one frame in so many dirty, before writers wait */
-#define VLMC_COMMIT_RECORDS 24           /* records (1 MiB each) one commit may take */
+#define VLMC_COMMIT_RECORDS 32           /* records (1 MiB each) one commit may take */
 #define VLMC_ZEROES_MAX (1ull << 30)     /* bytes of one WRITE_ZEROES or DISCARD */
 #define VLMC_MERGE_CHUNKS 16             /* chunks copied at a time when a stack is merged */
 #define VLMC_DOUBT_MAX_NS 120000000000ull    /* requests are held back in doubt for so long at most */
@@ -218,6 +218,7 @@ struct vlmc {
     uint32_t busy_bucket[VLMC_BUSY_BUCKETS];
     uint32_t busy_free;
     uint64_t turn;
+    uint32_t layers_max;            /* a stack of so many is merged before it takes another */
     struct queue ready;             /* requests that were woken: to be run in this turn */
     uint64_t look[XSEG_VOLUMES / 64];   /* a bit a volume slot: to be looked at in this turn, whatever for */
     bool looks;                     /* one is set */
@@ -322,14 +323,20 @@ static inline uint32_t layers_of(const struct xstack *stack)
 
     return layers < 1 ? 1 : layers > XMAP_LAYERS ? XMAP_LAYERS : layers;
 }
-/* The bitmap of a layer, as the volume's block size says and not the record. */
-static inline uint8_t *stack_bits(const struct vlmc_volume *volume, struct xstack *stack, uint32_t layer)
+/* One of its bitmaps, of the size that the volume's block size says and not the record. */
+static inline uint8_t *stack_bits(const struct vlmc_volume *volume, struct xstack *stack, uint32_t number)
 {
-    return (uint8_t *)(stack + 1) + layer * map_bitmap_size(volume->block_shift);
+    return (uint8_t *)(stack + 1) + number * map_bitmap_size(volume->block_shift);
 }
-/* Fills in a stack record with our own object on top of the layers `below`. */
-void vlmc_stack_on(const struct vlmc *v, uint32_t slot, uint64_t block, struct xstack *stack,
-                   const struct xobj *below, uint32_t layers, const uint8_t *bitmaps);
+/* Makes a stack record of our own object, in which no chunk lies yet, on top of the one object that an entry names; */
+void vlmc_stack_on_one(const struct vlmc *v, uint32_t slot, struct xstack *stack, const struct xentry *below);
+/* on top of all `layers` of another stack, fewer than XMAP_LAYERS; */
+void vlmc_stack_on(const struct vlmc *v, uint32_t slot, struct xstack *stack, struct xstack *old, uint32_t layers);
+/* on top of another's layers without those that `merged` has a bit for, whose chunks are to be copied into ours. */
+void vlmc_stack_without(const struct vlmc *v, uint32_t slot, struct xstack *stack, struct xstack *old,
+                        uint32_t merged);
+/* How many chunks lie in each layer. */
+void vlmc_stack_count(const struct vlmc_volume *volume, struct xstack *stack, uint32_t counts[XMAP_LAYERS]);
 static inline bool bit_is_set(const uint8_t *bitmap, uint64_t bit)
 {
     return bitmap[bit / 8] >> (bit % 8) & 1;
@@ -391,9 +398,10 @@ bool vlmc_busy_take(struct vlmc *v, const struct vlmc_piece *piece);
 void vlmc_busy_release(struct vlmc *v, uint32_t slot, uint64_t block);
 
 /* vlmc/merge.c */
-/* Begins to merge `old` into the record `number`. True: nothing was to be copied, it is done. Else the request waits:
- * on the busy block, which it has taken, or for memory. */
-bool vlmc_merge_start(struct vlmc *v, const struct vlmc_piece *piece, uint32_t number, struct xstack *old);
+/* Begins to merge `old`, of so many `layers`, into the record `number`. True: nothing was to be copied, it is done.
+ * Else the request waits: on the busy block, which it has taken, or for memory. */
+bool vlmc_merge_start(struct vlmc *v, const struct vlmc_piece *piece, uint32_t number, struct xstack *old,
+                      uint32_t layers);
 void vlmc_merge_done(struct vlmc *v, struct xreq *child);
 
 /* vlmc/own.c */

@@ -37,7 +37,7 @@ uint64_t vlmc_read_step(struct vlmc *v, struct vlmc_piece *piece)
 
         if (!stack)
             return vlmc_io_damaged(v, req);
-        object = stack->layer[cut_to_layer(volume_of(v, req), stack, piece)];
+        object = map_stack_object(stack, cut_to_layer(volume_of(v, req), stack, piece), piece->block);
     }
     child = vlmc_child(v, piece, VLMC_CHILD_READ, &object);
     if (!child)

@@ -78,25 +78,88 @@ void vlmc_stack_give(struct vlmc *v, const struct xframe *frame, uint32_t stack)
 
 uint32_t vlmc_layer_of(const struct vlmc_volume *volume, struct xstack *stack, uint64_t chunk)
 {
-    uint32_t layers = layers_of(stack);
+    uint32_t layers = layers_of(stack), number = 0;
 
-    for (uint32_t l = 0; l + 1 < layers; l++)
-        if (bit_is_set(stack_bits(volume, stack, l), chunk))
-            return l;
-    return layers - 1;
+    if (layers == 1 || bit_is_set(stack_bits(volume, stack, 0), chunk))
+        return 0;
+    for (uint32_t bit = 0; bit + 1 < map_bitmap_count(layers); bit++)
+        number |= (uint32_t)bit_is_set(stack_bits(volume, stack, bit + 1), chunk) << bit;
+    return number + 1 < layers ? layers - 1 - number : layers - 1;
 }
 
-void vlmc_stack_on(const struct vlmc *v, uint32_t slot, uint64_t block, struct xstack *stack,
-                     const struct xobj *below, uint32_t layers, const uint8_t *bitmaps)
+void vlmc_stack_count(const struct vlmc_volume *volume, struct xstack *stack, uint32_t counts[XMAP_LAYERS])
+{
+    memset(counts, 0, XMAP_LAYERS * sizeof(*counts));
+    for (uint64_t chunk = 0; chunk < block_size(volume) / XMAP_CHUNK; chunk++)
+        counts[vlmc_layer_of(volume, stack, chunk)]++;
+}
+
+/* A stack record of our own object alone, in which no chunk lies yet. */
+static void begin(const struct vlmc *v, uint32_t slot, struct xstack *stack)
 {
     const struct vlmc_volume *volume = &v->volumes[slot];
-    uint32_t bitmap_size = map_bitmap_size(volume->block_shift);
 
     memset(stack, 0, xstack_size(stack_class(volume)));
+    stack->layers = 1;
+    stack->bitmap_size = map_bitmap_size(volume->block_shift);
+    stack->layer[0] = (struct xlayer){ .kind = XOBJ_DATA, .volume = volume->id,
+                                       .epoch = v->seg->volumes[slot].epoch };
+}
+
+void vlmc_stack_on_one(const struct vlmc *v, uint32_t slot, struct xstack *stack, const struct xentry *below)
+{
+    begin(v, slot, stack);
+    stack->layers = 2;
+    stack->layer[1] = (struct xlayer){ .kind = XOBJ_DATA, .volume = below->volume, .epoch = below->epoch };
+}
+
+/* Chunks that lie in the top layer of `old` get this number in `stack`, all others have the one that they had. */
+static void number_top(const struct vlmc_volume *volume, struct xstack *stack, struct xstack *old, uint32_t number)
+{
+    const uint8_t *top = stack_bits(volume, old, 0);
+
+    for (uint32_t bit = 0; bit + 1 < XMAP_BITMAPS; bit++) {
+        const uint8_t *from = stack_bits(volume, old, bit + 1);
+        uint8_t *to = stack_bits(volume, stack, bit + 1);
+
+        for (uint32_t i = 0; i < map_bitmap_size(volume->block_shift); i++)
+            to[i] = (uint8_t)((from[i] & ~top[i]) | (number >> bit & 1 ? top[i] : 0));
+    }
+}
+
+void vlmc_stack_on(const struct vlmc *v, uint32_t slot, struct xstack *stack, struct xstack *old, uint32_t layers)
+{
+    assert(layers < XMAP_LAYERS);
+    begin(v, slot, stack);
     stack->layers = layers + 1;
-    stack->bitmap_size = bitmap_size;
-    stack->layer[0] = own_object(volume, v->seg->volumes[slot].epoch, block);
-    memcpy(&stack->layer[1], below, layers * sizeof(*below));
+    memcpy(&stack->layer[1], old->layer, layers * sizeof(*old->layer));
+    memcpy(stack->digest, old->digest, sizeof(old->digest));
     if (layers > 1)
-        memcpy(stack_bits(volume, stack, 1), bitmaps, (uint64_t)(layers - 1) * bitmap_size);
+        number_top(&v->volumes[slot], stack, old, layers - 1);
+}
+
+static void set_number(const struct vlmc_volume *volume, struct xstack *stack, uint64_t chunk, uint32_t number)
+{
+    for (uint32_t bit = 0; bit + 1 < XMAP_BITMAPS; bit++)
+        if (number >> bit & 1)
+            stack_bits(volume, stack, bit + 1)[chunk / 8] |= (uint8_t)(1u << (chunk % 8));
+}
+
+void vlmc_stack_without(const struct vlmc *v, uint32_t slot, struct xstack *stack, struct xstack *old,
+                        uint32_t merged)
+{
+    const struct vlmc_volume *volume = &v->volumes[slot];
+    uint32_t layers = layers_of(old), number[XMAP_LAYERS] = { 0 }, kept = 0, place = 1;
+
+    begin(v, slot, stack);
+    for (uint32_t l = layers; l-- > 0;)
+        if (!(merged >> l & 1))
+            number[l] = kept++;
+    for (uint32_t l = 0; l < layers; l++)
+        if (!(merged >> l & 1))
+            stack->layer[place++] = old->layer[l];
+    stack->layers = place;
+    memcpy(stack->digest, old->digest, sizeof(old->digest));
+    for (uint64_t chunk = 0; chunk < block_size(volume) / XMAP_CHUNK; chunk++)
+        set_number(volume, stack, chunk, number[vlmc_layer_of(volume, old, chunk)]);
 }

@@ -312,6 +312,11 @@ static void vlmc_stop(struct peer *peer)
     free(v->busy);
 }
 
+static const struct peer_option options[] = {
+    PEER_OPTION("layers", struct vlmc, layers_max),
+    { 0 }
+};
+
 static int vlmc_start(struct peer *peer)
 {
     struct vlmc *v = peer->state;
@@ -322,6 +327,7 @@ static int vlmc_start(struct peer *peer)
     v->volumes = calloc(v->seg->volume_count, sizeof(*v->volumes));
     if (!v->volumes)
         return -ENOMEM;
+    assert(v->layers_max > 1 && v->layers_max <= XMAP_LAYERS);
     vlmc_volumes_adopt(v);
     rc = vlmc_busy_start(v);
     return rc ? rc : vlmc_frames_start(v);
@@ -330,6 +336,7 @@ static int vlmc_start(struct peer *peer)
 const struct peer_ops vlmc_ops = {
     .type = "vlmc",
     .state_size = sizeof(struct vlmc),
+    .options = options,
     .start = vlmc_start,
     .request = vlmc_request,
     .reply = vlmc_reply,

@@ -237,7 +237,8 @@ class Item:
     block: int
     layers: list[tuple]
     names: list[Object]             # of the layers' objects
-    bitmaps: list[bytes]            # one less than layers
+    bitmaps: list[bytes]
+    form: int                       # of the bitmaps: see native/map/map.h
 
 
 def items_of(record: bytes | memoryview) -> list[Item]:
@@ -252,8 +253,8 @@ def items_of(record: bytes | memoryview) -> list[Item]:
             layers.append(("data", layer.volume, layer.epoch) if layer.kind == lib.XOBJ_DATA
                           else ("content", bytes(layer.digest)))
         size = item.bitmap_size
-        bitmaps = [bytes(ffi.buffer(item.bitmaps + n * size, size)) for n in range(item.layers - 1)]
-        found.append(Item(item.block, layers, names, bitmaps))
+        bitmaps = [bytes(ffi.buffer(item.bitmaps + n * size, size)) for n in range(item.bitmap_count)]
+        found.append(Item(item.block, layers, names, bitmaps, item.form))
     if result < 0:
         raise ValueError("its entries are damaged")
     return found

@@ -5,7 +5,7 @@ A walk answers in portions of whole leaves, WALK_OBJECTS objects or so each, wit
 go on with, 0: done), so that no request takes long however large the volume is.
 """
 import errno
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from peers.mapper.header import Header, id_text
@@ -24,11 +24,21 @@ def chunks_per_layer(item: Item, block_shift: int) -> list[int]:
     """How many chunks of 4 KiB of the block lie in each of its layers."""
     total = 1 << block_shift - 12
     taken, counts = 0, []
-    for bitmap in item.bitmaps:
-        bits = int.from_bytes(bitmap, "little") & ~taken
-        counts.append(bits.bit_count())
+    for bits in layer_chunks(item) if item.form else (int.from_bytes(bitmap, "little") for bitmap in item.bitmaps):
+        counts.append((bits & ~taken).bit_count())
         taken |= bits
     return [*counts, total - taken.bit_count()] if item.layers else []
+
+
+def layer_chunks(item: Item) -> Iterator[int]:
+    """A bit a chunk for those that lie in each layer but the last, topmost first, of an entry of form 1."""
+    top, *numbers = (int.from_bytes(bitmap, "little") for bitmap in item.bitmaps)
+    yield top
+    for number in range(len(item.layers) - 2, 0, -1):
+        chunks = (1 << len(item.bitmaps[0]) * 8) - 1 & ~top
+        for bit, bitmap in enumerate(numbers):
+            chunks &= bitmap if number >> bit & 1 else ~bitmap
+        yield chunks
 
 
 def describe(layer: tuple) -> str:

@@ -86,8 +86,10 @@ class Node:
         """A loop with vlmc in it, for loop_turn()."""
         loop, peer = ffi.new("struct loop **"), ffi.new("struct peer **")
         targets = [ffi.new("char[]", target) for target in (b"blockerb", b"mapper")]
+        words = [ffi.new("char[]", word) for word in (b"layers", b"4")]     # so that stacks are merged often
+        options = ffi.new("struct option[]", [{"name": words[0], "value": words[1]}])
         check(lib.loop_new(self.segment.c, 0, loop), "loop")
-        check(lib.loop_add(loop[0], b"vlmc", b"vlmc", targets, 2, ffi.NULL, 0, peer), "vlmc")
+        check(lib.loop_add(loop[0], b"vlmc", b"vlmc", targets, 2, options, 1, peer), "vlmc")
         return loop[0]
 
     def make_mapper(self) -> Mapper:

@@ -23,6 +23,7 @@ buffers = [200, 64, 24]
 
 [peers]
 mapper = { journal_limit = 16384 }
+vlmc = { layers = 4 }
 eio_write = { type = "error", target = "blockerb", ops = "write,write_zeroes,discard", errno = "EIO" }
 full = { type = "error", target = "blockerb", ops = "write,write_zeroes", errno = "ENOSPC" }
 half = { type = "error", target = "blockerb", ops = "write,write_zeroes", errno = "ENOSPC", every = 2 }

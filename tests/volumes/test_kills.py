@@ -10,6 +10,7 @@ from walk import Walk
 from world import BLOCK
 
 ROLES = ("vlmc", "mapper", "blockerb", "blockerm")
+CONFIG = "[peers.vlmc]\nlayers = 4\n"      # so that stacks are merged often
 SEED = int(os.environ.get("ARCHIPELAGO_KILL_SEED", "5"))
 KILLS = int(os.environ.get("ARCHIPELAGO_KILLS", "4"))
 

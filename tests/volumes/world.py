@@ -27,8 +27,8 @@ ANSWER_S = 60.0
 AT_ONCE = 64                        # requests of one batch in flight
 BLOCK = 65536
 LEAF_BYTES = BLOCK * lib.XMAP_LEAF
-# Of an archipelago.toml: so little of everything that leaf pages are evicted, stacks run short and requests wait
-# for slots.
+# Of an archipelago.toml: so little of everything that leaf pages are evicted, stacks run short and are merged often,
+# and requests wait for slots.
 SCANTY = """
 [segment]
 static_slots = 160
@@ -38,6 +38,9 @@ buffers = [160, 48, 16]
 
 [peers.mapper]
 journal_limit = 16384
+
+[peers.vlmc]
+layers = 4
 """
 
 
