@@ -34,7 +34,8 @@
  *
  * Order of changes, so that a death or power cut leaves the old bytes or the new:
  *   - an entry of a block that was zeros is published after the first write to its object;
- *   - a new layer on top is published before, with no validity bit set;
+ *   - a new layer on top is published before, with no validity bit set: such a bit, in the first bitmap of a stack,
+ *     says that a chunk lies in the top layer;
  *   - a validity bit is set when the write of the chunk has completed;
  *   - an entry's dirty bit is set before the entry or its bitmap changes.
  * So readers never see an object that may not be there, and a restarted vlmc that finds the
