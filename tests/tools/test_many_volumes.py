@@ -47,6 +47,17 @@ def test_one_that_is_gone_meanwhile_is_left_out_only_where_nobody_named_it():
         walk(Mapper({"b"}), names)
 
 
+def test_removals_are_side_by_side_and_failures_come_in_order():
+    mapper, names = Mapper({"v3", "v70"}), [f"v{number}" for number in range(MANY)]
+
+    def ask(verb, name, force, token):
+        return mapper.ask(verb, name, 0)
+
+    failures = asyncio.run(_walks.remove_all(ask, names, False))
+    assert [str(failure) for failure in failures] == ["there is no volume 'v3'", "there is no volume 'v70'"]
+    assert mapper.most == _walks.AT_ONCE
+
+
 class Counting(Scrub):
     """Has so many volumes to look at, and sees how many it looks at together."""
 

@@ -201,6 +201,13 @@ def test_a_person_is_asked_before_a_volume_is_shrunk(node, name, answer, size):
     assert node.vlmc_json("info", name)["size"] == size
 
 
+def test_of_ten_removes_of_one_name_one_succeeds(node, vlmc, name):
+    done = node.vlmc("rm", *[name] * 10, check=False)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 9 and "Traceback" not in done.stderr
+    assert all(re.fullmatch(r"vlmc: there is no volume .*", line) for line in done.stderr.splitlines())
+    assert name not in vlmc("list").split()
+
+
 def test_remove_goes_on_after_a_failure(node, vlmc, name):
     done = node.vlmc("rm", "nobody", name, check=False)
     assert done.returncode == 1 and "'nobody'" in done.stderr

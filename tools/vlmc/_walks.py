@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Walks over the maps of many volumes, some of them at one time."""
+"""Work on many volumes, some of them at one time: walks over their maps, removals."""
 from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
-from tools.vlmc._common import LONG_S
+from tools.vlmc._common import LONG_S, token
 from xseg._native import lib
 from xseg.aio import AsyncPort, Hub
 from xseg.client import DEAD_PEER_TIMEOUT_S, control_answer, packed
 from xseg.errors import NotFound, NotRunning
 from xseg.segment import Segment
 
-AT_ONCE = 8                     # volumes that are walked at one time
+AT_ONCE = 8                     # volumes that are worked on at one time
 LOOK_S = 0.5                    # between two looks at whether the mapper lives
 
+T = TypeVar("T")
 Ask = Callable[..., Awaitable[dict[str, Any]]]      # a verb and its arguments; the mapper's answer
 
 
@@ -24,11 +25,16 @@ def walk_all(args: argparse.Namespace, verb: str, names: list[str], skip_gone: b
              ) -> list[list[dict[str, Any]] | None]:
     """The answers of a verb that has a cursor, for each of the volumes, in the order of their names. None: it is gone,
     if that is to be no failure. NotRunning, and what the mapper says."""
+    return with_mapper(args, lambda ask: side_by_side(ask, verb, names, skip_gone))
+
+
+def with_mapper(args: argparse.Namespace, work: Callable[[Ask], Coroutine[Any, Any, T]]) -> T:
+    """The result of some work that asks the mapper many things at one time. NotRunning: it ended meanwhile."""
     with Segment.of_home(args.home) as segment:
-        return asyncio.run(_walk_all(segment, verb, names, skip_gone))
+        return asyncio.run(_with_mapper(segment, work))
 
 
-async def _walk_all(segment: Segment, verb: str, names: list[str], skip_gone: bool) -> list[Any]:
+async def _with_mapper(segment: Segment, begin: Callable[[Ask], Coroutine[Any, Any, T]]) -> T:
     hub = Hub(segment)
     try:
         port, mapper = AsyncPort(hub, role="vlmc"), segment.port_of("mapper")
@@ -38,7 +44,7 @@ async def _walk_all(segment: Segment, verb: str, names: list[str], skip_gone: bo
             return control_answer(verb, await port.call(mapper, lib.XOP_CONTROL, data=data, room=lib.XSEG_IO_MAX,
                                                         timeout=LONG_S, check=False))
 
-        work = asyncio.ensure_future(side_by_side(ask, verb, names, skip_gone))
+        work = asyncio.ensure_future(begin(ask))
         death = asyncio.ensure_future(_death(segment, mapper))
         await asyncio.wait([work, death], return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
@@ -72,6 +78,21 @@ async def side_by_side(ask: Ask, verb: str, names: list[str], skip_gone: bool) -
                 return None
 
     return await asyncio.gather(*map(walk, names))
+
+
+async def remove_all(ask: Ask, names: list[str], force: bool) -> list[OSError]:
+    """Removes volumes; what stood in the way, in the order of their names."""
+    room = asyncio.Semaphore(AT_ONCE)
+
+    async def remove(name: str) -> OSError | None:
+        async with room:
+            try:
+                await ask("remove", name=name, force=force, token=token())
+                return None
+            except OSError as failure:
+                return failure
+
+    return [failure for failure in await asyncio.gather(*map(remove, names)) if failure]
 
 
 async def _walk(ask: Ask, verb: str, name: str) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tools.vlmc._common import LONG_S, token
+from tools.vlmc._common import control, token
 
 HELP = "remove volumes and snapshots"
 
@@ -22,13 +22,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from xseg.client import Client
-    failed = False
-    with Client(args.home, "vlmc") as client:
-        for name in args.names:
-            try:
-                client.control("remove", timeout=LONG_S, name=name, force=args.force, token=token())
-            except OSError as failure:
-                print(f"vlmc: {failure}", file=sys.stderr)
-                failed = True
-    return 1 if failed else 0
+    if len(args.names) == 1:
+        control(args, "remove", name=args.names[0], force=args.force, token=token())
+        return 0
+    from tools.vlmc._walks import remove_all, with_mapper
+    failures = with_mapper(args, lambda ask: remove_all(ask, args.names, args.force))
+    for failure in failures:
+        print(f"vlmc: {failure}", file=sys.stderr)
+    return 1 if failures else 0

@@ -117,6 +117,7 @@ async def remove(hand: Volumes, a: Arguments, room: int) -> dict:
     if id_in(a["name"]) not in (None, header.id):
         raise missing(a["name"])
     async with hand.using(header.id) as volume:
+        await refuse_gone(hand, header.id, name, token)
         await volume_may_go(hand, volume, name)
         with gone_all_the_same(volume, name):
             async with hand.locked(volume):
@@ -126,6 +127,16 @@ async def remove(hand: Volumes, a: Arguments, room: int) -> dict:
     with gone_all_the_same(volume, name):
         await clear_away(hand, header)
     return {"objects": slot.arg & ~REMOVED}
+
+
+async def refuse_gone(hand: Volumes, volume_id: int, name: str, token: int) -> None:
+    """ENOENT: another request has removed the volume since its name was looked up."""
+    try:
+        header = await read_header(hand.store, volume_id)
+    except NotFound:
+        raise missing(name) from None
+    if header.kind == "removed" and (not token or header.token != token):
+        raise missing(name)
 
 
 async def name_by_id(hand: Volumes, name: str) -> str:
