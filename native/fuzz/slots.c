@@ -167,8 +167,8 @@ static void add(struct run *run, const char *role, const char *type, const char 
 /* Makes the segment, and keeps what it is like. */
 static void make_segment(void)
 {
-    struct xparams params = { .static_slots = 32, .dynamic_slots = 8, .buffers = { 16, 8, 4 },
-                              .frames = 16, .stacks = { 16, 8, 8 } };
+    struct xparams params = { .static_slots = 32, .dynamic_slots = 8, .clients = 8, .volumes = 16,
+                              .buffers = { 16, 8, 4 }, .frames = 16, .stacks = { 16, 8, 8 } };
     int fd = memfd_create("fuzz", MFD_CLOEXEC);
     uint32_t found, number;
 
