@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole suite: python -m tests [PYTEST'S OPTIONS]
 
-It runs in parts, two at a time, as many tests wait for something most of their time. What a part said is shown when
-it has ended, its skips with their reasons; the last line counts all. Exit status 1 if something failed. Some tests
-by themselves: python -m pytest tests/...
+It runs in parts, two at a time, as many tests wait for something most of their time. What a part says is in
+build/tests/PART.log while it runs, and shown when it has ended, its skips with their reasons; the last line counts all.
+Exit status 1 if something failed. Some tests by themselves: python -m pytest tests/...
 """
 import glob
 import os
 import re
 import subprocess
 import sys
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+LOGS = os.path.join(ROOT, "build", "tests")
 AT_ONCE = 2
 ALONE = ("on_rados", "kill", "powercut", "bad_input")       # folders that are a part each
 SMALL = ("volumes", "consistency", "regressions", "fuzz")   # folders that are one together; the others are another
@@ -32,7 +32,9 @@ def parts() -> list[tuple[str, ...]]:
 
 def run_part(paths: tuple[str, ...]) -> tuple[bool, str]:
     """Runs a part. Whether it went well, and what it said at its end."""
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
+    log = os.path.join(LOGS, os.path.basename(paths[0]) + ".log")
+    print(f"== {' '.join(paths)}: begins, see {os.path.relpath(log, ROOT)}", flush=True)
+    with open(log, "w+", encoding="utf-8", errors="replace") as output:
         status = subprocess.run([sys.executable, "-m", "pytest", "-rs", *sys.argv[1:], *paths], cwd=ROOT,
                                 stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT).returncode
         output.seek(0)
@@ -48,6 +50,7 @@ def count(last_lines: list[str]) -> dict[str, int]:
 
 
 def main() -> int:
+    os.makedirs(LOGS, exist_ok=True)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         ended = list(pool.map(run_part, parts()))
     sums = count([line for _, line in ended])
