@@ -330,19 +330,20 @@ def test_its_successor_knows_who_was_given_up(supervised):
 
 
 def test_it_is_replaced_while_a_peer_waits_to_be_started(supervised):
-    instance = supervised('layout = "separate"\n[supervisor]\ndeaths = 1000\nback_off_ms = 1000\n', patient=False)
+    instance = supervised('layout = "separate"\n[supervisor]\ndeaths = 1000\nback_off_ms = 20000\n', patient=False)
     inode = os.stat(os.path.join(instance.home, "run", "nbd.sock")).st_ino
 
+    noted = os.path.join(instance.home, "run", "nbd.pid")
+
     def kill_until_it_waits():
-        peer = instance.status()["nbd"]
-        if peer["pid"]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(peer["pid"], signal.SIGKILL)
+        """The wait doubles with each death, so that one is long enough to be seen on any machine."""
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(noted, encoding="utf-8") as file:
+            os.kill(int(file.read().split()[0]), signal.SIGKILL)
         return noted_state(instance, "nbd") == "waiting"
 
     wait_until(kill_until_it_waits, "its start is put off", seconds=60)
     instance.archipelago("restart", "--supervisor")
-    wait_until(lambda: instance.status()["nbd"]["state"] == "running", "it is started")
+    wait_until(lambda: instance.status()["nbd"]["state"] == "running", "it is started", seconds=60)
     assert os.stat(os.path.join(instance.home, "run", "nbd.sock")).st_ino == inode
 
 
