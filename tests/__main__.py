@@ -35,7 +35,7 @@ def run_part(paths: tuple[str, ...]) -> tuple[bool, str]:
     log = os.path.join(LOGS, os.path.basename(paths[0]) + ".log")
     print(f"== {' '.join(paths)}: begins, see {os.path.relpath(log, ROOT)}", flush=True)
     with open(log, "w+", encoding="utf-8", errors="replace") as output:
-        status = subprocess.run([sys.executable, "-m", "pytest", "-rs", *sys.argv[1:], *paths], cwd=ROOT,
+        status = subprocess.run([sys.executable, "-u", "-m", "pytest", "-rs", *sys.argv[1:], *paths], cwd=ROOT,
                                 stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT).returncode
         output.seek(0)
         said = output.read()
