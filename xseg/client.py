@@ -93,7 +93,7 @@ class Client:
         NotRunning: no process has served the role for DEAD_PEER_TIMEOUT_S, and no supervisor brings one back.
         """
         port = self.segment.port_of(role)
-        process = text(self.segment.c.ports[port].process)
+        process = self.segment.process_of(port)
         try:
             return self.port.call(port, op, timeout=timeout, patience=DEAD_PEER_TIMEOUT_S,
                                   comes_back=lambda: is_coming_back(self.home, process), check=check, **fields)

@@ -279,6 +279,10 @@ class Segment:
         role = text(self.c.ports[port].role) if 0 <= port < self.c.port_count else ""
         return role or f"port {port}"
 
+    def process_of(self, port: int) -> str:
+        """The process that the configuration puts the role of a port in; empty for a client's."""
+        return text(self.c.ports[port].process)
+
     def alive(self, port: int) -> bool:
         """True while the process that bound the port lives."""
         return bool(lib.port_alive(self.c, port))

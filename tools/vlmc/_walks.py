@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from tools.vlmc._common import LONG_S, token
 from xseg._native import lib
 from xseg.aio import AsyncPort, Hub
-from xseg.client import DEAD_PEER_TIMEOUT_S, control_answer, packed
+from xseg.client import DEAD_PEER_TIMEOUT_S, control_answer, is_coming_back, packed
 from xseg.errors import NotFound, NotRunning
 from xseg.segment import Segment
 
@@ -31,10 +31,10 @@ def walk_all(args: argparse.Namespace, verb: str, names: list[str], skip_gone: b
 def with_mapper(args: argparse.Namespace, work: Callable[[Ask], Coroutine[Any, Any, T]]) -> T:
     """The result of some work that asks the mapper many things at one time. NotRunning: it ended meanwhile."""
     with Segment.of_home(args.home) as segment:
-        return asyncio.run(_with_mapper(segment, work))
+        return asyncio.run(_with_mapper(args.home, segment, work))
 
 
-async def _with_mapper(segment: Segment, begin: Callable[[Ask], Coroutine[Any, Any, T]]) -> T:
+async def _with_mapper(home: str, segment: Segment, begin: Callable[[Ask], Coroutine[Any, Any, T]]) -> T:
     hub = Hub(segment)
     try:
         port, mapper = AsyncPort(hub, role="vlmc"), segment.port_of("mapper")
@@ -45,7 +45,7 @@ async def _with_mapper(segment: Segment, begin: Callable[[Ask], Coroutine[Any, A
                                                         timeout=LONG_S, check=False))
 
         work = asyncio.ensure_future(begin(ask))
-        death = asyncio.ensure_future(_death(segment, mapper))
+        death = asyncio.ensure_future(_death(home, segment, mapper))
         await asyncio.wait([work, death], return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
             work.cancel()
@@ -56,10 +56,10 @@ async def _with_mapper(segment: Segment, begin: Callable[[Ask], Coroutine[Any, A
         hub.close()
 
 
-async def _death(segment: Segment, port: int) -> None:
-    """Returns when no process has served a port for DEAD_PEER_TIMEOUT_S."""
+async def _death(home: str, segment: Segment, port: int) -> None:
+    """Returns when no process has served a port for DEAD_PEER_TIMEOUT_S, and none is coming back."""
     missed = 0.0
-    while missed < DEAD_PEER_TIMEOUT_S:
+    while missed < DEAD_PEER_TIMEOUT_S or is_coming_back(home, segment.process_of(port)):
         await asyncio.sleep(LOOK_S)
         missed = 0.0 if segment.alive(port) else missed + LOOK_S
 
