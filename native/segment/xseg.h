@@ -167,10 +167,9 @@ struct xreq {
     uint64_t flow;
     uint64_t sent_ns;               /* CLOCK_MONOTONIC */
     uint32_t parent;                /* request it serves, slot number + 1; of another's, for who looks */
-    uint32_t client;                /* for the src's use: connection, task... */
     uint32_t link;                  /* the next of the list or queue it is in: slot number + 1 */
     uint32_t orphan;                /* an earlier incarnation sent it: freed on its return */
-    uint64_t reserved[2];
+    uint32_t reserved[5];
     /* what is asked, and the answer: see struct xslot */
     uint16_t op;
     uint16_t flags;

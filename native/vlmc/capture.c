@@ -33,8 +33,8 @@ static struct xreq *record_child(struct capture *c)
     }
     child->op = XOP_MAP_COMMIT;
     child->volume = c->slot + 1;
-    child->client = c->slot;
-    child->sender[0] = VLMC_CHILD_COMMIT;
+    note_of(child)->kind = VLMC_CHILD_COMMIT;
+    note_of(child)->slot = c->slot;
     return child;
 }
 

@@ -147,8 +147,8 @@ static int send_sync(struct vlmc *v, uint32_t slot, uint32_t flags)
     child->op = XOP_SYNC;
     child->flags = flags;
     child->object = (struct xobj){ .kind = XOBJ_DATA, .volume = v->volumes[slot].id };
-    child->sender[0] = VLMC_CHILD_SYNC;
-    child->client = slot;
+    note_of(child)->kind = VLMC_CHILD_SYNC;
+    note_of(child)->slot = slot;
     peer_send(v->peer, child, VLMC_BLOCKER);
     return 0;
 }
@@ -187,7 +187,7 @@ static void commit_go_on(struct vlmc *v, uint32_t slot)
 
 void vlmc_commit_synced(struct vlmc *v, struct xreq *child)
 {
-    uint32_t slot = child->client;
+    uint32_t slot = note_of(child)->slot;
     struct xvolume *vol = &v->seg->volumes[slot];
     int error = child->error;
 
@@ -206,8 +206,8 @@ void vlmc_commit_synced(struct vlmc *v, struct xreq *child)
 
 void vlmc_commit_appended(struct vlmc *v, struct xreq *child)
 {
-    struct vlmc_volume *volume = &v->volumes[child->client];
-    uint32_t slot = child->client;
+    uint32_t slot = note_of(child)->slot;
+    struct vlmc_volume *volume = &v->volumes[slot];
 
     if (child->error == 0 && volume->record_sent < volume->record_count)
         append_next(v, slot);

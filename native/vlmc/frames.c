@@ -224,8 +224,8 @@ static struct xreq *load_child(struct vlmc *v, struct xreq *req, struct xframe *
     }
     child->flow = req->flow;
     child->volume = req->volume;
-    child->sender[0] = VLMC_CHILD_LOAD;
-    child->client = vlmc_frame_number(v, frame);
+    note_of(child)->kind = VLMC_CHILD_LOAD;
+    note_of(child)->frame = vlmc_frame_number(v, frame);
     return child;
 }
 
@@ -335,8 +335,8 @@ static void load_failed(struct vlmc *v, struct xframe *frame, int error)
 
 void vlmc_frame_loaded(struct vlmc *v, struct xreq *child)
 {
-    struct xframe *frame = &v->seg->frames[child->client];
-    struct vlmc_frame *mine = &v->frames[child->client];
+    struct xframe *frame = &v->seg->frames[note_of(child)->frame];
+    struct vlmc_frame *mine = &v->frames[note_of(child)->frame];
     struct queue waiting;
     int error = child->error ? child->error : decode(v, frame, child);
 

@@ -32,8 +32,8 @@ struct xreq *vlmc_child(struct vlmc *v, const struct vlmc_piece *piece, enum vlm
     child->object = *object;
     child->offset = piece->offset;
     child->size = piece->length;
-    child->sender[0] = kind;
-    child->sender[1] = piece->block;
+    note_of(child)->kind = kind;
+    note_of(child)->block = piece->block;
     if (req->data) {
         child->data = req->data + io_of(req)->cursor;
         child->data_size = (uint32_t)piece->length;

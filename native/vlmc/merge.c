@@ -17,9 +17,6 @@
 
 #define MERGE_EQUAL 3
 
-/* A merge's child carries: sender[1] block, sender[2] next chunk to look at and, in its upper half, a bit for each
- * layer that is merged, client the number of the new stack. While it reads, offset and size say which chunks. */
-
 /* Numbers of layers by how many chunks lie in them, fewest first. */
 static void sort_layers(const uint32_t *counts, uint32_t layers, uint32_t *order)
 {
@@ -64,10 +61,11 @@ static uint32_t choose_layers(const struct vlmc_volume *volume, struct xstack *o
 static bool merge_next(struct vlmc *v, struct xreq *child, struct xstack *old)
 {
     const struct vlmc_volume *volume = volume_of(v, xreq_parent(v->peer->port, child));
-    uint64_t chunks = block_size(volume) / XMAP_CHUNK, first = (uint32_t)child->sender[2], end;
-    uint32_t merged = (uint32_t)(child->sender[2] >> 32), layer;
+    struct vlmc_note *note = note_of(child);
+    uint64_t chunks = block_size(volume) / XMAP_CHUNK, first = note->merge.next, end;
+    uint32_t layer;
 
-    while (first < chunks && !(merged >> vlmc_layer_of(volume, old, first) & 1))
+    while (first < chunks && !(note->merge.layers >> vlmc_layer_of(volume, old, first) & 1))
         first++;
     if (first == chunks)
         return false;
@@ -76,11 +74,11 @@ static bool merge_next(struct vlmc *v, struct xreq *child, struct xstack *old)
         if (vlmc_layer_of(volume, old, end) != layer)
             break;
     child->op = XOP_READ;
-    child->object = map_stack_object(old, layer, child->sender[1]);
+    child->object = map_stack_object(old, layer, note->block);
     child->offset = first * XMAP_CHUNK;
     child->size = (end - first) * XMAP_CHUNK;
-    child->sender[0] = VLMC_CHILD_MERGE_READ;
-    child->sender[2] = end | (uint64_t)merged << 32;
+    note->kind = VLMC_CHILD_MERGE_READ;
+    note->merge.next = (uint32_t)end;
     return true;
 }
 
@@ -106,8 +104,8 @@ static void put_merged(struct vlmc *v, uint32_t slot, uint64_t block, uint32_t n
 static void merge_end(struct vlmc *v, struct xreq *child, int error)
 {
     struct xreq *req = xreq_parent(v->peer->port, child);
-    uint32_t slot = req->volume - 1, number = child->client;
-    uint64_t block = child->sender[1];
+    uint32_t slot = req->volume - 1, number = note_of(child)->stack;
+    uint64_t block = note_of(child)->block;
 
     if (error) {
         vlmc_stack_give(v, vlmc_frame_pinned(v, slot, block), number);
@@ -122,7 +120,7 @@ static void merge_end(struct vlmc *v, struct xreq *child, int error)
 static void merge_go_on(struct vlmc *v, struct xreq *child)
 {
     struct xreq *req = xreq_parent(v->peer->port, child);
-    uint64_t block = child->sender[1];
+    uint64_t block = note_of(child)->block;
     struct xframe *frame = vlmc_frame_pinned(v, req->volume - 1, block);
     const struct xentry entry = entry_read(frame, block);
     struct xstack *old = vlmc_stack_of(v, frame, &entry);
@@ -139,18 +137,19 @@ void vlmc_merge_done(struct vlmc *v, struct xreq *child)
 {
     struct xreq *req = xreq_parent(v->peer->port, child);
     const struct vlmc_volume *volume = volume_of(v, req);
-    struct xstack *stack = vlmc_stack_at(v, stack_class(volume), child->client);
+    struct vlmc_note *note = note_of(child);
+    struct xstack *stack = vlmc_stack_at(v, stack_class(volume), note->stack);
 
     if (child->error) {
         merge_end(v, child, vlmc_object_error(child));
-    } else if (child->sender[0] == VLMC_CHILD_MERGE_READ) {
+    } else if (note->kind == VLMC_CHILD_MERGE_READ) {
         child->op = XOP_WRITE;
-        child->object = map_stack_object(stack, 0, child->sender[1]);
-        child->sender[0] = VLMC_CHILD_MERGE_WRITE;
+        child->object = map_stack_object(stack, 0, note->block);
+        note->kind = VLMC_CHILD_MERGE_WRITE;
         peer_send(v->peer, child, VLMC_BLOCKER);
     } else {
         data_written(xvolume_of(v, req));
-        for (uint64_t c = child->offset / XMAP_CHUNK; c < (uint32_t)child->sender[2]; c++)
+        for (uint64_t c = child->offset / XMAP_CHUNK; c < note->merge.next; c++)
             stack_bits(volume, stack, 0)[c / 8] |= (uint8_t)(1u << (c % 8));
         merge_go_on(v, child);
     }
@@ -166,8 +165,8 @@ static struct xreq *merge_child(struct vlmc *v, const struct vlmc_piece *piece, 
         xreq_put(v->peer->port, child);
         return NULL;
     }
-    child->sender[1] = piece->block;
-    child->client = number;
+    note_of(child)->block = piece->block;
+    note_of(child)->stack = number;
     return child;
 }
 
@@ -187,7 +186,7 @@ bool vlmc_merge_start(struct vlmc *v, const struct vlmc_piece *piece, uint32_t n
     }
     vlmc_frame_dirty(v, slot, piece->frame);
     merged = choose_layers(&v->volumes[slot], old, layers);
-    child->sender[2] = (uint64_t)merged << 32;
+    note_of(child)->merge.layers = merged;
     vlmc_stack_without(v, slot, vlmc_stack_at(v, stack_class(&v->volumes[slot]), number), old, merged);
     if (!merge_next(v, child, old)) {
         xreq_put(v->peer->port, child);

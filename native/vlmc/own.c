@@ -105,8 +105,9 @@ uint64_t vlmc_fill_chunk(struct vlmc *v, const struct vlmc_piece *piece)
     child->flags = 0;
     child->offset = chunk * XMAP_CHUNK;
     child->size = XMAP_CHUNK;
-    child->sender[2] = piece->offset % XMAP_CHUNK | piece->length << 32;
-    child->client = (uint32_t)io_of(req)->cursor;
+    note_of(child)->cursor = (uint32_t)io_of(req)->cursor;
+    note_of(child)->fill.offset = (uint32_t)(piece->offset % XMAP_CHUNK);
+    note_of(child)->fill.length = (uint32_t)piece->length;
     vlmc_send(v, child);
     return piece->length;
 }
@@ -115,18 +116,18 @@ uint64_t vlmc_fill_chunk(struct vlmc *v, const struct vlmc_piece *piece)
 static void fill_write(struct vlmc *v, struct xreq *child)
 {
     struct xreq *req = xreq_parent(v->peer->port, child);
-    struct xframe *frame = vlmc_frame_pinned(v, req->volume - 1, child->sender[1]);
-    const struct xentry entry = entry_read(frame, child->sender[1]);
-    uint8_t *at = (uint8_t *)xreq_data(v->seg, child) + (uint32_t)child->sender[2];
-    uint64_t length = child->sender[2] >> 32;
+    struct vlmc_note *note = note_of(child);
+    struct xframe *frame = vlmc_frame_pinned(v, req->volume - 1, note->block);
+    const struct xentry entry = entry_read(frame, note->block);
+    uint8_t *at = (uint8_t *)xreq_data(v->seg, child) + note->fill.offset;
 
     if (req->op == XOP_WRITE)
-        memcpy(at, (uint8_t *)xreq_data(v->seg, req) + child->client, length);
+        memcpy(at, (uint8_t *)xreq_data(v->seg, req) + note->cursor, note->fill.length);
     else
-        memset(at, 0, length);
+        memset(at, 0, note->fill.length);
     child->op = XOP_WRITE;
-    child->object = own_object(volume_of(v, req), entry.epoch, child->sender[1]);
-    child->sender[0] = VLMC_CHILD_FILL_WRITE;
+    child->object = own_object(volume_of(v, req), entry.epoch, note->block);
+    note->kind = VLMC_CHILD_FILL_WRITE;
     peer_send(v->peer, child, VLMC_BLOCKER);
 }
 
@@ -134,10 +135,10 @@ void vlmc_fill_done(struct vlmc *v, struct xreq *child)
 {
     struct xreq *req = xreq_parent(v->peer->port, child);
     uint32_t slot = req->volume - 1;
-    uint64_t block = child->sender[1];
+    uint64_t block = note_of(child)->block;
     int error = child->error;
 
-    if (child->sender[0] == VLMC_CHILD_FILL_READ) {
+    if (note_of(child)->kind == VLMC_CHILD_FILL_READ) {
         if (error == 0) {
             fill_write(v, child);
             return;

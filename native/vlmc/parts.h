@@ -106,7 +106,7 @@
 #define VLMC_DOUBT_MAX_NS 120000000000ull    /* requests are held back in doubt for so long at most */
 #define VLMC_DOUBT_ASK_NS 100000000ull       /* between two questions to the blocker because of that */
 
-/* What a child is for: sender[0]. sender[1] is its block. */
+/* What a child is for. */
 enum vlmc_child_kind {
     VLMC_CHILD_READ = 1,                 /* into the parent's data */
     VLMC_CHILD_DIRECT,                   /* write that changes no entry */
@@ -115,15 +115,38 @@ enum vlmc_child_kind {
     VLMC_CHILD_FILL_READ,                /* chunk to be filled up, on its way in. Exclusive */
     VLMC_CHILD_FILL_WRITE,               /* ... merged, on its way out. Exclusive */
     VLMC_CHILD_DROP,                     /* discard of a whole block with a stack. Exclusive */
-    VLMC_CHILD_MERGE_READ,               /* stack being merged: see vlmc/own.c. Exclusive */
+    VLMC_CHILD_MERGE_READ,               /* stack being merged: see vlmc/merge.c. Exclusive */
     VLMC_CHILD_MERGE_WRITE,
-    VLMC_CHILD_LOAD,                     /* leaf page; client = frame */
-    VLMC_CHILD_SYNC,                     /* of a commit; client = volume slot */
-    VLMC_CHILD_COMMIT,
+    VLMC_CHILD_LOAD,                     /* leaf page */
+    VLMC_CHILD_SYNC,                     /* of a commit */
+    VLMC_CHILD_COMMIT,                   /* one of its records */
     VLMC_CHILD_ASK                       /* whether what is in memory may be believed */
 };
 
-/* A volume request's state, in its holder scratch. */
+/* What is kept with a child. */
+struct vlmc_note {
+    uint32_t kind;                  /* enum vlmc_child_kind */
+    union {
+        uint32_t frame;             /* LOAD: its number */
+        uint32_t slot;              /* SYNC, COMMIT: the volume's */
+        uint32_t stack;             /* MERGE: number of the new one */
+        uint32_t cursor;            /* FILL: where in the parent's data its bytes are */
+    };
+    uint64_t block;                 /* all others: which it is about */
+    union {
+        struct {
+            uint32_t offset;        /* of the parent's bytes, in the chunk */
+            uint32_t length;        /* how many */
+        } fill;
+        struct {
+            uint32_t next;          /* the chunk to look at next. READ's and WRITE's are those before it */
+            uint32_t layers;        /* a bit for each layer that is merged */
+        } merge;
+    };
+};
+XREQ_SENDER(note_of, struct vlmc_note)
+
+/* A volume request's state. */
 struct vlmc_io {
     uint32_t outstanding;           /* children, + 1 while it runs */
     int32_t error;
@@ -132,6 +155,7 @@ struct vlmc_io {
     uint32_t is_write;
     uint32_t noted;                 /* vlmc_order_note() has counted it */
 };
+XREQ_HOLDER(io_of, struct vlmc_io)
 
 /* What a step is about: a part of a request that lies in one block. */
 struct vlmc_piece {
@@ -235,7 +259,6 @@ struct vlmc {
 /* Result of a step: bytes dealt with, or the request has been put on a queue. */
 #define VLMC_STEP_WAIT 0
 
-static inline struct vlmc_io *io_of(struct xreq *req) { return (struct vlmc_io *)req->holder; }
 static inline struct xvolume *xvolume_of(const struct vlmc *v, const struct xreq *req)
 {
     return &v->seg->volumes[req->volume - 1];

@@ -113,7 +113,7 @@ static void ask(struct vlmc *v)
     if (!child)
         return;
     child->op = XOP_PING;
-    child->sender[0] = VLMC_CHILD_ASK;
+    note_of(child)->kind = VLMC_CHILD_ASK;
     v->asking = true;
     v->asked_ns = now;
     peer_send(v->peer, child, VLMC_BLOCKER);
@@ -262,7 +262,7 @@ static void vlmc_reply(struct peer *peer, struct xreq *child)
 {
     struct vlmc *v = peer->state;
 
-    switch ((enum vlmc_child_kind)child->sender[0]) {
+    switch ((enum vlmc_child_kind)note_of(child)->kind) {
     case VLMC_CHILD_READ: read_back(v, child); break;
     case VLMC_CHILD_DIRECT: case VLMC_CHILD_NEW: case VLMC_CHILD_FIRST: case VLMC_CHILD_DROP:
         vlmc_write_done(v, child);

@@ -195,7 +195,7 @@ uint64_t vlmc_write_step(struct vlmc *v, struct vlmc_piece *piece)
  * to, as the epoch grew between; so it is written there, too. */
 static bool publish_new(struct vlmc *v, struct xreq *req, struct xreq *child)
 {
-    uint64_t block = child->sender[1];
+    uint64_t block = note_of(child)->block;
     struct xframe *frame = vlmc_frame_pinned(v, req->volume - 1, block);
     const struct xentry entry = entry_read(frame, block);
 
@@ -219,17 +219,17 @@ void vlmc_write_done(struct vlmc *v, struct xreq *child)
 {
     struct xreq *req = xreq_parent(v->peer->port, child);
     uint32_t slot = req->volume - 1;
-    uint64_t block = child->sender[1];
-    bool busy = child->sender[0] == VLMC_CHILD_FIRST || child->sender[0] == VLMC_CHILD_DROP;
+    uint64_t block = note_of(child)->block;
+    bool busy = note_of(child)->kind == VLMC_CHILD_FIRST || note_of(child)->kind == VLMC_CHILD_DROP;
 
     if (child->error == 0)
         data_written(xvolume_of(v, req));
-    if (child->sender[0] == VLMC_CHILD_NEW && !publish_new(v, req, child))
+    if (note_of(child)->kind == VLMC_CHILD_NEW && !publish_new(v, req, child))
         return;
-    if (child->sender[0] == VLMC_CHILD_FIRST && child->error == 0)
+    if (note_of(child)->kind == VLMC_CHILD_FIRST && child->error == 0)
         child->error = vlmc_set_chunks(v, slot, block, child->offset / XMAP_CHUNK,
                                        (child->size + XMAP_CHUNK - 1) / XMAP_CHUNK);
-    if (child->sender[0] == VLMC_CHILD_DROP && child->error == 0)
+    if (note_of(child)->kind == VLMC_CHILD_DROP && child->error == 0)
         forget_stack(v, slot, vlmc_frame_pinned(v, slot, block), block, volume_of(v, req)->id, child->object.epoch);
     if (busy)
         vlmc_busy_release(v, slot, block);
