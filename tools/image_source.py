@@ -106,8 +106,7 @@ def open_file(file: str) -> int:
     mode = os.fstat(number).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
         os.close(number)
-        code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
-        raise XsegError(code, f"{file}: it is {'a directory' if stat.S_ISDIR(mode) else 'no plain file'}, no image")
+        raise images.no_file(file, mode)
     return number
 
 

@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import signal
+import stat
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -25,6 +26,9 @@ PERCENT = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
 PROGRAM = "qemu-img"
 PR_SET_PDEATHSIG = 1                    # linux/prctl.h
 
+KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFCHR: "a character device",
+         stat.S_IFSOCK: "a socket"}
+
 Progress = Callable[[float], None]      # is told what part is done, 0 to 1
 
 
@@ -36,6 +40,14 @@ def about(file: str, failure: OSError) -> XsegError:
     """A failure with the file as the user named it."""
     code = failure.errno or errno.EIO
     return error(code, f"{file}: {os.strerror(code)}")
+
+
+def no_file(file: str, mode: int) -> XsegError:
+    """It is neither a plain file nor a block device: what it is instead."""
+    kind = KINDS.get(stat.S_IFMT(mode), "something else")
+    return error(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL,
+                 f"{file}: it is {kind}, no plain file and no block device"
+                 + ("; for what comes or goes through a pipe the name is -" if stat.S_ISFIFO(mode) else ""))
 
 
 def missing_program() -> XsegError:
@@ -126,15 +138,15 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def progress_bar(title: str, size: int, wanted: bool) -> Iterator[Progress]:
-    """A bar on stderr, if wanted; gives a Progress."""
+def progress_bar(title: str, size: int | None, wanted: bool) -> Iterator[Progress]:
+    """A bar on stderr, if wanted; gives a Progress. None: the size is not known, and bytes are what that is told."""
     if not wanted:
         yield lambda part: None
         return
     from tqdm import tqdm
     with tqdm(total=size, desc=title, unit="B", unit_scale=True, unit_divisor=1024, leave=True) as bar:
         def show(part: float) -> None:
-            bar.update(int(part * size) - bar.n)
+            bar.update(int(part * (size or 1)) - bar.n)
 
         yield show
 

@@ -180,6 +180,15 @@ def test_a_full_store_fails_the_import_and_is_empty_again(small_store, folder):
     assert same(small_store, source, "vm")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a tmpfs needs root")
+def test_a_full_store_fails_the_import_of_a_pipe_and_is_empty_again(small_store):
+    failed = small_store.vlmc("import", "-", "vm", input=os.urandom(40 << 20), text=False, check=False)
+    assert failed.returncode == 1
+    assert b"No space left on device" in failed.stderr
+    nothing_there(small_store)
+    small_store.vlmc("import", "-", "vm", input=os.urandom(8 << 20), text=False)
+
+
 @pytest.mark.layout("colocated")
 def test_progress_goes_to_stderr_when_asked_for(instance, folder):
     source = image(folder)

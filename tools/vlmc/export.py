@@ -5,6 +5,8 @@ Zeros take no space in it. FILE appears when it is complete and durable; until t
 of it is left when the command fails or is killed. (Where the file system cannot do that, it is called
 FILE.part-SOMETHING, which only a kill -9 leaves.) Of a volume that is being written to,
 export a snapshot.
+
+FILE may be - or /dev/stdout, for a raw disk through a pipe; there only the exit status tells whether all came.
 """
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ HELP = "copy a volume into a disk image"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="a volume or snapshot")
-    parser.add_argument("file", metavar="FILE", help="the image to make")
+    parser.add_argument("file", metavar="FILE", help="the image to make; - is standard output")
     parser.add_argument("--format", choices=("raw", "qcow2"), default="raw", help="default: raw")
     parser.add_argument("-f", "--force", action="store_true", help="replace FILE if it is there")
     parser.add_argument("--progress", action="store_true", help="show a bar though stderr is no terminal")
@@ -28,11 +30,14 @@ def run(args: argparse.Namespace) -> int:
     import os
     import sys
 
-    from tools import cli, images
+    from tools import cli, images, streams
     from xseg.volume_name import by_id
+    number = streams.descriptor(args.file, 1)
+    if number is not None:
+        return send_out(args, number)
     info = control(args, "info", name=args.name)
     target = os.path.realpath(args.file)
-    check_target(args.file, target, args.force)
+    check_target(args, target)
     with images.partial(args.file, target) as part, \
             images.progress_bar(args.name, info["size"], args.progress or sys.stderr.isatty()) as progress:
         source = served_uri(args.home, by_id(info["id"]))
@@ -47,17 +52,35 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def check_target(file: str, target: str, force: bool) -> None:
-    """Exists: it is there, and force is false. Invalid: it is there and no plain file."""
+def send_out(args: argparse.Namespace, number: int) -> int:
+    """The volume goes to a descriptor, and nothing else does."""
+    import sys
+
+    from tools import images, streams
+    from xseg.client import Client
+    from xseg.errors import Invalid
+    if args.format != "raw":
+        raise Invalid(f"{args.file}: only a raw disk can go through a pipe, no {args.format} image")
+    if args.json:
+        raise Invalid(f"{args.file}: --json would stand among the data")
+    with Client(args.home, "vlmc") as client, client.open(args.name, readonly=True) as volume, \
+            images.progress_bar(args.name, volume.size, args.progress or sys.stderr.isatty()) as progress:
+        streams.send_out(volume, args.file, number, progress)
+    return 0
+
+
+def check_target(args: argparse.Namespace, target: str) -> None:
+    """Exists: it is there, without --force. Invalid: it is there and no plain file."""
     import os
     import stat
 
-    from xseg.errors import Exists, Invalid
+    from tools import images
+    from xseg.errors import Exists
     try:
         mode = os.stat(target).st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISREG(mode):
-        raise Invalid(f"{file} is no plain file")
-    if not force:
-        raise Exists(f"{file} is there already; --force replaces it")
+        raise images.no_file(args.file, mode)
+    if not args.force:
+        raise Exists(f"{args.file} is there already; --force replaces it")

@@ -12,10 +12,16 @@ origin is known. What FILE is, is read from its first bytes; a raw one whose con
 
 An image that is cut short is refused, as far as its format tells (raw does not, nor do the last 64 KiB of a qcow2).
 So are encrypted and dirty images, archives, what is compressed, and pages of HTML.
+
+FILE may be - or /dev/stdin. A pipe brings a raw disk, whose size is known when it ends: the volume grows meanwhile, and
+what was read is said at the end. A pipe tells nobody whether whoever wrote to it came to his end or failed: see
+`set -o pipefail` of the shell.
 """
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from tools.vlmc._common import add_json, add_size, served_uri, token
@@ -29,10 +35,12 @@ FORMATS = ("raw", "qcow2")
 HELP = "copy a disk image into a new volume"
 REMOVE_S = 60.0                 # how long the NBD server is given to notice that qemu-img is gone
 POLL_S = 0.05
+SECTOR = 512                    # sizes of volumes are rounded up to these bytes, as qemu-img does with a raw image's
+ROOM_FIRST = 1 << 30            # bytes a volume has while it is not known how many will come; then twice as many...
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="the image")
+    parser.add_argument("file", metavar="FILE", help="the image; - is standard input")
     parser.add_argument("name", metavar="NAME", help="name of the new volume")
     parser.add_argument("--format", choices=FORMATS, help="what FILE is (default: look into it)")
     parser.add_argument("--follow", action="store_true", help="open the files that the image names as well")
@@ -43,49 +51,85 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from tools import image_source
-    with image_source.opened(args.file, args.format, args.follow) as image:
-        return bring_in(args, image)
+    from tools import image_source, streams
+    number = streams.descriptor(args.file, 0)
+    path = args.file if number is None else streams.path_of(number)
+    if number is not None and path is None:
+        data = streams.first(args.file, number, args.format)
+        return bring_in(args, args.size or ROOM_FIRST, "raw",
+                        lambda client, ours: copy_stream(client, args, number, data, ours))
+    with image_source.opened(path or args.file, args.format, args.follow) as image:
+        return bring_in(args, checked_size(args, image), image.format,
+                        lambda client, ours: copy(client, args, image, ours))
 
 
-def bring_in(args: argparse.Namespace, image: Image) -> int:
-    """The image becomes the volume."""
-    import sys
-
-    from tools import cli, images
-    from xseg.client import Client
+def checked_size(args: argparse.Namespace, image: Image) -> int:
+    """Bytes the volume is to have. Invalid: the image has more."""
     from xseg.errors import Invalid
+    if args.size and args.size < image.size:
+        raise Invalid(f"{args.file}: the disk in it has {image.size} bytes, which --size {args.size} cannot hold")
+    return args.size or image.size
+
+
+def bring_in(args: argparse.Namespace, size: int, image_format: str, fill: Callable[[Client, str], None]) -> int:
+    """A new volume of that size, which `fill` fills and may resize; it is told the name for who makes the volume."""
+    from tools import cli
+    from xseg.client import Client
     from xseg.volume_name import by_id
-    size = args.size or image.size
-    if size < image.size:
-        raise Invalid(f"{args.file}: the disk in it has {image.size} bytes, which --size {size} cannot hold")
     key = token()
     with Client(args.home, "vlmc") as client:
         try:
             made = client.control("create", name=args.name, size=size, block_size=args.block_size, token=key,
                                   making=True)["id"]
-            with images.progress_bar(args.name, image.size, args.progress or sys.stderr.isatty()) as progress:
-                copy(client, image, args.name, by_id(made, key), served_uri(args.home, by_id(made, key)), progress)
+            fill(client, by_id(made, key))
+            size = client.control("info", name=by_id(made, key))["size"]
             client.control("finish", name=by_id(made, key))
         except BaseException:
             remove(client, args.name, key)
             raise
     if args.json:
-        cli.print_json({"name": args.name, "id": made, "size": size, "format": image.format})
+        cli.print_json({"name": args.name, "id": made, "size": size, "format": image_format})
     else:
-        checked = "raw, which tells nobody whether it is whole" if image.format == "raw" else image.format
+        checked = "raw, which tells nobody whether it is whole" if image_format == "raw" else image_format
         print(f"imported {args.file} ({checked}) as {args.name}, {cli.human(size)}")
     return 0
 
 
-def copy(client: Client, image: Image, name: str, ours: str, uri: str, progress: Progress) -> None:
-    """Copies and flushes. The volume is kept open meanwhile, so that the flush is of what was copied. `ours` is its
-    name for who makes it."""
+def copy(client: Client, args: argparse.Namespace, image: Image, ours: str) -> None:
+    """Copies and flushes. The volume is kept open meanwhile, so that the flush is of what was copied."""
     from tools import images
-    with client.open(ours) as volume:
+    uri = served_uri(args.home, ours)
+    with bar(args, image.size) as progress, client.open(ours) as volume:
         words = ["-n", "--target-is-zero", "-W", *image.words, "-O", "raw", image.source, uri]
-        images.convert(name, words, progress, image.files)
+        images.convert(args.name, words, progress, image.files)
         volume.flush()
+
+
+def copy_stream(client: Client, args: argparse.Namespace, number: int, data: bytes, ours: str) -> None:
+    """The same of what comes through a pipe, of which `data` came already. Invalid: it is more than --size."""
+    from tools import streams
+    from xseg.errors import Invalid
+
+    def make_room(end: int) -> None:
+        if end <= volume.size:
+            return
+        if args.size:
+            raise Invalid(f"{args.file}: more than {args.size} bytes come, which --size {args.size} cannot hold")
+        client.control("resize", name=ours, size=2 * volume.size)
+
+    with bar(args, None) as progress, client.open(ours) as volume:
+        came = streams.bring_in(volume, args.file, number, data, make_room, progress)
+        volume.flush()
+    if not args.size:
+        client.control("resize", name=ours, size=-(-came // SECTOR) * SECTOR)
+
+
+def bar(args: argparse.Namespace, size: int | None) -> AbstractContextManager[Progress]:
+    """A bar, if one is wanted."""
+    import sys
+
+    from tools import images
+    return images.progress_bar(args.name, size, args.progress or sys.stderr.isatty())
 
 
 def remove(client: Client, name: str, key: int) -> None:
