@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 from tools import interrupts
 from xseg import ours
-from xseg.errors import XsegError, error
+from xseg.errors import Busy, NoSpace, XsegError, error
 
 PARALLEL = "8"                          # requests that qemu-img keeps under way; 16 is its bound
 INFO_TIMEOUT_S = 300
@@ -179,6 +179,29 @@ def partial(file: str, target: str) -> Iterator[int]:
         if number >= 0:
             os.close(number)
     _sync(folder)
+
+
+@contextlib.contextmanager
+def device(file: str, target: str, size: int) -> Iterator[int]:
+    """A descriptor of a block device that nobody else uses meanwhile, to write `size` bytes there; they are durable
+    at the end. Busy: it is mounted or in use. NoSpace: it is smaller. OSError. All name `file`."""
+    try:
+        number = os.open(target, os.O_RDWR | os.O_EXCL | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as failure:
+        if failure.errno == errno.EBUSY:
+            raise Busy(f"{file}: it is mounted, or in use otherwise") from None
+        raise about(file, failure) from None
+    try:
+        mode = os.fstat(number).st_mode
+        if not stat.S_ISBLK(mode):
+            raise Busy(f"{file}: it was a block device, and is none any more")
+        there = os.lseek(number, 0, os.SEEK_END)
+        if there < size:
+            raise NoSpace(f"{file}: it has {there} bytes, and {size} are to be written")
+        yield number
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def _make_partial(file: str, folder: str, prefix: str) -> tuple[int, str]:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""vlmc import and export through pipes."""
+"""vlmc import and export through pipes and onto block devices."""
+import contextlib
 import gzip
 import os
 import pty
@@ -9,18 +10,30 @@ import subprocess
 import pytest
 from support import BIN, run, wait_until
 
-from tools import streams
-from xseg.errors import Invalid
+from tools import images, streams
+from xseg.errors import Busy, Invalid
 
 UNIT = streams.UNIT
 SIZE = 8 << 20
 DATA_AT, DATA = 3 << 20, 1 << 20
+LOOPS = os.geteuid() == 0 and os.path.exists("/dev/loop-control")
+needs_loops = pytest.mark.skipif(not LOOPS, reason="no loop devices here")
 
 
 @pytest.fixture
 def disk():
     """Random bytes in the middle of zeros."""
     return bytes(DATA_AT) + os.urandom(DATA) + bytes(SIZE - DATA_AT - DATA)
+
+
+@contextlib.contextmanager
+def loop_device(path, *words):
+    """A block device of a file's bytes."""
+    device = run("losetup", "--find", "--show", *words, str(path)).stdout.strip()
+    try:
+        yield device
+    finally:
+        run("losetup", "--detach", device)
 
 
 def piped(node, *words, data=None, check=True):
@@ -205,3 +218,74 @@ def test_what_is_neither_a_file_nor_a_device_is_called_what_it_is(node, tmp_path
         words = (path, "new") if verb == "import" else ("thing", path, "--force")
         refused = node.vlmc(verb, *words, check=False)
         assert refused.returncode == 1 and f"{path}: it is a {what}" in refused.stderr
+
+
+# --- block devices ----------------------------------------------------------------------------------
+
+@needs_loops
+def test_nothing_old_shines_through_on_a_device(node, tmp_path, disk):
+    make(node, "device", disk)
+    (tmp_path / "old").write_bytes(b"o" * (SIZE + (1 << 20)))
+    with loop_device(tmp_path / "old") as device:
+        node.vlmc("export", "device", device, "--force")
+    assert (tmp_path / "old").read_bytes()[:SIZE] == disk
+
+
+@needs_loops
+def test_a_device_is_overwritten_by_force_only_and_by_a_raw_disk_only(node, tmp_path, disk):
+    make(node, "gentle", disk)
+    (tmp_path / "old").write_bytes(b"o" * SIZE)
+    with loop_device(tmp_path / "old") as device:
+        for words, said in (((), "--force overwrites it"), (("--force", "--format", "qcow2"), "qcow2")):
+            refused = node.vlmc("export", "gentle", device, *words, check=False)
+            assert refused.returncode == 1 and said in refused.stderr
+    assert (tmp_path / "old").read_bytes() == b"o" * SIZE
+
+
+@needs_loops
+def test_a_device_that_is_too_small_is_left_alone(node, tmp_path, disk):
+    make(node, "large", disk)
+    (tmp_path / "old").write_bytes(b"o" * (SIZE - 512))
+    with loop_device(tmp_path / "old") as device:
+        refused = node.vlmc("export", "large", device, "--force", check=False)
+    assert refused.returncode == 1 and str(SIZE - 512) in refused.stderr
+    assert (tmp_path / "old").read_bytes() == b"o" * (SIZE - 512)
+
+
+@needs_loops
+def test_a_device_that_is_in_use_is_left_alone(node, tmp_path, disk):
+    make(node, "rude", disk)
+    (tmp_path / "old").write_bytes(b"o" * SIZE)
+    with loop_device(tmp_path / "old") as device:
+        held = os.open(device, os.O_RDONLY | os.O_EXCL)         # as a mount does
+        try:
+            refused = node.vlmc("export", "rude", device, "--force", check=False)
+        finally:
+            os.close(held)
+    assert refused.returncode == 1 and "in use" in refused.stderr
+    assert (tmp_path / "old").read_bytes() == b"o" * SIZE
+
+
+@needs_loops
+def test_a_device_that_is_mounted_is_left_alone(tmp_path):
+    with open(tmp_path / "disk", "wb") as file:
+        file.truncate(16 << 20)
+    run("mkfs.ext4", "-q", str(tmp_path / "disk"))
+    (tmp_path / "mnt").mkdir()
+    with loop_device(tmp_path / "disk") as device:
+        run("mount", device, str(tmp_path / "mnt"))
+        try:
+            with pytest.raises(Busy, match="mounted"), images.device(device, device, 512):
+                pass
+        finally:
+            run("umount", str(tmp_path / "mnt"))
+
+
+@needs_loops
+def test_a_device_that_is_read_only_is_refused(node, tmp_path, disk):
+    make(node, "keen", disk)
+    (tmp_path / "old").write_bytes(b"o" * SIZE)
+    with loop_device(tmp_path / "old", "--read-only") as device:
+        refused = node.vlmc("export", "keen", device, "--force", check=False)
+        assert refused.returncode == 1 and f"vlmc: {device}: " in refused.stderr
+    assert (tmp_path / "old").read_bytes() == b"o" * SIZE

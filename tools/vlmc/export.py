@@ -6,7 +6,9 @@ of it is left when the command fails or is killed. (Where the file system cannot
 FILE.part-SOMETHING, which only a kill -9 leaves.) Of a volume that is being written to,
 export a snapshot.
 
-FILE may be - or /dev/stdout, for a raw disk through a pipe; there only the exit status tells whether all came.
+FILE may be a block device, with --force, that nobody else uses: what it held in the volume's size is gone, zeros
+included, and stays behind that. When the command fails, a part of it is written. FILE may be - or /dev/stdout, for a
+raw disk through a pipe; there only the exit status tells whether all came.
 """
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ HELP = "copy a volume into a disk image"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="a volume or snapshot")
-    parser.add_argument("file", metavar="FILE", help="the image to make; - is standard output")
+    parser.add_argument("file", metavar="FILE", help="the image to make, or a block device; - is standard output")
     parser.add_argument("--format", choices=("raw", "qcow2"), default="raw", help="default: raw")
     parser.add_argument("-f", "--force", action="store_true", help="replace FILE if it is there")
     parser.add_argument("--progress", action="store_true", help="show a bar though stderr is no terminal")
@@ -37,13 +39,15 @@ def run(args: argparse.Namespace) -> int:
         return send_out(args, number)
     info = control(args, "info", name=args.name)
     target = os.path.realpath(args.file)
-    check_target(args, target)
-    with images.partial(args.file, target) as part, \
+    on_device = is_device(args, target)
+    place = images.device(args.file, target, info["size"]) if on_device else images.partial(args.file, target)
+    with place as part, \
             images.progress_bar(args.name, info["size"], args.progress or sys.stderr.isatty()) as progress:
         source = served_uri(args.home, by_id(info["id"]))
-        words = ["-W", "-f", "raw", "-O", args.format, source, f"/dev/fd/{part}"]
+        kept = ["-n"] if on_device else []
+        words = [*kept, "-W", "-f", "raw", "-O", args.format, source, f"/dev/fd/{part}"]
         images.convert(args.file, words, progress, (part,))
-    stored = os.stat(target).st_blocks * 512
+    stored = info["size"] if on_device else os.stat(target).st_blocks * 512
     if args.json:
         cli.print_json({"name": args.name, "file": target, "format": args.format, "size": info["size"],
                         "stored": stored})
@@ -69,18 +73,23 @@ def send_out(args: argparse.Namespace, number: int) -> int:
     return 0
 
 
-def check_target(args: argparse.Namespace, target: str) -> None:
-    """Exists: it is there, without --force. Invalid: it is there and no plain file."""
+def is_device(args: argparse.Namespace, target: str) -> bool:
+    """Whether the target is a block device, or else a plain file or not there. Exists: it is there without --force.
+    Invalid: something else is there, or that format cannot lie on a device."""
     import os
     import stat
 
     from tools import images
-    from xseg.errors import Exists
+    from xseg.errors import Exists, Invalid
     try:
         mode = os.stat(target).st_mode
     except FileNotFoundError:
-        return
-    if not stat.S_ISREG(mode):
+        return False
+    block = stat.S_ISBLK(mode)
+    if not block and not stat.S_ISREG(mode):
         raise images.no_file(args.file, mode)
+    if block and args.format != "raw":
+        raise Invalid(f"{args.file}: only a raw disk can lie on a block device, no {args.format} image")
     if not args.force:
-        raise Exists(f"{args.file} is there already; --force replaces it")
+        raise Exists(f"{args.file} is there already; --force {'overwrites' if block else 'replaces'} it")
+    return block
