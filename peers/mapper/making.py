@@ -7,26 +7,38 @@ before. Until then they can be opened, cloned, renamed... by nobody but who make
 (xseg/volume_name.py). Who fails removes them by their ids.
 
 The mark's name tells who makes them: by whose port in which life of which segment. When that is gone, they are
-half-made for good: `vlmc list` and `archipelago check` say so, and `vlmc remove` removes them. (Another node cannot
-see whether it is gone, and wants --force.)
+half-made for good: `vlmc list` and `archipelago check` say so, and `vlmc remove` removes them, with the last of them
+the mark. (Another node cannot see whether it is gone, and wants --force.)
+
+The mark's object is a frame like a name pointer's (mapper/header.py), with one member more:
+
+    id              1
+    name            MARK and the mark
+    ids             [[first, count], ...]: runs of the ids of those that have it. Not there in older ones, nor where so
+                    many would not fit: such a mark of many stays when they are gone
 """
 import asyncio
 import errno
+import random
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from peers.mapper.frames import create_frame
-from peers.mapper.header import MAKING_MAX, Header, id_text, pack_name
+import msgpack
+
+from peers.mapper.frames import create_frame, read_header, replace_frame
+from peers.mapper.header import MAKING_MAX, NAME_MAGIC, Header, id_text, is_number, pack_frame, unpack_frame
 from peers.mapper.names import missing, pointer
-from peers.mapper.store import MapStore
-from xseg.errors import NotFound
+from peers.mapper.store import AT_ONCE, MapStore, gather_bounded
+from xseg.errors import Damaged, NotFound
 from xseg.errors import error as fail
 from xseg.request import Object, Request
 from xseg.volume_name import token_in
 
 MARK = "/making/"                   # begins a mark's name, as no volume's can
+RUNS_MAX = 3000                     # of ids in a mark: 15 bytes each at most, and so they fit a frame
+IDS_MAX = 1 << 20                   # of one mark: more is damage
 WHOLE_MAX = 65536                   # marks that are known to be gone; then they are looked for again
 ALIVE, GONE, ELSEWHERE = "being made", "half-made", "being made, or half-made, by another node"
 REMEDY = {ALIVE: "it is nobody's to use until that is done",
@@ -55,6 +67,33 @@ def object_of(mark: str) -> Object:
     return pointer(MARK + mark)
 
 
+def pack_mark(mark: str, ids: list[int], generation: int) -> bytes:
+    """The bytes of a mark's object."""
+    runs: list[list[int]] = []
+    for volume in sorted(ids):
+        if runs and volume == sum(runs[-1]):
+            runs[-1][1] += 1
+        else:
+            runs.append([volume, 1])
+    payload = {"id": 1, "name": MARK + mark} | ({"ids": runs} if len(runs) <= RUNS_MAX else {})
+    return pack_frame(NAME_MAGIC, generation, msgpack.packb(payload))
+
+
+def unpack_mark(data: bytes) -> tuple[int, list[int]]:
+    """Generation, and the ids in it: none if it does not say. ValueError for what is damaged."""
+    generation, payload = unpack_frame(NAME_MAGIC, data)
+    ids: list[int] = []
+    runs = payload.get("ids", [])
+    if not isinstance(runs, list):
+        raise ValueError("its ids are damaged")
+    for run in runs:
+        if not isinstance(run, list) or len(run) != 2 or not is_number(run[0], 1, 1 << 64) \
+                or not is_number(run[1], 1, IDS_MAX - len(ids)):
+            raise ValueError("its ids are damaged")
+        ids += range(run[0], run[0] + run[1])
+    return generation, ids
+
+
 class Marks:
     """The marks on a store, as this instance sees them. `token` is that of its segment."""
 
@@ -68,10 +107,33 @@ class Marks:
         c = request.c
         return f"{what} {self.token:x} {c.src} {c.incarnation} {node(self.home)}"[:MAKING_MAX]
 
-    async def put(self, mark: str) -> None:
-        """Before the first header that names it. One that is there is of an earlier attempt of the same request."""
+    async def put(self, mark: str, ids: list[int]) -> None:
+        """Before the first header that names it, those of `ids`. One that is there is of an earlier attempt of the
+        same request, in which some had other ids."""
         self.gone.discard(mark)
-        await create_frame(self.store, object_of(mark), pack_name(MARK + mark, 1))
+        found = await create_frame(self.store, object_of(mark), pack_mark(mark, ids, 1))
+        if found is not None:
+            try:
+                generation, _ids = unpack_mark(found)
+            except ValueError as damage:
+                raise fail(errno.EBADMSG, f"the mark of what is being made is damaged: {damage}") from None
+            await replace_frame(self.store, object_of(mark), pack_mark(mark, ids, generation + 1), generation)
+
+    async def ids(self, mark: str) -> list[int]:
+        """Of those that have it, or were to; none if it is gone, or does not say."""
+        try:
+            return unpack_mark(await self.store.read_frame(object_of(mark)))[1]
+        except (NotFound, ValueError):
+            return []
+
+    async def is_left(self, volume: int) -> bool:
+        """False if the volume is gone, or about to."""
+        try:
+            return (await read_header(self.store, volume)).kind != "removed"
+        except NotFound:
+            return False
+        except Damaged:
+            return True
 
     async def take(self, mark: str) -> None:
         """Makes whole what has it; or, where that was removed, clears it away."""
@@ -118,9 +180,22 @@ class Marks:
             raise fail(errno.EBUSY, f"volume '{header.name}' is {state}: {REMEDY[state]}")
 
     async def removed(self, header: Header) -> None:
-        """Clears the mark away that was only of this volume."""
-        if header.making.startswith(id_text(header.id) + " "):
-            await self.take(header.making)
+        """Clears the mark away if it was of this volume alone, or this was the last that had it."""
+        mark = header.making
+        if not mark or mark in self.gone:
+            return
+        if mark.startswith(id_text(header.id) + " ") or await self.is_last(mark):
+            await self.take(mark)
+
+    async def is_last(self, mark: str) -> bool:
+        """True if none is left of many that had a mark, and no more of them will be made."""
+        if state_of(mark, self.segment, self.token, self.home) == ALIVE or not (ids := await self.ids(mark)):
+            return False
+        random.shuffle(ids)                 # so one that is there is found soon where many are
+        for at in range(0, len(ids), AT_ONCE):
+            if any(await gather_bounded(self.is_left, ids[at:at + AT_ONCE])):
+                return False
+        return True
 
 
 # --- requests that make something, and whose client may go or want them to end ----------------------

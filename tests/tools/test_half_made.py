@@ -10,12 +10,16 @@ import subprocess
 import pytest
 from support import BIN, wait_until
 
+from xseg._native import lib
 from xseg.client import Client
 from xseg.errors import Exists, NotFound, XsegError
+from xseg.request import objects
 from xseg.volume_name import by_id
 
 pytestmark = pytest.mark.layout("separate")
 MIB = 1 << 20
+ATTEMPTS = 5
+CLONES = 400
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
@@ -178,6 +182,67 @@ def test_clones_that_are_interrupted_are_not_made(instance, number):
     instance.vlmc("clone", "s", "vm-{}", "--count", "3")
     assert sorted(names(instance)) == ["s", "v", "vm-1", "vm-2", "vm-3"]
     instance.archipelago("check")
+
+
+def count_of(instance, kind):
+    """How many objects of a kind are on the map store, as its blocker says."""
+    count = cursor = 0
+    while True:
+        reply = instance.call("blockerm", lib.XOP_LIST, object=(kind,), arg=cursor, room=65536)
+        count += len(objects(reply.data))
+        cursor = reply.arg
+        if not cursor:
+            return count
+
+
+def begun_or_over(instance, process):
+    """Waits until the first clone of 's' is made, or the process that has them made has ended."""
+    wait_until(lambda: count_of(instance, lib.XOBJ_HEADER) > 2 or process.poll() is not None, "some are made")
+
+
+def kill_amid_clones(instance):
+    """Kills the mapper and who has clones of 's' made together, while there is their mark."""
+    for attempt in range(ATTEMPTS):
+        mapper = instance.pid("mapper")
+        process = start(instance, "clone", "s", f"vm{attempt}-{{}}", "--count", str(CLONES))
+        begun_or_over(instance, process)
+        os.kill(mapper, signal.SIGSTOP)
+        process.kill()
+        process.communicate()
+        instance.kill("mapper")
+        wait_until(lambda: not instance.status()["blockerm"]["in_flight"], "what was under way is done")
+        if count_of(instance, lib.XOBJ_NAME) == 2 + CLONES + 1:
+            return
+        instance.restart("mapper")
+        instance.vlmc("remove", *(name for name in names(instance) if name.startswith("vm")))
+    raise AssertionError("they were made too fast each time")
+
+
+@pytest.fixture
+def killed_clones(instance):
+    """The instance, in which that was done."""
+    instance.client.control("create", name="v", size=MIB)
+    instance.client.control("snapshot", name="v", snapshot="s")
+    kill_amid_clones(instance)
+    return instance
+
+
+def test_the_next_mapper_undoes_clones_whose_maker_died_with_the_last(killed_clones):
+    killed_clones.restart("mapper")
+    wait_until(lambda: count_of(killed_clones, lib.XOBJ_NAME) == 2, "names and mark are gone", 60)
+    assert sorted(names(killed_clones)) == ["s", "v"]
+    assert "leftover names and headers: 0" in killed_clones.archipelago("check").stdout
+
+
+def test_the_last_of_half_made_clones_takes_their_mark_along(killed_clones):
+    killed_clones.stop()
+    killed_clones.start()
+    first, *made = [row["name"] for row in killed_clones.vlmc_json("list") if row["making"] == "half-made"]
+    killed_clones.vlmc("remove", first)
+    assert {row["making"] for row in killed_clones.vlmc_json("list") if row["name"] in made} <= {"half-made"}
+    killed_clones.vlmc("remove", *made)
+    claimed = CLONES - 1 - len(made)
+    assert f"leftover names and headers: {claimed}\n" in killed_clones.archipelago("check").stdout
 
 
 @pytest.mark.parametrize("number", [*SIGNALS, signal.SIGKILL], ids=lambda number: number.name)

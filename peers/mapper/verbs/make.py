@@ -2,6 +2,7 @@
 """Verbs of the mapper that make something: create, finish, cancel, clone, snapshot. See mapper/verbs/."""
 import errno
 import time
+from contextlib import suppress
 
 from peers.mapper.header import Header, check_block_size, check_new_name, id_text
 from peers.mapper.journal import STRETCHES_LIMIT
@@ -13,6 +14,7 @@ from peers.mapper.verbs.change import clear_away, remove_space
 from peers.mapper.volume import EPOCH_LAST, Volume, log
 from peers.mapper.volumes import Volumes
 from xseg._native import lib
+from xseg.errors import NotFound
 from xseg.errors import error as fail
 from xseg.volume_name import token_in
 
@@ -82,23 +84,33 @@ async def make_all(hand: Volumes, headers: list[Header], made: Making) -> None:
         try:
             await gather_bounded(claim, headers, BULK_AT_ONCE)
             if mark and todo:
-                await hand.marks.put(mark)
+                await hand.marks.put(mark, [header.id for header in headers])
             await gather_bounded(make, todo, BULK_AT_ONCE)
         except BaseException as failure:
-            await undo_all(hand, claimed, mark, failure)
+            await undo_all(hand, claimed, mark, failure, headers if resumed else [])
             raise
         if len(headers) > 1:
             await hand.marks.take(mark)
 
 
-async def undo_all(hand: Volumes, claimed: list[Header], mark: str, failure: BaseException) -> None:
-    """Removes what was made, by its ids, before it was anybody's. What is left of it has the mark still."""
+async def undo_all(hand: Volumes, claimed: list[Header], mark: str, failure: BaseException,
+                   resumed: list[Header]) -> None:
+    """Removes what was made, by its ids, before it was anybody's; of those `resumed`, what an earlier attempt made or
+    claimed, too: it may have come further. What is left of it has the mark still."""
     async def undo(header: Header) -> None:
         await hand.store.delete(named(HEADER, header.id))
         await hand.names.release(header.name, header.id)
 
+    async def undo_earlier(header: Header) -> None:
+        with suppress(NotFound):
+            _generation, header.id = await hand.names.target(header.name)
+            if header.id in earlier:
+                await undo(header)
+
     try:
+        earlier = set(await hand.marks.ids(mark)) if resumed else set()
         await gather_bounded(undo, claimed)
+        await gather_bounded(undo_earlier, resumed)
         if mark:
             await hand.marks.take(mark)
     except OSError as again:
