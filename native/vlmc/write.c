@@ -222,7 +222,7 @@ void vlmc_write_done(struct vlmc *v, struct xreq *child)
     uint64_t block = note_of(child)->block;
     bool busy = note_of(child)->kind == VLMC_CHILD_FIRST || note_of(child)->kind == VLMC_CHILD_DROP;
 
-    if (child->error == 0)
+    if (child->error != -ESTALE)        /* a fenced node has nothing to keep; after other errors some may be there */
         data_written(xvolume_of(v, req));
     if (note_of(child)->kind == VLMC_CHILD_NEW && !publish_new(v, req, child))
         return;
