@@ -165,6 +165,16 @@ def scan(stretch: Stretch, length: int) -> Any:
     return found
 
 
+def number_of(record: bytes, header: Header) -> int:
+    """The number of a record that vlmc sends. EINVAL: this volume's journal could not be read with it."""
+    found = ffi.new("struct journal_scan *")
+    lib.journal_scan(ffi.from_buffer(record), len(record), header.id, found)
+    if found.records != 1 or found.end != len(record) or found.block_shift != header.block_shift:
+        raise fail(errno.EINVAL, f"volume '{header.name}': vlmc sent a record that is none: "
+                                 f"{ffi.string(found.reason).decode()}")
+    return int(found.first_seq)
+
+
 def lost_records(stretch: Stretch, start: int, length: int) -> bool:
     """True if behind the place where a scan ended there is an intact record with a later number, or what looks like
     so many of them that it cannot be told."""

@@ -33,6 +33,7 @@ from peers.mapper.journal import (
     Stretch,
     fresh,
     load_stretches,
+    number_of,
 )
 from peers.mapper.store import HEADER, JOURNAL, MapStore, named, record_header
 from peers.mapper.tree import Rebuild, View, own, page_name, view_of
@@ -345,7 +346,7 @@ class Volume:
                 return 0
             if self.broken:
                 raise self.broken
-            seq = self.number_of(record)
+            seq = number_of(record, self.header)
             if self.current is None:
                 raise fail(errno.EROFS, f"volume {id_text(self.id)} is not open for writing")
             if seq == self.seq and record_header(record).checksum == self.checksum:
@@ -369,15 +370,6 @@ class Volume:
         """The stretch that a record with the snapshot mark begins; None: it has no mark."""
         info = record_header(record)
         return self.next_stretch(info.epoch + 1, seq) if info.flags & lib.RECORD_MARK else None
-
-    def number_of(self, record: bytes) -> int:
-        """The number of a record that vlmc sends. EINVAL: this volume's journal could not be read with it."""
-        found = ffi.new("struct journal_scan *")
-        lib.journal_scan(ffi.from_buffer(record), len(record), self.id, found)
-        if found.records != 1 or found.end != len(record) or found.block_shift != self.header.block_shift:
-            raise fail(errno.EINVAL, f"volume '{self.header.name}': vlmc sent a record that is none: "
-                                     f"{ffi.string(found.reason).decode()}")
-        return found.first_seq
 
     def next_object(self) -> None:
         """Begins another journal object for want of room. ENOSPC: too many wait to be folded."""
