@@ -68,7 +68,7 @@ class Volume:
         self.appending = asyncio.Lock()
         self.writing_header = asyncio.Lock()
         self.locking = asyncio.Lock()       # by who takes or gives back its lock
-        self.header: Header | None = None   # as last read or written
+        self.known_header: Header | None = None     # as last read or written; None: neither yet
         self.stretches: list[Stretch] = []  # closed
         self.current: Stretch | None = None  # appended to; only of one open for writing
         self.epoch = 0                      # by the header and the committed records
@@ -98,6 +98,16 @@ class Volume:
         self.dropping: asyncio.Task | None = None   # removes what one that was given up has written
 
     @property
+    def header(self) -> Header:
+        """As last read or written, for those who know that it was."""
+        assert self.known_header is not None
+        return self.known_header
+
+    @header.setter
+    def header(self, header: Header) -> None:
+        self.known_header = header
+
+    @property
     def lost(self) -> OSError | None:
         """Why nothing that was written to it since its last flush can be made durable any more; None: it can."""
         code = self.shared.lost & lib.XLOST_ERRNO if self.shared is not None else 0
@@ -122,7 +132,6 @@ class Volume:
         dropped, and `current` (if given) begins, with the header, behind the records of the one there was. The epoch
         is the largest that is known, unless the changes say another. Stale: somebody else changed it."""
         async with self.writing_header:
-            assert self.header is not None
             closed = [self.current] if current and self.current and self.current.end else []
             current = current or self.current
             epoch = max(current.epoch if current else self.epoch, self.shared.epoch if self.shared else 0)
@@ -194,7 +203,6 @@ class Volume:
 
     def view(self) -> View:
         """The committed map at this instant."""
-        assert self.header is not None
         stretches = list(self.stretches)
         if self.current is not None and self.current.end:
             now = self.current
@@ -271,7 +279,6 @@ class Volume:
     def start_life(self) -> None:
         """The volume begins to take records: a new journal, numbers from 1, and an epoch that vlmc has
         not reached in any life. EOVERFLOW: there is none left."""
-        assert self.header is not None
         self.need_epochs(EPOCHS_LEFT)
         if self.epochs_left < EPOCHS_WARNED:
             log.warning("volume '%s' has %d of %d epochs left, of which each opening that changes it takes one: make a "

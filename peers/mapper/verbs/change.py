@@ -153,7 +153,7 @@ def gone_all_the_same(volume: Volume, name: str) -> Iterator[None]:
     try:
         yield
     except OSError as failure:
-        if volume.header is None or volume.header.kind != "removed":
+        if volume.known_header is None or volume.header.kind != "removed":
             raise
         raise fail(failure.errno or errno.EIO, f"'{name}' is removed, but not all of the space that it took is given "
                                                f"back, which is left to the collector: {failure}") from None
