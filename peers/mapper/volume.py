@@ -232,6 +232,7 @@ class Volume:
         Under `appending`."""
         if not self.leaving:
             return
+        assert self.current is not None
         names = self.left_over if self.current.end else [*self.left_over, self.current.name]
         await self.write_header(current=self.next_stretch())
         self.left_over = []
@@ -308,6 +309,7 @@ class Volume:
         if listed[3] is not None:
             raise fail(errno.EBADMSG, f"volume '{self.header.name}' is open, but its header says it is closed")
         self.go_on(listed, max(shared.commit_seq, self.header.seq))
+        assert self.current is not None
         shared.commit_seq, shared.journal_offset = self.seq, self.current.end
         shared.epoch = max(shared.epoch, self.epoch)
 
@@ -387,6 +389,7 @@ class Volume:
 
     def appended(self, record: bytes, seq: int, following: Stretch | None) -> int:
         """Notes a record that has become durable, and goes on in the stretch that it begins, if it does."""
+        assert self.current is not None
         current, size = self.current, len(record)
         current.data[current.end:current.end + size] = record
         current.end += size
@@ -536,7 +539,7 @@ class Volume:
         if self.current is None:
             return
         async with self.appending:
-            epoch = {"epoch": self.epoch_before} if self.unused() else {}
+            epoch: dict[str, Any] = {"epoch": self.epoch_before} if self.unused() else {}
             after = self.current.number + 1
             if self.current.end:
                 self.stretches.append(self.current)
@@ -549,6 +552,7 @@ class Volume:
     def unused(self) -> bool:
         """True if nothing in this life can have its epoch: the next may take it again."""
         shared = self.shared
+        assert self.current is not None
         return self.seq == 0 and not self.leaving and not self.pages_used and shared.epoch == self.current.epoch \
             and not shared.writes and not shared.first_writes and not shared.lost \
             and self.store.lives() == self.opened_in        # a vlmc that died may have begun to write

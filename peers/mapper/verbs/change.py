@@ -62,7 +62,9 @@ async def shrink(hand: Volumes, volume: Volume, size: int) -> None:
             await hand.vlmc(lib.XOP_WRITE_ZEROES, volume, offset=size, size=tail)
         await hand.vlmc(lib.XOP_VOL_FREEZE, volume)
         try:
-            tree, before = await volume.fold(cut_to=size)
+            folded = await volume.fold(cut_to=size)
+            assert folded is not None           # as it was told to cut
+            tree, before = folded
             volume.shared.size = size
             volume.shared.epoch = volume.epoch
         finally:
