@@ -36,10 +36,11 @@ arguments.py; what breaks them is refused before anything is done.
 import errno
 import os
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgpack
 
-from peers.mapper.verbs.arguments import Arguments, parse, shown
+from peers.mapper.verbs.arguments import Answer, Arguments, parse, shown
 from peers.mapper.verbs.change import remove, resize
 from peers.mapper.verbs.end import close_all
 from peers.mapper.verbs.hold import close_volume, lock, open_volume, unlock
@@ -55,7 +56,7 @@ from xseg.request import Request
 ANSWER_MIN = 1024                   # bytes of a control request that its arguments must leave
 SENTENCE_FRAME = 16                 # bytes of {"error": sentence} beside the sentence
 
-VERBS: dict[str, Callable[[Volumes, Arguments, int], Awaitable[dict]]] = {
+VERBS: dict[str, Callable[[Volumes, Arguments, int], Awaitable[Answer]]] = {
     "create": create, "clone": clone, "snapshot": snapshot, "list": list_volumes, "info": info,
     "rename": rename, "resize": resize, "remove": remove, "open": open_volume, "close": close_volume,
     "lock": lock, "unlock": unlock, "close_all": close_all, "mapinfo": mapinfo, "check": check, "du": du,
@@ -87,7 +88,7 @@ async def control(hand: Volumes, request: Request) -> None:
                                       "its log says where")
 
 
-def unpack(data: bytes) -> tuple[str, dict]:
+def unpack(data: bytes) -> tuple[str, dict[Any, Any]]:
     """The verb of a control request, and what came with it. EOPNOTSUPP: there is no such verb, or no request."""
     try:
         given = msgpack.unpackb(data)

@@ -20,6 +20,7 @@ SHOWN_MAX = 40                      # characters of a wrong value that its sente
 REQUIRED = object()
 
 Arguments = dict[str, Any]          # a verb's, all of them, and "request": the request itself
+Answer = dict[str, object]          # what msgpack packs
 
 
 @dataclass(frozen=True)

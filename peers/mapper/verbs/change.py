@@ -11,7 +11,7 @@ from peers.mapper.journal import Stretch
 from peers.mapper.names import missing
 from peers.mapper.store import HEADER, LOCK, named
 from peers.mapper.tree import View, own, page_name, tree_pages
-from peers.mapper.verbs.arguments import Arguments
+from peers.mapper.verbs.arguments import Answer, Arguments
 from peers.mapper.volume import Volume, log
 from peers.mapper.volumes import Volumes
 from xseg._native import lib
@@ -23,7 +23,7 @@ REMOVED = 1 << 63                   # in a remove's slot, with a count: a mapper
 NO_EPOCH = 1 << 32                  # later than any: a volume that is writable since then has nothing of its own
 
 
-async def resize(hand: Volumes, a: Arguments, room: int) -> dict:
+async def resize(hand: Volumes, a: Arguments, room: int) -> Answer:
     """Another size. What a smaller one cuts off is gone, and zeros when it grows again. EROFS, EINVAL."""
     size = a["size"]
     async with hand.by_name(a["name"]) as volume:
@@ -88,7 +88,7 @@ async def drop_beyond(hand: Volumes, volume: Volume, before: View, first_block: 
         await hand.store.delete_all(pages)
 
 
-async def remove(hand: Volumes, a: Arguments, room: int) -> dict:
+async def remove(hand: Volumes, a: Arguments, room: int) -> Answer:
     """Frees the name at once, then gives back the space that only this volume had. EBUSY: it is open.
 
     With force, one whose header is damaged is removed as well; its space is left to the collector. With `making`, it
@@ -208,7 +208,7 @@ async def remove_space(hand: Volumes, volume: Volume, name: str, token: int) -> 
     return count + await hand.store.delete_all(names)
 
 
-async def remove_damaged(hand: Volumes, name: str) -> dict:
+async def remove_damaged(hand: Volumes, name: str) -> Answer:
     """Removes a header that cannot be read, or a name pointer."""
     try:
         _generation, volume_id = await hand.names.target(name)

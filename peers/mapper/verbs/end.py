@@ -2,14 +2,14 @@
 """The mapper's part in the end of an instance (tools/instance/ending.py): the verb close_all."""
 
 from peers.mapper.store import gather_bounded
-from peers.mapper.verbs.arguments import Arguments
+from peers.mapper.verbs.arguments import Answer, Arguments
 from peers.mapper.volume import Volume
 from peers.mapper.volumes import Volumes
 
 FAILURES_TOLD = 64                  # volumes that one answer names; the others are counted
 
 
-async def close_all(hand: Volumes, a: Arguments, room: int) -> dict:
+async def close_all(hand: Volumes, a: Arguments, room: int) -> Answer:
     """Commits and closes every open volume, whoever has it open. One that cannot be closed stays as it was, open by
     whom it was open by; the others are closed all the same."""
     closed, failed = 0, []

@@ -2,7 +2,7 @@
 """Verbs of the mapper that hold a volume by hand: open, close, lock, unlock. See mapper/verbs/."""
 import errno
 
-from peers.mapper.verbs.arguments import Arguments
+from peers.mapper.verbs.arguments import Answer, Arguments
 from peers.mapper.volume import Volume
 from peers.mapper.volumes import Volumes
 from xseg._native import lib
@@ -12,7 +12,7 @@ from xseg.errors import error as fail
 RELEASING = 1                   # noted in an `unlock`: its RELEASE may have been sent
 
 
-async def open_volume(hand: Volumes, a: Arguments, room: int) -> dict:
+async def open_volume(hand: Volumes, a: Arguments, room: int) -> Answer:
     """Opens a volume and keeps it open until `close`. EBUSY: locked by another."""
     async with hand.by_name(a["name"]) as volume:
         await hand.open_here(volume)
@@ -20,7 +20,7 @@ async def open_volume(hand: Volumes, a: Arguments, room: int) -> dict:
         return {"handle": volume.handle}
 
 
-async def close_volume(hand: Volumes, a: Arguments, room: int) -> dict:
+async def close_volume(hand: Volumes, a: Arguments, room: int) -> Answer:
     """Undoes `open`. With force, closes it under whoever else has it open; if it is broken (its lock was
     lost, its map is damaged, the disk has failed), what was not committed is thrown away. EINVAL: not open."""
     async with hand.by_name(a["name"]) as volume:
@@ -37,7 +37,7 @@ async def close_volume(hand: Volumes, a: Arguments, room: int) -> dict:
         return {"still_open_by": hand.openers(volume)}
 
 
-async def lock(hand: Volumes, a: Arguments, room: int) -> dict:
+async def lock(hand: Volumes, a: Arguments, room: int) -> Answer:
     """Takes the volume's lock by hand, so that no other node opens it: it is kept open here, which is noted
     in the segment, and so outlives this process and the blocker's. EBUSY."""
     async with hand.by_name(a["name"]) as volume:
@@ -48,7 +48,7 @@ async def lock(hand: Volumes, a: Arguments, room: int) -> dict:
         return {"number": volume.lock_number}
 
 
-async def unlock(hand: Volumes, a: Arguments, room: int) -> dict:
+async def unlock(hand: Volumes, a: Arguments, room: int) -> Answer:
     """Gives the lock back; with force, breaks one whose owner is gone. EBUSY, EPERM, EINVAL: not locked.
 
     One that is served again, for a mapper that was killed, may find that done: its request bears a note."""

@@ -8,7 +8,7 @@ from peers.mapper.frames import read_header
 from peers.mapper.header import id_text
 from peers.mapper.store import HEADER, MapStore, gather_bounded, named
 from peers.mapper.tree import View
-from peers.mapper.verbs.arguments import Arguments
+from peers.mapper.verbs.arguments import Answer, Arguments
 from peers.mapper.volume import EPOCH_MAX, Volume
 from peers.mapper.volumes import Volumes
 from xseg._native import lib
@@ -25,7 +25,7 @@ CHECK_CACHE = 4 << 20               # bytes of pages kept for one portion of a c
 WALK_TRIES = 4                      # of a portion of a walk that a checkpoint overtakes
 
 
-async def list_volumes(hand: Volumes, a: Arguments, room: int) -> dict:
+async def list_volumes(hand: Volumes, a: Arguments, room: int) -> Answer:
     """Volumes and snapshots, in no order. One whose header is damaged has `id` and `damaged` only."""
     names_room = LIST_ROOM if room >= LIST_ROOM // NAME_BYTES * ROW_MAX else LIST_ROOM_MIN
     reply = await hand.store.blockerm(lib.XOP_LIST, object=named(HEADER, 0), arg=a["cursor"], room=names_room)
@@ -33,7 +33,7 @@ async def list_volumes(hand: Volumes, a: Arguments, room: int) -> dict:
     return {"volumes": [found for found in rows if found], "cursor": reply.arg}
 
 
-async def row(hand: Volumes, volume_id: int) -> dict | None:
+async def row(hand: Volumes, volume_id: int) -> Answer | None:
     """What list says of one volume."""
     volume = hand.by_id.get(volume_id)
     is_open = volume is not None and volume.handle != 0
@@ -56,7 +56,7 @@ def id_or_none(volume: int) -> str | None:
     return id_text(volume) if volume else None
 
 
-async def info(hand: Volumes, a: Arguments, room: int) -> dict:
+async def info(hand: Volumes, a: Arguments, room: int) -> Answer:
     """All that is known of one volume; of an open one, who has it open and its counters."""
     header = await hand.names.lookup(a["name"])
     volume = hand.by_id.get(header.id)
@@ -64,7 +64,7 @@ async def info(hand: Volumes, a: Arguments, room: int) -> dict:
         await hand.known(volume)
     if volume is not None and volume.handle:
         header = volume.header
-    answer = {
+    answer: Answer = {
         "name": header.name, "id": id_text(header.id), "kind": header.kind, "size": header.size,
         "block_size": header.block_size, "epoch": header.epoch, "writable_since": header.writable_since,
         "epochs_left": None if header.readonly else EPOCH_MAX - header.epoch,
@@ -82,7 +82,7 @@ async def info(hand: Volumes, a: Arguments, room: int) -> dict:
     return answer
 
 
-def usage(hand: Volumes, volume: Volume) -> dict:
+def usage(hand: Volumes, volume: Volume) -> Answer:
     """Of an open volume: users and counters."""
     ports: dict[str, int] = {}
     for (port, _incarnation), times in volume.holders.items():
@@ -115,7 +115,7 @@ async def at_rest(hand: Volumes, name: str, store: MapStore | None = None) -> tu
     return volume, volume.view()
 
 
-async def walked(hand: Volumes, name: str, work: Callable[[Volume, View], Awaitable[dict]]) -> dict:
+async def walked(hand: Volumes, name: str, work: Callable[[Volume, View], Awaitable[Answer]]) -> Answer:
     """One portion of a walk, begun again when a checkpoint replaces pages under it."""
     for _ in range(WALK_TRIES):
         volume, view = await at_rest(hand, name)
@@ -127,22 +127,22 @@ async def walked(hand: Volumes, name: str, work: Callable[[Volume, View], Awaita
     raise fail(errno.EAGAIN, f"the map of '{name}' changes too fast to be walked: try again")
 
 
-async def mapinfo(hand: Volumes, a: Arguments, room: int) -> dict:
+async def mapinfo(hand: Volumes, a: Arguments, room: int) -> Answer:
     """Blocks that are not zeros, and the objects they lie in."""
     most = room // ENTRY_ROOM
     return await walked(hand, a["name"], lambda _v, view: walk.mapinfo(hand.store, view, a["cursor"], most))
 
 
-async def du(hand: Volumes, a: Arguments, room: int) -> dict:
+async def du(hand: Volumes, a: Arguments, room: int) -> Answer:
     """Space: logical size, and what its objects take, by whether only it can have them."""
-    async def work(volume: Volume, view: View) -> dict:
+    async def work(volume: Volume, view: View) -> Answer:
         used = walk.Usage(volume.id, volume.writable_since)
         return {"logical": volume.header.size} | await walk.du(hand.store, view, used, a["cursor"])
 
     return await walked(hand, a["name"], work)
 
 
-async def check(hand: Volumes, a: Arguments, room: int) -> dict:
+async def check(hand: Volumes, a: Arguments, room: int) -> Answer:
     """Whether the map is intact and every object it names is there. Damage is reported, not raised.
     It reads what is on the store, not what the mapper remembers."""
     store = MapStore(hand.store.blockerm, hand.store.blockerb, CHECK_CACHE)

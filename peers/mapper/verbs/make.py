@@ -9,7 +9,7 @@ from peers.mapper.journal import STRETCHES_LIMIT
 from peers.mapper.making import Making
 from peers.mapper.store import HEADER, gather_bounded, named
 from peers.mapper.tree import View
-from peers.mapper.verbs.arguments import Arguments
+from peers.mapper.verbs.arguments import Answer, Arguments
 from peers.mapper.verbs.change import clear_away, remove_space
 from peers.mapper.volume import EPOCH_LAST, Volume, log
 from peers.mapper.volumes import Volumes
@@ -28,7 +28,7 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-async def create(hand: Volumes, a: Arguments, room: int) -> dict:
+async def create(hand: Volumes, a: Arguments, room: int) -> Answer:
     """A new, empty volume; with `making`, one that is its maker's alone until `finish`. EEXIST, EINVAL."""
     header = Header(id=hand.ids.next(), name=a["name"], kind="volume", size=a["size"],
                     block_shift=check_block_size(a["block_size"]), created=now_ms(), token=a["token"])
@@ -41,7 +41,7 @@ async def create(hand: Volumes, a: Arguments, room: int) -> dict:
     return {"id": id_text(header.id), "name": header.name}
 
 
-async def finish(hand: Volumes, a: Arguments, room: int) -> dict:
+async def finish(hand: Volumes, a: Arguments, room: int) -> Answer:
     """What was being made is whole from now on. EPERM: not by who makes it."""
     header = await hand.names.lookup(a["name"])
     if not token_in(a["name"]) or token_in(a["name"]) != header.token:
@@ -51,7 +51,7 @@ async def finish(hand: Volumes, a: Arguments, room: int) -> dict:
     return {}
 
 
-async def cancel(hand: Volumes, a: Arguments, room: int) -> dict:
+async def cancel(hand: Volumes, a: Arguments, room: int) -> Answer:
     """Has what is made with this token undone, and waits for that. running: whether there was something."""
     return {"running": await hand.under_way.cancel(a["token"])}
 
@@ -134,7 +134,7 @@ def new_names(a: Arguments) -> list[str]:
     return names
 
 
-async def clone(hand: Volumes, a: Arguments, room: int) -> dict:
+async def clone(hand: Volumes, a: Arguments, room: int) -> Answer:
     """Clones of a snapshot; a volume gets a snapshot first, which goes again if they fail. ENOENT, EEXIST, EINVAL."""
     names, made = new_names(a), None
     async with hand.under_way.making(a["request"], a["token"]) as wanted:
@@ -199,7 +199,7 @@ async def fold_snapshot(hand: Volumes, source: Header) -> Header:
         return volume.header
 
 
-async def snapshot(hand: Volumes, a: Arguments, room: int) -> dict:
+async def snapshot(hand: Volumes, a: Arguments, room: int) -> Answer:
     """A snapshot. EROFS: of a snapshot. EEXIST, ENOENT."""
     made = await take_snapshot(hand, a["name"], a["snapshot"], a["token"])
     return {"id": id_text(made.id), "name": made.name}

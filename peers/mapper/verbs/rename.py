@@ -19,7 +19,7 @@ import errno
 from peers.mapper.frames import read_header
 from peers.mapper.header import Header, id_text
 from peers.mapper.names import exists, missing
-from peers.mapper.verbs.arguments import Arguments
+from peers.mapper.verbs.arguments import Answer, Arguments
 from peers.mapper.volume import Volume, log
 from peers.mapper.volumes import Volumes
 from xseg._native import lib
@@ -27,7 +27,7 @@ from xseg.errors import Busy, Damaged, NotFound, Stale
 from xseg.errors import error as fail
 
 
-async def rename(hand: Volumes, a: Arguments, room: int) -> dict:
+async def rename(hand: Volumes, a: Arguments, room: int) -> Answer:
     """Another name. An open volume is frozen for the instant that the segment's copy changes."""
     old, new, token = a["name"], a["to"], a["token"]
     async with hand.names.locked([old, new]):
@@ -138,7 +138,7 @@ async def settle(hand: Volumes, name: str, volume_id: int) -> None:
                                      f"'{volume.header.name}' now: choose another name") from None
 
 
-async def repair(hand: Volumes, a: Arguments, room: int) -> dict:
+async def repair(hand: Volumes, a: Arguments, room: int) -> Answer:
     """Gives a volume that no name leads to its name again, or lost-ID where that is another's by now. ENOENT."""
     found = await hand.names.lookup(a["name"])
     name, lost = found.name, f"lost-{id_text(found.id)}"
