@@ -13,8 +13,6 @@ in how many at most, before some of them are merged: with more, less is copied, 
 """
 from __future__ import annotations
 
-from typing import ClassVar
-
 from xseg._native import lib
 from xseg.peer import Option, Peer
 
@@ -25,7 +23,7 @@ class Vlmc(Peer):
     type = "vlmc"
     native = "vlmc"
     targets = ("blockerb", "mapper")
-    options: ClassVar[dict[str, Option]] = {
+    options = {
         "layers": Option(lib.XMAP_LAYERS, "int", "objects a block may lie in before some are merged",
                          minimum=4, maximum=lib.XMAP_LAYERS),
     }

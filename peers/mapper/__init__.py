@@ -82,16 +82,16 @@ class Mapper(Peer):
 
     def target(self, role: str) -> int:
         """As Peer.target(), which looks the edge up by its name each time."""
-        return lib.export_route(self.segment.c, self.routes[role])
+        return int(lib.export_route(self.segment.c, self.routes[role]))
 
     async def stop(self) -> None:
         """Volumes stay open in the segment; background work is given up, as it can be done again."""
         for task in self.tasks:
             task.cancel()
         for volume in self.hand.by_id.values():
-            for task in (volume.checkpointing, volume.reading):
-                if task is not None:
-                    task.cancel()
+            for under_way in (volume.checkpointing, volume.reading):
+                if under_way is not None:
+                    under_way.cancel()
 
     async def handle(self, request: Request) -> None:
         """Serves a request once the open volumes have been taken over."""

@@ -55,6 +55,7 @@ import time
 import unicodedata
 from dataclasses import dataclass, field, fields
 from hashlib import sha256
+from typing import Any, TypeGuard
 
 import msgpack
 import xxhash
@@ -100,7 +101,7 @@ def frame_size(data: bytes) -> int:
     return FRAME.size + FRAME.unpack_from(data)[4] if len(data) >= FRAME.size else 0
 
 
-def unpack_frame(magic: bytes, data: bytes) -> tuple[int, dict]:
+def unpack_frame(magic: bytes, data: bytes) -> tuple[int, dict[Any, Any]]:
     """Generation and payload. ValueError, saying how, for what is damaged."""
     if len(data) < FRAME.size:
         raise ValueError("it is cut short")
@@ -213,7 +214,7 @@ def unpack_header(data: bytes, wanted: int) -> Header:
     return Header(generation=generation, **payload)
 
 
-def is_number(value: object, low: int, limit: int) -> bool:
+def is_number(value: object, low: int, limit: int) -> TypeGuard[int]:
     """True for a whole number in [low, limit)."""
     return type(value) is int and low <= value < limit
 

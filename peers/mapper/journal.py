@@ -125,7 +125,7 @@ class Stretch:
 
     def leaf_count(self) -> int:
         """How many leaves it has entries of."""
-        return lib.journal_leaves_count(self.leaves.of(self.data, self.end))
+        return int(lib.journal_leaves_count(self.leaves.of(self.data, self.end)))
 
     def records(self) -> list[memoryview]:
         """Its records, whole, in order."""
@@ -188,7 +188,7 @@ def spoiled(stretch: Stretch, start: int, length: int) -> bool:
         return False
     if sector[:4] != MAGIC or len(sector) < lib.RECORD_HEADER:
         return True
-    return lib.RECORD_HEADER + record_header(sector).length <= SECTOR
+    return bool(lib.RECORD_HEADER + record_header(sector).length <= SECTOR)
 
 
 async def load_closed(store: MapStore, header: Header, listed: list) -> Stretch:
@@ -198,7 +198,7 @@ async def load_closed(store: MapStore, header: Header, listed: list) -> Stretch:
     stretch.end = listed[3]
     if stretch.end > JOURNAL_CAPACITY:
         raise damaged(name, stretch, "it is longer than any journal", 0)
-    cached = store.cache.get(stretch.name)
+    cached: Stretch | None = store.cache.get(stretch.name)
     if cached is not None and cached.end == stretch.end:
         return cached
     try:

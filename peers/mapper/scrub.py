@@ -45,7 +45,7 @@ from peers.mapper.store import (
     MapStore,
     gather_bounded,
 )
-from peers.mapper.tree import Ref, View, all_leaves, index_of, page_name, view_of
+from peers.mapper.tree import Layer, Ref, View, all_leaves, index_of, page_name, view_of
 from peers.mapper.walk import Check
 from xseg._native import lib
 from xseg.errors import NotFound
@@ -126,7 +126,7 @@ class Walk(Check):
         self.scrub.marks.add(page_name(ref))
         return True
 
-    async def object(self, pair: tuple[int, tuple, Object]) -> None:
+    async def object(self, pair: tuple[int, Layer, Object]) -> None:
         self.scrub.marks.add(pair[2])
         await super().object(pair)
 

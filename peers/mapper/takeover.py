@@ -51,7 +51,7 @@ def take_back(hand: Volumes, shared: Any, c: Any) -> None:
     shared.opened_by[c.src] = c.incarnation
 
 
-async def take_over(hand: Volumes, port: int) -> list[asyncio.Task]:
+async def take_over(hand: Volumes, port: int) -> list[asyncio.Task[object]]:
     """Takes over what is open in the segment, for the mapper of that port. What the store says of it is read when it
     is asked for, and in the background: that, and what else is left to do there, is in the tasks."""
     take_back_counts(hand, port)
@@ -66,9 +66,10 @@ async def take_over(hand: Volumes, port: int) -> list[asyncio.Task]:
     await gather_bounded(lambda shared: undo_place(hand, shared), undone)
     to_thaw = [volume for volume in taken if volume.shared.frozen or volume.handle in freezing]
     left = [volume_id for volume_id in hand.noted.of if volume_id not in hand.by_id]
-    return [asyncio.create_task(gather_bounded(hand.known, taken, READ_AT_ONCE))] \
-        + [asyncio.create_task(thaw(hand, volume)) for volume in to_thaw] \
-        + [asyncio.create_task(let_go(hand, volume_id)) for volume_id in left]
+    tasks: list[asyncio.Task[object]] = [asyncio.create_task(gather_bounded(hand.known, taken, READ_AT_ONCE))]
+    tasks += [asyncio.create_task(thaw(hand, volume)) for volume in to_thaw]
+    tasks += [asyncio.create_task(let_go(hand, volume_id)) for volume_id in left]
+    return tasks
 
 
 async def undo_place(hand: Volumes, shared: Any) -> None:

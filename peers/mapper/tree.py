@@ -13,7 +13,7 @@ import errno
 import struct
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from peers.mapper.header import ENTRIES_PER_PAGE_SHIFT, Header, depth_for, id_text
 from peers.mapper.journal import Index, Stretch, spans
@@ -28,6 +28,7 @@ PAGES_AT_ONCE = 16                  # under way in a checkpoint
 INLINE_INDEX = 256 << 10            # journal bytes up to which an index is not worth a thread
 
 Ref = tuple[int, int, int]          # volume, epoch, number of a page
+Layer = tuple[Literal["data"], int, int] | tuple[Literal["content"], bytes]      # volume and epoch; digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,10 @@ class View:
 
 def view_of(header: Header, stretches: list[Stretch]) -> View:
     """The view that a header and its stretches give."""
-    root = tuple(header.root) if header.root else None
+    root: Ref | None = None
+    if header.root:
+        volume, epoch, number = header.root
+        root = volume, epoch, number
     return View(header.name, header.blocks, header.block_shift, root, header.level, tuple(stretches))
 
 
@@ -79,7 +83,7 @@ def check_page(view: View, ref: Ref, level: int, data: bytes) -> None:
 async def read_page(store: MapStore, view: View, ref: Ref, level: int, index: int) -> bytes:
     """A checked page, which is number `index` of its level. EBADMSG. NotFound when there is no such object."""
     name = page_name(ref)
-    data = store.cache.get(name)
+    data: bytes | None = store.cache.get(name)
     if data is None:
         data = await store.read_record(name)
         check_page(view, ref, level, data)
@@ -116,12 +120,13 @@ async def find_page(store: MapStore, view: View, level: int, index: int) -> Ref 
     """The page that is number `index` of its level, or None where the tree has none. EBADMSG, NotFound."""
     if view.root is None or level > view.level or index >> ENTRIES_PER_PAGE_SHIFT * (view.level - level):
         return None
-    ref: Ref | None = view.root
+    ref = view.root
     for above in range(view.level, level, -1):
         data = await read_page(store, view, ref, above, index >> ENTRIES_PER_PAGE_SHIFT * (above - level))
-        ref = find_child(data, index >> ENTRIES_PER_PAGE_SHIFT * (above - 1 - level))
-        if ref is None:
+        below = find_child(data, index >> ENTRIES_PER_PAGE_SHIFT * (above - 1 - level))
+        if below is None:
             return None
+        ref = below
     return ref
 
 
@@ -232,10 +237,10 @@ async def all_leaves(store: MapStore, view: View, start: int = 0, damage: Any = 
 
 @dataclass(slots=True)
 class Item:
-    """One entry. Layers topmost first: ("data", volume, epoch) or ("content", digest)."""
+    """One entry."""
 
     block: int
-    layers: list[tuple]
+    layers: list[Layer]             # topmost first
     names: list[Object]             # of the layers' objects
     bitmaps: list[bytes]
     form: int                       # of the bitmaps: see native/map/map.h
@@ -246,7 +251,8 @@ def items_of(record: bytes | memoryview) -> list[Item]:
     at, item, base = ffi.new("uint64_t *"), ffi.new("struct map_item *"), ffi.from_buffer(record)
     found = []
     while (result := lib.record_next(base, at, item)) == 1:
-        layers, names = [], []
+        layers: list[Layer] = []
+        names = []
         for place in range(item.layers):
             layer = item.layer[place]
             names.append(Object.read(layer))

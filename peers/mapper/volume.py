@@ -86,16 +86,16 @@ class Volume:
         self.lock_number = 0
         self.locked_in: list[int] = []      # incarnations of all peers when the lock was taken
         self.unread = False                 # its header and journal are not read yet, though it is open
-        self.reading: asyncio.Task | None = None    # by whom they are
+        self.reading: asyncio.Task[None] | None = None    # by whom they are
         self.holders: dict[tuple[int, int], int] = {}   # (port, incarnation) -> how many times open
         self.marked: View | None = None     # what the last snapshot mark committed
         self.broken: OSError | None = None  # why no commit can be taken any more
         self.abandoned = False              # closed by force though broken: commits are thrown away
         self.not_closed = ""                # why it could not be closed, as far as that was logged
-        self.checkpointing: asyncio.Task | None = None
+        self.checkpointing: asyncio.Task[None] | None = None
         self.tree: Rebuild | None = None    # that the checkpoint writes
         self.paced: tuple[Stretch | None, int] = None, 0    # a journal, and how many of its leaves commits waited for
-        self.dropping: asyncio.Task | None = None   # removes what one that was given up has written
+        self.dropping: asyncio.Task[None] | None = None   # removes what one that was given up has written
 
     @property
     def header(self) -> Header:

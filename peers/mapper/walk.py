@@ -10,7 +10,7 @@ from typing import Any
 
 from peers.mapper.header import Header, id_text
 from peers.mapper.store import JOURNAL, PAGE, MapStore, gather_bounded, named
-from peers.mapper.tree import Item, View, all_leaves, index_of, items_of, leaf_items, own, read_page, tree_pages
+from peers.mapper.tree import Item, Layer, View, all_leaves, index_of, items_of, leaf_items, own, read_page, tree_pages
 from xseg._native import lib
 from xseg.errors import NotFound
 from xseg.request import Object
@@ -41,7 +41,7 @@ def layer_chunks(item: Item) -> Iterator[int]:
         yield chunks
 
 
-def describe(layer: tuple) -> str:
+def describe(layer: Layer) -> str:
     """A layer's object, for people."""
     return f"object of volume {id_text(layer[1])} epoch {layer[2]}" if layer[0] == "data" \
         else f"content {layer[1].hex()}"
@@ -50,7 +50,7 @@ def describe(layer: tuple) -> str:
 async def mapinfo(store: MapStore, view: View, cursor: int, most: int) -> dict[str, Any]:
     """Entries from block `cursor` on: [block, [[kind, id or digest, epoch, chunks]...]]."""
     most = max(1, min(MAPINFO_ENTRIES, most))
-    entries: list[list] = []
+    entries: list[list[object]] = []
     index = await index_of(view)
     async for leaf in all_leaves(store, view, cursor // lib.XMAP_LEAF, index=index):
         for item in await leaf_items(store, view, leaf, index):
@@ -73,7 +73,7 @@ class Usage:
         self.volume, self.writable_since = volume, writable_since
         self.exclusive = self.shared = self.blocks = self.objects = 0
 
-    def add(self, layer: tuple, space: int) -> None:
+    def add(self, layer: Layer, space: int) -> None:
         """Counts one object."""
         self.objects += 1
         if layer[0] == "data" and own((layer[1], layer[2], 0), self.volume, self.writable_since):
@@ -151,7 +151,7 @@ class Check:
         self.objects += len(pairs)
         await gather_bounded(self.object, pairs)
 
-    async def object(self, pair: tuple[int, tuple, Object]) -> None:
+    async def object(self, pair: tuple[int, Layer, Object]) -> None:
         """Checks that an object is there and sane."""
         block, layer, name = pair
         try:

@@ -67,8 +67,7 @@ def new_names(value: Any) -> list[str]:
 
 def block_size(value: Any) -> int:
     """Bytes that a block may have."""
-    check_block_size(value)
-    return value
+    return 1 << check_block_size(value)
 
 
 NAME = Argument(text)

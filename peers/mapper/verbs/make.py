@@ -120,7 +120,8 @@ async def undo_all(hand: Volumes, claimed: list[Header], mark: str, failure: Bas
 
 def new_names(a: Arguments) -> list[str]:
     """The names that a clone request asks for. EINVAL."""
-    names, pattern = a["names"], a["pattern"]
+    names: list[str] | None = a["names"]
+    pattern: str | None = a["pattern"]
     if (names is None) == (pattern is None) or (pattern is None) != (a["count"] is None):
         raise fail(errno.EINVAL, "clone: either names or a pattern and a count must be given")
     if pattern is not None:
@@ -129,6 +130,7 @@ def new_names(a: Arguments) -> list[str]:
         names = [pattern.replace("{}", str(number)) for number in range(a["first"], a["first"] + a["count"])]
         check_new_name(names[0])
         check_new_name(names[-1])
+    assert names is not None
     if len(set(names)) != len(names):
         raise fail(errno.EEXIST, "the same name is asked for twice")
     return names
