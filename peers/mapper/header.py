@@ -55,7 +55,7 @@ import time
 import unicodedata
 from dataclasses import dataclass, field, fields
 from hashlib import sha256
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import msgpack
 import xxhash
@@ -126,6 +126,15 @@ def unpack_frame(magic: bytes, data: bytes) -> tuple[int, dict[Any, Any]]:
 
 # --- headers ----------------------------------------------------------------------------------------
 
+class Listed(NamedTuple):
+    """A stretch as a header lists it."""
+
+    volume: int
+    epoch: int
+    number: int
+    end: int | None                     # bytes; None: open
+
+
 @dataclass(slots=True)
 class Header:
     """A volume's header, decoded. `generation` is that of the stored object."""
@@ -140,7 +149,7 @@ class Header:
     parent: int = 0
     root: list[int] | None = None
     level: int = 0
-    journals: list[list] = field(default_factory=list)
+    journals: list[list[Any]] = field(default_factory=list)     # as msgpack has them; see `listed`
     seq: int = 0
     next_page: int = 1
     next_journal: int = 1
@@ -162,6 +171,16 @@ class Header:
     def blocks(self) -> int:
         """Blocks, the last of which may be cut."""
         return -(-self.size >> self.block_shift)
+
+    @property
+    def listed(self) -> list[Listed]:
+        """Its journals, by name."""
+        return [Listed(*stretch) for stretch in self.journals]
+
+    @property
+    def open_ended(self) -> bool:
+        """True if its last journal has an open end."""
+        return bool(self.journals) and self.listed[-1].end is None
 
     @property
     def readonly(self) -> bool:

@@ -26,7 +26,7 @@ import mmap
 from dataclasses import dataclass, field
 from typing import Any
 
-from peers.mapper.header import Header, id_text
+from peers.mapper.header import Header, Listed, id_text
 from peers.mapper.store import JOURNAL, JOURNAL_LIMIT, MapStore, named, record_header
 from xseg._native import ffi, lib
 from xseg.errors import NotFound
@@ -97,7 +97,7 @@ class Stretch:
         """Bytes of memory, with the index of its leaves."""
         return self.end + self.leaves.size
 
-    def listed(self, is_open: bool = False) -> list:
+    def listed(self, is_open: bool = False) -> list[int | None]:
         """What the header says of it."""
         return [self.volume, self.epoch, self.number, None if is_open else self.end]
 
@@ -191,11 +191,12 @@ def spoiled(stretch: Stretch, start: int, length: int) -> bool:
     return bool(lib.RECORD_HEADER + record_header(sector).length <= SECTOR)
 
 
-async def load_closed(store: MapStore, header: Header, listed: list) -> Stretch:
+async def load_closed(store: MapStore, header: Header, listed: Listed) -> Stretch:
     """A stretch whose end is known, from the cache if it is there. EBADMSG."""
     name = header.name
     stretch = Stretch(*listed[:3])
-    stretch.end = listed[3]
+    assert listed.end is not None
+    stretch.end = listed.end
     if stretch.end > JOURNAL_CAPACITY:
         raise damaged(name, stretch, "it is longer than any journal", 0)
     cached: Stretch | None = store.cache.get(stretch.name)
@@ -214,7 +215,7 @@ async def load_closed(store: MapStore, header: Header, listed: list) -> Stretch:
     return stretch
 
 
-async def load_open(store: MapStore, header: Header, listed: list) -> list[Stretch]:
+async def load_open(store: MapStore, header: Header, listed: Listed) -> list[Stretch]:
     """The stretches that an open end leads to, closed where their records end. EBADMSG."""
     found: list[Stretch] = []
     volume, epoch, number = listed[:3]
@@ -248,10 +249,10 @@ async def load_open(store: MapStore, header: Header, listed: list) -> list[Stret
 async def load_stretches(store: MapStore, header: Header) -> list[Stretch]:
     """All stretches of a header, closed. Empty ones are left out. EBADMSG."""
     found: list[Stretch] = []
-    for listed in header.journals:
-        if listed[3] is None:
+    for listed in header.listed:
+        if listed.end is None:
             found += await load_open(store, header, listed)
-        elif listed[3]:
+        elif listed.end:
             found.append(await load_closed(store, header, listed))
     return found
 

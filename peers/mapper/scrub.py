@@ -198,7 +198,7 @@ class Scrub:
                     header = unpack_header(data or b"", name.volume)
                 except ValueError:
                     continue                # told of when the volume's turn comes
-                writable = bool(header.journals) and header.journals[-1][3] is None
+                writable = header.open_ended
                 self.epochs[name.volume] = header.epoch, writable
         return sorted(found)
 
@@ -294,7 +294,7 @@ class Scrub:
             return
         found.journals = len(stretches)
         last = max([header.seq, *(s.last_seq for s in stretches if s.volume == header.id)])
-        if committed > last and header.journals and header.journals[-1][3] is None:
+        if committed > last and header.open_ended:
             found.problem(f"volume '{header.name}': its journal ends with record {last}, but {committed} were written")
         walk = Walk(self.store, view_of(header, stretches), self)
         await walk.all()

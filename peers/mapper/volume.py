@@ -24,7 +24,7 @@ from dataclasses import replace
 from typing import Any
 
 from peers.mapper.frames import read_header, replace_header
-from peers.mapper.header import JOURNALS_MAX, Header, id_text
+from peers.mapper.header import JOURNALS_MAX, Header, Listed, id_text
 from peers.mapper.journal import (
     CHAIN_MAX,
     JOURNAL_CAPACITY,
@@ -245,8 +245,8 @@ class Volume:
         been told to a process that is gone. So it is written again, into another object, before a header counts on it.
         """
         await self.keep_up()
-        listed = self.header.journals[-1] if self.header.journals else [0, 0, 0, 0]
-        if listed[3] is not None or not self.stretches or not self.of_this_life(self.stretches[-1], listed):
+        if not self.header.open_ended or not self.stretches \
+                or not self.of_this_life(self.stretches[-1], self.header.listed[-1]):
             return
         epoch = min(EPOCH_LAST, self.epoch + 1)
         last, number = self.stretches[-1], await self.free_journal(epoch)
@@ -305,15 +305,14 @@ class Volume:
         shared.name = self.header.name.encode()
         if self.header.readonly:
             return
-        listed = self.header.journals[-1] if self.header.journals else [0, 0, 0, 0]
-        if listed[3] is not None:
+        if not self.header.open_ended:
             raise fail(errno.EBADMSG, f"volume '{self.header.name}' is open, but its header says it is closed")
-        self.go_on(listed, max(shared.commit_seq, self.header.seq))
+        self.go_on(self.header.listed[-1], max(shared.commit_seq, self.header.seq))
         assert self.current is not None
         shared.commit_seq, shared.journal_offset = self.seq, self.current.end
         shared.epoch = max(shared.epoch, self.epoch)
 
-    def go_on(self, listed: list, seq: int) -> None:
+    def go_on(self, listed: Listed, seq: int) -> None:
         """Goes on behind the last record that was acknowledged. Of one behind it nobody knows whether it is durable:
         it comes again, and into another object. EBADMSG: that record is not there."""
         found = [stretch for stretch in self.stretches if self.of_this_life(stretch, listed)]
@@ -327,7 +326,7 @@ class Volume:
                                       f"{seq} was acknowledged")
         self.checksum = life[-1].last_checksum() if life else None
         self.pages_used = self.header.next_page + PAGES_SKIPPED
-        last = life[-1] if life else Stretch(self.id, listed[1], listed[2])
+        last = life[-1] if life else Stretch(self.id, listed.epoch, listed.number)
         self.left_over = [stretch.name for stretch in found[len(life):]]
         self.leaving = not life or len(found) > len(life) or last.stored > last.end
         if self.leaving or last.marked:
@@ -340,9 +339,9 @@ class Volume:
         self.current.data[:last.end] = last.data[:last.end]
         self.current.end, self.current.first_seq, self.current.last_seq = last.end, last.first_seq, self.seq
 
-    def of_this_life(self, stretch: Stretch, listed: list) -> bool:
+    def of_this_life(self, stretch: Stretch, listed: Listed) -> bool:
         """True if the stretch was found behind the header's open end, so that it may be appended to."""
-        return stretch.volume == self.id and stretch.epoch >= listed[1] and stretch.number >= listed[2]
+        return stretch.volume == self.id and stretch.epoch >= listed.epoch and stretch.number >= listed.number
 
     async def append(self, record: bytes) -> int:
         """Appends a journal record and makes it durable. Returns the journal's offset after it.

@@ -194,7 +194,7 @@ async def remove_space(hand: Volumes, volume: Volume, name: str, token: int) -> 
         await volume.load()
     except Damaged as failure:
         if volume.header.kind == "removed":     # an earlier attempt got as far as the journals, which go last
-            volume.stretches = [Stretch(*listed[:3]) for listed in volume.header.journals]
+            volume.stretches = [Stretch(*listed[:3]) for listed in volume.header.listed]
             volume.writable_since = volume.header.writable_since
         else:                                   # nobody knows what the journal's marks have shared
             damage(failure)
