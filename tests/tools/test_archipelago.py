@@ -301,6 +301,17 @@ def test_status_of_a_stopped_instance_is_3_and_says_stopped(home):
     assert (done.returncode, done.stdout.count("stopped")) == (3, 2)
 
 
+def test_status_while_the_segment_is_made_is_3_and_says_so(home):
+    instance = Instance(home, config_of(PAIR))
+    with open("/dev/shm" + name_for(home), "wb") as file:
+        file.truncate(1 << 20)
+    done = instance.archipelago("status", "--json", check=False)
+    shown = json.loads(done.stdout)
+    assert done.returncode == 3 and [peer["state"] for peer in shown["peers"]] == ["stopped", "stopped"]
+    assert "not completely made" in shown["notes"][0] and shown["segment"] is None
+    assert "not completely made" in instance.archipelago("status", check=False).stdout
+
+
 def test_a_pid_used_again_by_another_process_is_not_taken_for_ours(host):
     instance = host(PAIR)
     pid = instance.pid("front")

@@ -25,7 +25,7 @@ from tools.instance.instance import Instance
 from tools.mapping import mapping
 from xseg import look
 from xseg._native import ffi, lib
-from xseg.errors import Busy, NotRunning
+from xseg.errors import Busy, NotRunning, Unfinished
 from xseg.removed import ELSEWHERE, supervisor_answers
 from xseg.segment import Segment, text
 
@@ -75,6 +75,17 @@ def _peer(instance: Instance, segment: Segment | None, name: str, held: Any, dea
             shown["state"] = "frozen"
     return shown | {"port": number, "in_flight": held[number], "served": port.served, "errors": port.errors,
                     "recovered": port.recovered}
+
+
+def joined(instance: Instance) -> tuple[Segment | None, list[str]]:
+    """The segment, if it runs, and what there is to say if it only begins to."""
+    try:
+        return Segment.of_home(instance.home), []
+    except NotRunning:
+        return None, []
+    except Unfinished:
+        return None, ["its segment is not completely made: it is being started, or a start was killed; then "
+                      "`archipelago start` makes it anew"]
 
 
 def notes(instance: Instance, segment: Segment | None) -> list[str]:
@@ -156,21 +167,19 @@ def _target(segment: Segment | None, edge: str, target: str) -> str:
 
 def run(args: argparse.Namespace) -> int:
     instance = Instance(args.home)
-    try:
-        segment = Segment.of_home(args.home)
-    except NotRunning:
-        segment = None
+    segment, said = joined(instance)
     shown = peers(instance, segment)
+    said += notes(instance, segment)
     if args.json:
         cli.print_json({"home": args.home, "segment": instance.segment_name if segment else None,
                         "layout": instance.config.layout, "peers": shown,
                         "mapped": [entry.name for entry in mapping.mapped(instance.home)],
-                        "notes": notes(instance, segment)})
+                        "notes": said})
     elif args.picture:
         print(picture(instance, segment))
     else:
         cli.print_table([[peer[key] if peer[key] is not None else "-" for key in COLUMNS] for peer in shown],
                         [key.replace("_", " ") for key in COLUMNS])
-        for line in notes(instance, segment):
+        for line in said:
             print(line)
     return 0 if all(peer["state"] == "running" for peer in shown) else NOT_ALL_RUN
