@@ -336,6 +336,21 @@ def test_deaths_meanwhile_only_delay_the_end(supervised, layout):
         written.write("base", 8)
 
 
+def test_what_a_restarted_mapper_has_not_read_yet_is_closed_with_the_rest(supervised, layout):
+    """It reads what is open when somebody asks for it, from a store that is slow here; it dies amid that, and again."""
+    instance = supervised(f'layout = "{layout}"')
+    written = Written(instance)
+    instance.archipelago("route", "--insert", "slow", "--before", "blockerm", "--type", "delay", "--option", "ms=300")
+    for _ in range(3):
+        instance.disconnect()
+        before = instance.pid("mapper")
+        os.kill(before, signal.SIGKILL)
+        wait_until(lambda before=before: instance.status()["mapper"]["pid"] not in (None, before), "it is restarted")
+    stop(instance)
+    instance.start()
+    written.check()
+
+
 def test_an_end_that_was_killed_does_not_keep_volumes_closed(instance):
     instance.vlmc("create", "v", "--size", "1M")
     lib.export_closing(instance.client.segment.c, 1)

@@ -146,6 +146,18 @@ def test_an_import_that_is_ended_in_the_middle_leaves_nothing(node, disk):
     assert not there(node, "ended")
 
 
+def test_an_import_that_is_killed_in_the_middle_is_nobodys_and_can_be_removed(node, disk):
+    with started(node, "import", "-", "killed", stdin=subprocess.PIPE, stderr=subprocess.PIPE) as importer:
+        importer.stdin.write(disk)
+        importer.stdin.flush()
+        wait_until(lambda: there(node, "killed"), "it is being made")
+        importer.kill()
+    wait_until(lambda: "half-made" in node.vlmc("list").stdout, "its maker is known to be gone")
+    assert "half-made" in node.vlmc("open", "killed", check=False).stderr
+    node.vlmc("remove", "killed")
+    assert not there(node, "killed")
+
+
 @pytest.mark.parametrize("data, runs", [
     (bytes(3 * UNIT), []), (b"x" * (2 * UNIT), [(0, 2 * UNIT)]), (bytes(UNIT) + b"x", [(UNIT, UNIT + 1)]),
     (b"x" + bytes(2 * UNIT) + b"x", [(0, UNIT), (2 * UNIT, 2 * UNIT + 2)]), (b"", [])])
