@@ -364,6 +364,18 @@ def test_a_pool_with_snapshots_of_its_own_is_written_to_all_the_same(cluster, se
 # --- pauses
 
 
+def lands_nowhere(cluster, nodes, volume, here):
+    """The paused node is robbed, the blocklist forgets it, and it goes on: nothing it had under way is there."""
+    try:
+        there = robbed(nodes[1], volume, b"b")
+        cluster.ceph("osd", "blocklist", "clear")
+    finally:
+        signalled(nodes[0], signal.SIGCONT)
+    assert answers(here) == {errno.ESTALE}
+    assert pages(there) == {b"b"}
+    there.close()
+
+
 @pytest.mark.layout("separate")
 @pytest.mark.options(blocklist_s=60)
 def test_what_a_paused_node_had_under_way_lands_nowhere_though_the_blocklist_forgot_it(cluster, nodes, volume):
@@ -374,14 +386,7 @@ def test_what_a_paused_node_had_under_way_lands_nowhere_though_the_blocklist_for
     signalled(nodes[0], signal.SIGSTOP, "blockerb")
     many_writes(here, b"a")
     signalled(nodes[0], signal.SIGSTOP)
-    try:
-        there = robbed(nodes[1], volume, b"b")
-        cluster.ceph("osd", "blocklist", "clear")
-    finally:
-        signalled(nodes[0], signal.SIGCONT)
-    assert answers(here) == {errno.ESTALE}
-    assert pages(there) == {b"b"}
-    there.close()
+    lands_nowhere(cluster, nodes, volume, here)
 
 
 @pytest.mark.layout("separate")
@@ -393,14 +398,7 @@ def test_what_librados_has_of_a_paused_node_lands_on_nothing_that_the_next_holde
     here.write(BLOCK, b"a" * 4096 * WRITES)
     here.flush()
     held_by_librados(cluster, nodes[0], here, b"a")
-    try:
-        there = robbed(nodes[1], volume, b"b")
-        cluster.ceph("osd", "blocklist", "clear")
-    finally:
-        signalled(nodes[0], signal.SIGCONT)
-    assert answers(here) == {errno.ESTALE}
-    assert pages(there) == {b"b"}
-    there.close()
+    lands_nowhere(cluster, nodes, volume, here)
 
 
 @pytest.mark.soak
