@@ -46,6 +46,8 @@ Payload of a header. Numbers lie in RANGES, so that what follows from them fits 
                     when it is true
     making          the mark of what it was made with: while there is such a mark, it is nobody's to use (see
                     mapper/making.py). Only there when it is not empty
+    protected       true: it is not removed, and nothing of it is given up, until that is taken back. Only there when
+                    it is true
 """
 import errno
 import os
@@ -160,6 +162,7 @@ class Header:
     making: str = ""
     in_place_since: int = 0
     settled: bool = False
+    protected: bool = False
     generation: int = 1
 
     @property
@@ -195,7 +198,7 @@ class Header:
 
 
 STORED = tuple(f.name for f in fields(Header) if f.name != "generation")
-OPTIONAL = ("renaming", "making", "in_place_since", "settled")     # are left out while they say nothing
+OPTIONAL = ("renaming", "making", "in_place_since", "settled", "protected")    # are left out while they say nothing
 KINDS = ("volume", "snapshot", "removed")
 RANGES = {                          # of the numbers of a header: from, below
     "id": (1, 1 << 64), "size": (0, SIZE_MAX + 1), "block_shift": (BLOCK_MIN_SHIFT, BLOCK_MAX_SHIFT + 1),
@@ -222,8 +225,9 @@ def unpack_header(data: bytes, wanted: int) -> Header:
         raise ValueError("its mark of being made is damaged")
     if not is_number(payload.get("in_place_since", 0), 0, EPOCH_LIMIT):
         raise ValueError("its in_place_since is no epoch")
-    if not isinstance(payload.get("settled", False), bool):
-        raise ValueError("whether it is settled is no truth value")
+    for key in ("settled", "protected"):
+        if not isinstance(payload.get(key, False), bool):
+            raise ValueError(f"whether it is {key} is no truth value")
     if not isinstance(payload["auto"], bool) or not 0 < generation < COUNT_LIMIT:
         raise ValueError("its mark or generation is damaged")
     if payload["size"] % SECTOR or (payload["size"] == 0 and payload["kind"] != "removed"):

@@ -157,10 +157,13 @@ class Volume:
 
     async def rename(self, name: str, token: int, renaming: str = "") -> None:
         """Replaces the header by one that differs in its names, and the token, only. Stale."""
+        await self.note(name=name, token=token, renaming=renaming)
+
+    async def note(self, **changes: Any) -> None:
+        """Replaces the header by one that differs in these members only, none of which says what its map is: so it
+        may be of one that was not loaded. Stale."""
         async with self.writing_header:
-            new = replace(self.header, generation=self.header.generation + 1, name=name, token=token,
-                          renaming=renaming)
-            await self.put_header(new)
+            await self.put_header(replace(self.header, generation=self.header.generation + 1, **changes))
 
     async def put_header(self, new: Header) -> None:
         """Puts a header in the present one's place. After a failure the store may have it all the same: then the next

@@ -21,7 +21,8 @@ from xseg.errors import XsegError
 
 FULL = Header(id=7 << 22, name="vol-ü", kind="volume", size=3 << 40, block_shift=22, epoch=9, writable_since=4,
               parent=5, root=[3, 2, 11], level=2, journals=[[3, 2, 1, 512], [7 << 22, 9, 2, None]], seq=17,
-              next_page=12, next_journal=3, created=1700000000000, token=99, auto=True, in_place_since=8, generation=6)
+              next_page=12, next_journal=3, created=1700000000000, token=99, auto=True, in_place_since=8,
+              protected=True, generation=6)
 
 
 def test_a_header_comes_back_as_it_was():

@@ -247,3 +247,15 @@ def test_a_killed_data_blockers_old_client_is_fenced(cluster, nodes, volume):
     assert here.read(0).data == b"b" * 4096
     assert before in cluster.run("ceph", "osd", "blocklist", "ls")
     here.close()
+
+
+def test_what_one_node_protects_the_other_does_not_remove(nodes, volume):
+    nodes[0].vlmc("snapshot", volume, "s")
+    nodes[0].vlmc("protect", volume, "s")
+    for name in (volume, "s"):
+        assert f"vlmc unprotect {name}" in nodes[1].vlmc("remove", name, check=False).stderr
+    here = Opened(nodes[0], volume)
+    assert "locked by another" in nodes[1].vlmc("unprotect", volume, check=False).stderr
+    here.close()
+    nodes[1].vlmc("unprotect", volume, "s")
+    nodes[0].vlmc("remove", "s")

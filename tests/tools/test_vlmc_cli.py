@@ -61,7 +61,8 @@ BROKEN = os.fsdecode(b"a\xff")
 WITH_NAMES = [["create", BROKEN, "--size", "1M"], ["clone", "v", BROKEN], ["clone", BROKEN, "v"],
               ["snapshot", BROKEN, "s"], ["rename", "v", BROKEN], ["resize", BROKEN, "1M"], ["export", BROKEN, "/x/y"],
               *([verb, BROKEN] for verb in ("info", "remove", "du", "check", "open", "close", "lock", "unlock",
-                                            "mapinfo", "map", "unmap"))]
+                                            "mapinfo", "map", "unmap",
+                                            "protect", "unprotect"))]
 
 
 @pytest.mark.parametrize("words", WITH_NAMES, ids=lambda words: " ".join(map(ascii, words)))

@@ -55,7 +55,8 @@ def line(row: dict[str, Any]) -> list[Any]:
     """A row of the table."""
     if "damaged" in row:
         return ["-", "damaged", "-", "-", "-", "-", row["id"], row["damaged"]]
-    notes = [word for word, true in (("open", row["open"]), ("automatic", row["auto"])) if true]
+    notes = [word for word, true in (("open", row["open"]), ("automatic", row["auto"]),
+                               ("protected", row["protected"])) if true]
     notes += [row["making"]] if row["making"] else []
     parent = row["parent"] or (f"({row['parent_id']})" if row["parent_id"] else "-")
     return [row["name"], row["kind"], cli.human(row["size"]), cli.human(row["block_size"]), parent,

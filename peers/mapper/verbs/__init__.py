@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The mapper's verbs: what tools may ask of it with CONTROL. They are in make.py, look.py, change.py, rename.py,
-hold.py and end.py.
+lineage.py, hold.py and end.py.
 
 A verb is a coroutine (mapper, arguments, room) -> msgpack-able map; room is the bytes its answer may
 have. Failures are raised as errors with a sentence. `name` is the volume meant; sizes are in bytes. A
@@ -28,6 +28,8 @@ notes in its request's `arg` that it is about to give back the name: what has th
     close_all -                                             closed, failed: name and sentence of each (end.py)
     check     name, [cursor]                                blocks, objects, problems, left_out, cursor
     repair    name (that holds the id)                      name: see rename.py
+    protect   name                                          -: see lineage.py
+    unprotect name                                          -
     du        name, [cursor]                                logical, blocks, objects, exclusive, shared, cursor
 
 Answers with a cursor are asked for again with it until it is 0. Types and bounds of the arguments are in
@@ -44,6 +46,7 @@ from peers.mapper.verbs.arguments import Answer, Arguments, parse, shown
 from peers.mapper.verbs.change import remove, resize
 from peers.mapper.verbs.end import close_all
 from peers.mapper.verbs.hold import close_volume, lock, open_volume, unlock
+from peers.mapper.verbs.lineage import protect, unprotect
 from peers.mapper.verbs.look import check, du, info, list_volumes, mapinfo
 from peers.mapper.verbs.make import cancel, clone, create, finish, snapshot
 from peers.mapper.verbs.rename import rename, repair
@@ -60,7 +63,7 @@ VERBS: dict[str, Callable[[Volumes, Arguments, int], Awaitable[Answer]]] = {
     "create": create, "clone": clone, "snapshot": snapshot, "list": list_volumes, "info": info,
     "rename": rename, "resize": resize, "remove": remove, "open": open_volume, "close": close_volume,
     "lock": lock, "unlock": unlock, "close_all": close_all, "mapinfo": mapinfo, "check": check, "du": du,
-    "repair": repair, "finish": finish, "cancel": cancel,
+    "repair": repair, "finish": finish, "cancel": cancel, "protect": protect, "unprotect": unprotect,
 }
 
 

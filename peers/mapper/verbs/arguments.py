@@ -99,6 +99,8 @@ ARGUMENTS: dict[str, dict[str, Argument]] = {
     "check": {"name": NAME, "cursor": CURSOR},
     "du": {"name": NAME, "cursor": CURSOR},
     "repair": {"name": NAME},
+    "protect": {"name": NAME},
+    "unprotect": {"name": NAME},
 }
 
 

@@ -92,7 +92,8 @@ async def remove(hand: Volumes, a: Arguments, room: int) -> Answer:
     """Frees the name at once, then gives back the space that only this volume had. EBUSY: it is open.
 
     With force, one whose header is damaged is removed as well; its space is left to the collector. With `making`, it
-    is removed only if it is still being made with that token. Who names it by its id means no other."""
+    is removed only if it is still being made with that token. Who names it by its id means no other. EPERM: it is
+    protected."""
     name, token, request = a["name"], a["token"], a["request"]
     slot = request.c
     if id_in(name) is not None:
@@ -185,6 +186,12 @@ async def volume_may_go(hand: Volumes, volume: Volume, name: str) -> None:
         raise missing(name)
 
 
+def refuse_protected(header: Header) -> None:
+    """EPERM: nobody takes anything away from what is protected."""
+    if header.protected:
+        raise fail(errno.EPERM, f"'{header.name}' is protected: `vlmc unprotect {header.name}` first")
+
+
 async def remove_space(hand: Volumes, volume: Volume, name: str, token: int) -> int:
     """Marks the header removed, which frees the name, and removes what the volume alone had."""
     def damage(failure: object) -> None:
@@ -200,6 +207,7 @@ async def remove_space(hand: Volumes, volume: Volume, name: str, token: int) -> 
             damage(failure)
             volume.stretches, volume.writable_since = [], NO_EPOCH
     if volume.header.kind != "removed":
+        refuse_protected(volume.header)
         await volume.write_header(kind="removed", token=token)
     view, since, count = volume.view(), volume.writable_since, 0
     async for names in walk.own_objects(hand.store, view, volume.header, since, damage=damage):
