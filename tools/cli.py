@@ -99,10 +99,11 @@ def print_json(value: Any) -> None:
     sys.stdout.write("\n")
 
 
-def print_table(rows: list[list[Any]], headers: list[str]) -> None:
-    """Columns under headers; nothing but the headers when there are no rows."""
+def print_table(rows: list[list[Any]], headers: list[str], whitespace: bool = False) -> None:
+    """Columns under headers; nothing but the headers when there are no rows. With `whitespace`, that before a word
+    stays."""
     from tabulate import tabulate
-    print(tabulate(rows, headers=headers, tablefmt="plain", disable_numparse=False))
+    print(tabulate(rows, headers=headers, tablefmt="plain", disable_numparse=False, preserve_whitespace=whitespace))
 
 
 def human(size: float) -> str:

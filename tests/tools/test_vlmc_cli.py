@@ -62,7 +62,7 @@ WITH_NAMES = [["create", BROKEN, "--size", "1M"], ["clone", "v", BROKEN], ["clon
               ["snapshot", BROKEN, "s"], ["rename", "v", BROKEN], ["resize", BROKEN, "1M"], ["export", BROKEN, "/x/y"],
               *([verb, BROKEN] for verb in ("info", "remove", "du", "check", "open", "close", "lock", "unlock",
                                             "mapinfo", "map", "unmap",
-                                            "protect", "unprotect"))]
+                                            "protect", "unprotect", "tree"))]
 
 
 @pytest.mark.parametrize("words", WITH_NAMES, ids=lambda words: " ".join(map(ascii, words)))
