@@ -11,6 +11,8 @@
 #include "nbd/keeper.c"
 
 #define MADE_MAX 256                /* bytes of an ordinary handshake */
+#define ID "00000000000000a1"       /* of the volume behind the export */
+#define DESCRIBED "\0\2" ID         /* NBD_INFO_DESCRIPTION, and what it says */
 
 enum how { SHAKEN = 1 };            /* an ordinary handshake comes first, of both sides */
 
@@ -32,17 +34,24 @@ static size_t client_handshake(uint8_t *buffer)
     return (size_t)(at - buffer);
 }
 
+static uint8_t *say_answer(uint8_t *at, uint32_t option, uint32_t type, const void *data, uint32_t size)
+{
+    at = nbd_put64(at, NBD_REPLY_MAGIC);
+    at = nbd_put32(at, option);
+    at = nbd_put32(at, type);
+    at = nbd_put32(at, size);
+    memcpy(at, data, size);
+    return at + size;
+}
+
 static size_t server_handshake(uint8_t *buffer)
 {
     uint8_t *at = buffer + NBD_GREETING_SIZE;
 
     memset(buffer, 0, NBD_GREETING_SIZE);
-    for (uint32_t option = NBD_OPT_STRUCTURED_REPLY; option; option = option == NBD_OPT_GO ? 0 : NBD_OPT_GO) {
-        at = nbd_put64(at, NBD_REPLY_MAGIC);
-        at = nbd_put32(at, option);
-        at = nbd_put32(at, NBD_REP_ACK);
-        at = nbd_put32(at, 0);
-    }
+    at = say_answer(at, NBD_OPT_STRUCTURED_REPLY, NBD_REP_ACK, "", 0);
+    at = say_answer(at, NBD_OPT_GO, NBD_REP_INFO, DESCRIBED, sizeof(DESCRIBED) - 1);
+    at = say_answer(at, NBD_OPT_GO, NBD_REP_ACK, "", 0);
     return (size_t)(at - buffer);
 }
 
@@ -90,6 +99,7 @@ static void clean_up(struct keeper *k)
     memset(k->slots, 0, sizeof(k->slots));
     k->reply = NULL;
     k->reply_room = k->talked = 0;
+    k->curious = k->known = false;
 }
 
 static void talk(struct keeper *k, int next)
@@ -107,7 +117,8 @@ static void talk(struct keeper *k, int next)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct keeper k = { .wire = PTHREAD_MUTEX_INITIALIZER, .table = PTHREAD_MUTEX_INITIALIZER,
-                               .room = PTHREAD_COND_INITIALIZER, .life = 1, .name = "kept" };
+                               .room = PTHREAD_COND_INITIALIZER, .life = 1, .name = "kept",
+                               .id = ID };
     size_t client, server;
     int others[3], next;
 

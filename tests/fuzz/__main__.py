@@ -27,18 +27,19 @@ def native_targets() -> list[str]:
     return sorted("fuzz_" + path[:-2] for path in glob.glob("*.c", root_dir=os.path.join(ROOT, "native", "fuzz")))
 
 
-def native_command(name: str, seconds: int) -> list[str]:
+def native_command(name: str, seconds: int, seed: int) -> list[str]:
     """Entropic scheduling costs more than short inputs do, so it is off."""
     found = os.path.join(ROOT, "build-fuzz", f"found-{name}")
     corpus = os.path.join(ROOT, "tests", "corpus", name)
     os.makedirs(found, exist_ok=True)
-    return [os.path.join(ROOT, "build-fuzz", name), f"-max_total_time={seconds}", "-entropic=0", "-verbosity=0",
+    return [os.path.join(ROOT, "build-fuzz", name), f"-max_total_time={seconds}", f"-seed={seed}",
+            "-entropic=0", "-verbosity=0",
             "-print_final_stats=1", f"-artifact_prefix={ROOT}/build-fuzz/", found, corpus]
 
 
-def run_one(name: str, seconds: int, seed: int) -> bool:
-    """Runs a target in a process of its own and shows what it said. True: it found nothing."""
-    command = native_command(name, seconds) if name.startswith("fuzz_") else \
+def run_one(name: str, seconds: int, seed: int) -> str:
+    """Runs a target in a process of its own and shows how it went. What it said of a finding, or nothing."""
+    command = native_command(name, seconds, seed) if name.startswith("fuzz_") else \
         [sys.executable, "-m", "tests.fuzz", "--seconds", str(seconds), "--seed", str(seed), "--here", name]
     try:
         done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -46,9 +47,9 @@ def run_one(name: str, seconds: int, seed: int) -> bool:
         said, good = done.stdout, done.returncode == 0
     except subprocess.TimeoutExpired as late:
         said, good = f"{late}", False
-    lines = [line for line in said.splitlines() if not good or "exec" in line]
-    print(f"== {name}{'' if good else ': FOUND SOMETHING'}", *lines, sep="\n", flush=True)
-    return good
+    lines = [line for line in said.splitlines() if "exec" in line]
+    print(f"== {name}{'' if good else ': FOUND SOMETHING, see the end'}", *lines, sep="\n", flush=True)
+    return "" if good else f"== {name}, seed {seed}: FOUND SOMETHING\n{said}"
 
 
 def run_here(name: str, seconds: float, rounds: int, seed: int) -> None:
@@ -75,8 +76,9 @@ def main() -> int:
         return 0
     names = args.names or [*native_targets(), *targets.TARGETS]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        good = list(pool.map(lambda name: run_one(name, args.seconds, args.seed), names))
-    return 0 if all(good) else 1
+        found = list(filter(None, pool.map(lambda name: run_one(name, args.seconds, args.seed), names)))
+    print(*found, sep="\n", flush=True)
+    return 1 if found else 0
 
 
 if __name__ == "__main__":
