@@ -226,7 +226,9 @@ static void request(struct peer *peer, struct xreq *req)
     case XOP_INFO: bf_info_request(bf, req); break;
     case XOP_LIST: bf_list_request(bf, req); break;
     case XOP_COPY: bf_copy_request(bf, req); break;
-    case XOP_HASH: bf_hash_request(bf, req); break;
+    case XOP_HASH:
+    case XOP_PUT: bf_content_request(bf, req); break;
+    case XOP_CLAIM:
     case XOP_DELETE:
     case XOP_REPLACE:
     case XOP_ACQUIRE:

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * blocker_file/commit.c - REPLACE, DELETE, ACQUIRE, RELEASE: many made durable at once.
+ * blocker_file/commit.c - REPLACE, DELETE, CLAIM, ACQUIRE, RELEASE, the names of contents: many made durable at once.
  *
  * Objects are removed by any worker, as freeing their space may take milliseconds each, unless the
  * request says what they must begin with: such a look is step 3. The rest
@@ -8,8 +8,8 @@
  *
  *     1. REPLACE: writes the content to a temporary file each
  *     2. makes these durable together
- *     3. gives them their names; locks and unlocks
- *     4. makes the folders durable together, those of removed objects too
+ *     3. gives them their names; locks and unlocks; claims
+ *     4. makes the folders durable together, those of removed objects too, and claims
  *
  * "Together" is an fsync each for up to BF_FEW, else one syncfs(). Whether a REPLACE or DELETE finds the
  * content it expects is looked at in step 3 under a flock on the folder, so that no other
@@ -64,14 +64,22 @@ static int write_content(struct bf *bf, struct bf_work *work)
     return rc;
 }
 
+/* PUT and HASH come with a file that is durable. */
+static bool has_file(const struct xreq *req) { return req->op == XOP_PUT || req->op == XOP_HASH; }
+
 /* What makes something new may fail on a full disk. */
-static bool makes_new(const struct xreq *req) { return req->op == XOP_REPLACE && (req->flags & XREQ_CREATE); }
+static bool makes_new(const struct xreq *req)
+{
+    return has_file(req) || (req->op == XOP_REPLACE && (req->flags & XREQ_CREATE));
+}
 
 static void prepare(struct bf *bf, struct commit *commit, struct bf_work *work)
 {
     struct xreq *req = bf_work_request(work);
 
     work->result = 0;
+    if (has_file(req))
+        return;
     work->fd = -1;
     if (req->op != XOP_REPLACE)
         return;
@@ -79,6 +87,11 @@ static void prepare(struct bf *bf, struct commit *commit, struct bf_work *work)
         work->result = write_content(bf, work);
     } while (!makes_new(req) && bf_reserve_give(bf, work->result));
     commit->files += work->result == 0;
+}
+
+static bool is_written(struct bf_work *work)
+{
+    return work->fd >= 0 && work->result == 0 && bf_work_request(work)->op == XOP_REPLACE;
 }
 
 /* syncfs() tells an error only once, maybe to somebody else: hence the count of failures. */
@@ -97,34 +110,40 @@ static void sync_files(struct bf *bf, struct commit *commit)
 
     if (many || !bf->sync) {
         for (struct bf_work *w = commit->list; w; w = bf_work_next(w))
-            if (w->fd >= 0 && w->result == 0)
+            if (is_written(w))
                 w->result = rc;
         return;
     }
     for (struct bf_work *w = commit->list; w; w = bf_work_next(w))
-        if (w->fd >= 0 && w->result == 0)
+        if (is_written(w))
             sync_file_range(w->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
     for (struct bf_work *w = commit->list; w; w = bf_work_next(w))
-        if (w->fd >= 0 && w->result == 0 && fdatasync(w->fd) < 0)
+        if (is_written(w) && fdatasync(w->fd) < 0)
             w->result = -errno;
 }
 
 /* --- 3: names ---------------------------------------------------------------------------- */
 
-/* Opens what is there now, if it is what the request expects. */
-static int open_present(int folder, const char *name, uint64_t expected)
+/* The first 8 bytes of a file are what is expected, if anything is. */
+static int check_first(int fd, uint64_t expected)
 {
     uint64_t first = 0;
-    int fd = openat(folder, name, O_RDONLY | O_CLOEXEC), rc = 0;
-    ssize_t n;
+    ssize_t n = expected ? pread(fd, &first, sizeof(first), 0) : 0;
+
+    if (n < 0)
+        return -errno;
+    return expected && (n != sizeof(first) || first != expected) ? -ESTALE : 0;
+}
+
+/* Opens what is there now, if it is what the request expects. */
+static int open_present(int folder, const char *name, const struct xreq *req)
+{
+    bool is_content = req->op == XOP_DELETE && req->object.kind == XOBJ_CONTENT;
+    int fd = openat(folder, name, O_RDONLY | O_CLOEXEC), rc;
 
     if (fd < 0)
         return -errno;
-    n = expected ? pread(fd, &first, sizeof(first), 0) : 0;
-    if (n < 0)
-        rc = -errno;
-    else if (expected && (n != sizeof(first) || first != expected))
-        rc = -ESTALE;
+    rc = is_content ? bf_claim_check(fd, req->arg) : check_first(fd, req->arg);
     if (rc)
         close(fd);
     return rc ? rc : fd;
@@ -145,7 +164,7 @@ static int replace(struct bf *bf, struct commit *commit, struct xreq *req)
         return folder;
     if (flock(folder, LOCK_EX) < 0)
         return -errno;
-    rc = old = open_present(folder, name, req->arg);
+    rc = old = open_present(folder, name, req);
     if (old >= 0) {
         rc = bf_publish(bf, h->work.fd, h->temporary, &req->object, false);
         if (rc)
@@ -168,7 +187,7 @@ static int delete_expected(struct bf *bf, struct commit *commit, struct xreq *re
         return folder;
     if (flock(folder, LOCK_EX) < 0)
         return -errno;
-    rc = old = open_present(folder, name, req->arg);
+    rc = old = open_present(folder, name, req);
     if (old >= 0) {
         rc = unlinkat(folder, name, 0) < 0 ? -errno : 0;
         commit->closing[commit->closing_count++] = old;
@@ -188,6 +207,9 @@ static int publish_delete(struct bf *bf, struct commit *commit, struct xreq *req
 static int publish(struct bf *bf, struct commit *commit, struct xreq *req)
 {
     switch (req->op) {
+    case XOP_PUT:
+    case XOP_HASH: return bf_claim_publish(bf, bf_held(req)->work.fd, bf_held(req)->temporary, &req->object);
+    case XOP_CLAIM: return bf_claim_set(bf, &req->object, &bf_held(req)->work.fd);
     case XOP_REPLACE: return replace(bf, commit, req);
     case XOP_ACQUIRE: return bf_lock_acquire(bf, req);
     case XOP_RELEASE: return bf_lock_release(bf, req);
@@ -207,6 +229,25 @@ static void touch(struct commit *commit, const struct xobj *object)
         return;
     commit->folders += !(commit->touched[folder / 8] >> folder % 8 & 1);
     commit->touched[folder / 8] |= (uint8_t)(1 << folder % 8);
+}
+
+/* Closes what was claimed. */
+static void sync_claims(struct bf *bf, struct commit *commit)
+{
+    uint32_t count = 0;
+    int rc;
+
+    for (struct bf_work *w = commit->list; w; w = bf_work_next(w))
+        count += w->fd >= 0 && bf_work_request(w)->op == XOP_CLAIM;
+    rc = count > BF_FEW ? sync_everything(bf, commit) : 0;
+    for (struct bf_work *w = commit->list; w; w = bf_work_next(w)) {
+        if (w->fd < 0 || bf_work_request(w)->op != XOP_CLAIM)
+            continue;
+        if (count <= BF_FEW && bf->sync && fsync(w->fd) < 0)
+            w->result = -errno;
+        w->result = w->result ? w->result : rc;
+        close(w->fd);
+    }
 }
 
 static int sync_folders(struct bf *bf, const struct commit *commit)
@@ -231,9 +272,9 @@ static void publish_all(struct bf *bf, struct commit *commit)
         while (w->result == 0 && (w->result = publish(bf, commit, req)) < 0)
             if (!makes_new(req) && bf_reserve_give(bf, w->result))
                 w->result = 0;
-        if (w->result == 0 && req->op != XOP_RELEASE)
+        if (w->result == 0 && req->op != XOP_RELEASE && req->op != XOP_CLAIM)
             touch(commit, &req->object);
-        if (w->fd >= 0)
+        if (w->fd >= 0 && req->op != XOP_CLAIM)
             bf_temporary_drop(bf, w->fd, bf_held(req)->temporary);
     }
 }
@@ -247,6 +288,7 @@ static void commit_all(struct bf *bf, struct commit *commit)
         prepare(bf, commit, w);
     sync_files(bf, commit);
     publish_all(bf, commit);
+    sync_claims(bf, commit);
     rc = sync_folders(bf, commit);
     for (struct bf_work *w = commit->list; w && rc; w = bf_work_next(w)) {
         if (w->result)
@@ -272,7 +314,7 @@ static void commit_run(struct task *task, void *arg)
 
 /* --- on the loop ---------------------------------------------------------------------------- */
 
-static void group_add(struct bf *bf, struct bf_work *work)
+void bf_commit_add(struct bf *bf, struct bf_work *work)
 {
     bf->active++;
     task_list_add(&bf->group.waiting, &work->task);
@@ -308,7 +350,7 @@ static void commit_done(struct bf *bf, struct bf_work *work, int result)
     struct xreq *req = bf_work_request(work);
     bool changes = req->op == XOP_REPLACE || req->op == XOP_DELETE;
 
-    if (changes && result != -ENOENT && result != -EEXIST && result != -ESTALE) {
+    if (changes && result != -ENOENT && result != -EEXIST && result != -ESTALE && result != -EBUSY) {
         bf_object_renew(bf, &req->object);
         bf_volume_of(bf, &req->object)->lost |= result < 0; /* it may be there or not */
     }
@@ -334,7 +376,7 @@ static void delete_done(struct bf *bf, struct bf_work *work, int result)
     if (result)
         commit_done(bf, work, result);
     else
-        group_add(bf, work);
+        bf_commit_add(bf, work);
 }
 
 static bool is_valid(struct bf *bf, const struct xreq *req)
@@ -354,6 +396,7 @@ static bool is_valid(struct bf *bf, const struct xreq *req)
         return is_lock && req->arg && req->size <= BF_OWNER_MAX
             && xreq_data_ok(bf->peer->seg, req, req->size);
     case XOP_RELEASE: return is_lock;
+    case XOP_CLAIM: return req->object.kind == XOBJ_CONTENT;
     default: return true;
     }
 }
@@ -371,6 +414,6 @@ void bf_commit_request(struct bf *bf, struct xreq *req)
         bf_held(req)->work.done = delete_done;
         bf_pool_add(bf, &bf_held(req)->work, POOL_SLOW);
     } else {
-        group_add(bf, &bf_held(req)->work);
+        bf_commit_add(bf, &bf_held(req)->work);
     }
 }

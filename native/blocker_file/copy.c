@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * blocker_file/copy.c - COPY and HASH: a worker goes through a whole object.
+ * blocker_file/copy.c - COPY: a worker goes through a whole object.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -12,7 +12,7 @@
 #include "blocker_file/parts.h"
 #include "objects/object.h"
 
-static int open_object(struct bf *bf, const struct xobj *object)
+int bf_open_to_read(struct bf *bf, const struct xobj *object)
 {
     char path[BF_PATH];
     const char *name;
@@ -25,8 +25,7 @@ static int open_object(struct bf *bf, const struct xobj *object)
     return fd < 0 ? -errno : fd;
 }
 
-/* Stores what is not zeros of `size` bytes. */
-static int write_sparse(int fd, const uint8_t *data, uint64_t size, uint64_t offset)
+int bf_write_sparse(int fd, const uint8_t *data, uint64_t size, uint64_t offset)
 {
     int rc = 0;
 
@@ -53,7 +52,7 @@ static int copy_by_hand(int from, int to, uint64_t offset, uint64_t end)
             rc = n < 0 ? -errno : 0;
             break;
         }
-        rc = write_sparse(to, buffer, (uint64_t)n, offset);
+        rc = bf_write_sparse(to, buffer, (uint64_t)n, offset);
         offset += (uint64_t)n;
     }
     free(buffer);
@@ -75,8 +74,7 @@ static int copy_extent(int from, int to, uint64_t offset, uint64_t end)
     return 0;
 }
 
-/* Goes from data to data: holes stay holes. */
-static int copy_extents(int from, int to, uint64_t size)
+int bf_copy_extents(int from, int to, uint64_t size)
 {
     uint64_t offset = 0;
     int rc = 0;
@@ -102,7 +100,7 @@ static int copy_into(struct bf *bf, struct xreq *req, int from)
 
     if (to < 0)
         return to;
-    rc = copy_extents(from, to, req->size);
+    rc = bf_copy_extents(from, to, req->size);
     if (rc == 0 && ftruncate(to, (off_t)req->size) < 0)
         rc = -errno;
     if (rc == 0)
@@ -118,7 +116,7 @@ static int copy_run(struct bf *bf, struct bf_work *work)
     int from, rc;
 
     memcpy(&source, xreq_data(bf->peer->seg, req), sizeof(source));
-    from = open_object(bf, &source);
+    from = bf_open_to_read(bf, &source);
     if (from < 0)
         return from;
     rc = copy_into(bf, req, from);
@@ -165,95 +163,5 @@ void bf_copy_request(struct bf *bf, struct xreq *req)
         return;
     }
     bf_held(req)->work = (struct bf_work){ .run = copy_run, .done = copy_done };
-    bf_pool_add(bf, &bf_held(req)->work, POOL_SLOW);
-}
-
-/* --- HASH -------------------------------------------------------------------------------- */
-
-/* What is hashed is what is stored, even if somebody writes into the object meanwhile. */
-static int hash_file(struct content *content, uint8_t *buffer, int from, int to, uint64_t size)
-{
-    uint64_t offset = 0;
-    int rc = 0;
-
-    while (rc == 0 && offset < size) {
-        uint64_t step = size - offset < BF_COPY_BUFFER ? size - offset : BF_COPY_BUFFER;
-        ssize_t n = pread(from, buffer, step, (off_t)offset);
-        if (n < 0)
-            return -errno;
-        if (n == 0)
-            break;
-        rc = content_feed(content, buffer, (uint64_t)n);
-        if (rc == 0)
-            rc = write_sparse(to, buffer, (uint64_t)n, offset);
-        offset += (uint64_t)n;
-    }
-    return rc;
-}
-
-/* Names the content, once it is durable: who finds a content object may rely on it. */
-static int store_content(struct bf *bf, uint64_t number, int fd, uint64_t length, const uint8_t *digest)
-{
-    struct xobj content = { .kind = XOBJ_CONTENT };
-    int rc;
-
-    memcpy(content.digest, digest, sizeof(content.digest));
-    if (length == 0)
-        return 0;
-    if (ftruncate(fd, (off_t)length) < 0 || (bf->sync && fdatasync(fd) < 0))
-        return -errno;
-    rc = bf_publish(bf, fd, number, &content, true);
-    return rc == -EEXIST ? 0 : rc;
-}
-
-static int hash_into(struct bf *bf, struct xreq *req, uint8_t *buffer, int from)
-{
-    struct content content;
-    uint8_t digest[32];
-    uint64_t number;
-    int to = bf_temporary(bf, NULL, &number), rc, ended;
-
-    if (to < 0)
-        return to;
-    rc = content_begin(&content);
-    if (rc == 0)
-        rc = hash_file(&content, buffer, from, to, req->size);
-    ended = content_end(&content, rc ? NULL : digest);
-    if (rc == 0)
-        rc = ended ? ended : store_content(bf, number, to, content.length, digest);
-    bf_temporary_drop(bf, to, number);
-    if (rc)
-        return rc;
-    memcpy(xreq_data(bf->peer->seg, req), digest, sizeof(digest));
-    req->done = sizeof(digest);
-    return 0;
-}
-
-static int hash_run(struct bf *bf, struct bf_work *work)
-{
-    struct xreq *req = bf_work_request(work);
-    uint8_t *buffer = malloc(BF_COPY_BUFFER);
-    int from = buffer ? open_object(bf, &req->object) : -ENOMEM;
-    int rc = from < 0 ? from : hash_into(bf, req, buffer, from);
-
-    if (from >= 0)
-        close(from);
-    free(buffer);
-    return rc;
-}
-
-static void hash_done(struct bf *bf, struct bf_work *work, int result)
-{
-    bf->rest.lost = true;
-    peer_reply(bf->peer, bf_work_request(work), result);
-}
-
-void bf_hash_request(struct bf *bf, struct xreq *req)
-{
-    if (!xreq_data_ok(bf->peer->seg, req, 32)) {
-        peer_reply(bf->peer, req, -EINVAL);
-        return;
-    }
-    bf_held(req)->work = (struct bf_work){ .run = hash_run, .done = hash_done };
     bf_pool_add(bf, &bf_held(req)->work, POOL_SLOW);
 }

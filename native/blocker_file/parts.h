@@ -25,11 +25,11 @@
  * not block: reads from the page cache, writes into it, opening what the kernel has in its
  * caches. All else is a `struct bf_work`, handed to io_uring (reads that miss, direct I/O,
  * fallocate, fsync) or to a small pool of threads (loop/pool.h): opening a file and INFO as quick tasks;
- * large writes, COPY, HASH, LIST, the removal of a file, syncfs as slow ones. Its done() runs on the
+ * large writes, COPY, HASH, PUT, LIST, the removal of a file, syncfs as slow ones. Its done() runs on the
  * loop again. A request's work lies in its `holder` scratch, so nothing is allocated per request
  * and every queue is bounded by the number of request slots.
  *
- * REPLACE, ACQUIRE, RELEASE and the end of a DELETE are committed in groups, one group at a time. The
+ * REPLACE, ACQUIRE, RELEASE, CLAIM and the end of a DELETE, PUT or HASH are committed in groups, one group at a time. The
  * loop gathers them; at the end of a turn, when no group is away, what was gathered goes to a worker as
  * one quick task: it prepares each, makes them durable together, publishes each, makes the folders durable
  * together, and only then hands all back to be answered. The files that were replaced it closes after
@@ -486,19 +486,41 @@ void bf_sync_request(struct bf *bf, struct xreq *req);
 /* Answers the request after making its object durable. */
 void bf_sync_one(struct bf *bf, struct xreq *req, struct bf_object *object);
 
-/* --- blocker_file/copy.c: COPY, HASH. The loop. -------------------------------------- */
+/* --- blocker_file/copy.c: COPY. The loop, and for its neighbours in a worker: ----------- */
 
 void bf_copy_request(struct bf *bf, struct xreq *req);
-void bf_hash_request(struct bf *bf, struct xreq *req);
+/* A descriptor of its own. */
+int bf_open_to_read(struct bf *bf, const struct xobj *object);
+/* Stores what is not zeros of `size` bytes. */
+int bf_write_sparse(int fd, const uint8_t *data, uint64_t size, uint64_t offset);
+/* The first `size` bytes, from data to data: holes stay holes. Shares the space where the file system can. */
+int bf_copy_extents(int from, int to, uint64_t size);
 
 /* --- blocker_file/io.c: READ, WRITE, WRITE_ZEROES, DISCARD. The loop. ------------------ */
 
 void bf_io_request(struct bf *bf, struct xreq *req);
 
+/* --- blocker_file/claim.c: contents' names and claims. A worker. ------------------------- */
+
+/* EBUSY: what is in that file was claimed at `moment` (ns since 1970; 0: none) or later. */
+int bf_claim_check(int fd, uint64_t moment);
+/* The file is claimed now, once it is synced. */
+int bf_claim_file(int fd);
+/* Gives a claimed file the content's name, in place of another that may have it. */
+int bf_claim_publish(struct bf *bf, int fd, uint64_t number, const struct xobj *content);
+/* Claims a content; *fd is its file, which the caller syncs and closes, or -1. ENOENT. */
+int bf_claim_set(struct bf *bf, const struct xobj *content, int *fd);
+
 /* --- blocker_file/commit.c: group commit. The loop. ------------------------------------ */
 
+/* A request whose work has a durable file in `fd` (PUT, HASH; its object is the content). done() is called then. */
+void bf_commit_add(struct bf *bf, struct bf_work *work);
 void bf_commit_request(struct bf *bf, struct xreq *req);
 /* Hands over the next group, if there is something for it and none is away. */
 void bf_commit_start(struct bf *bf);
+
+/* --- blocker_file/content.c: PUT, HASH. The loop. ----------------------------------------- */
+
+void bf_content_request(struct bf *bf, struct xreq *req);
 
 #endif

@@ -106,5 +106,5 @@ int bf_publish(struct bf *bf, int fd, uint64_t number, const struct xobj *object
     if (folder < 0)
         return folder;
     return must_be_new ? publish_new(bf, fd, number, folder, name)
-                       : publish_over(bf, fd, number, folder, name, object->kind == XOBJ_DATA);
+                       : publish_over(bf, fd, number, folder, name, object->kind == XOBJ_DATA || object->kind == XOBJ_CONTENT);
 }

@@ -44,6 +44,7 @@ enum {
     RADOS_ORDERSNAP = 512,          /* ... refused if the object has seen a newer snapshot context */
     RADOS_CREATE_EXCLUSIVE = 1,
     RADOS_CREATE_IDEMPOTENT = 0,
+    RADOS_XATTR_LESS = 3,           /* cmpxattr: the attribute's text comes before the value, else ECANCELED */
     RADOS_COMPARE_BASE = 4095,      /* cmpext: -(this + offset of the first difference) */
     RADOS_EOLDSNAPC = 85,           /* ERESTART */
     RADOS_EBLOCKLISTED = 108        /* ESHUTDOWN */
@@ -96,6 +97,9 @@ enum {
     X(void, write_op_writesame, (rados_write_op_t op, const char *data, size_t data_size,          \
                                  size_t size, uint64_t offset))                                    \
     X(void, write_op_remove, (rados_write_op_t op))                                                \
+    X(void, write_op_setxattr, (rados_write_op_t op, const char *name, const char *value, size_t size)) \
+    X(void, write_op_cmpxattr, (rados_write_op_t op, const char *name, uint8_t how,                 \
+                                const char *value, size_t size))                                   \
     X(void, write_op_truncate, (rados_write_op_t op, uint64_t size))                               \
     X(void, write_op_zero, (rados_write_op_t op, uint64_t offset, uint64_t size))                  \
     X(void, write_op_exec, (rados_write_op_t op, const char *class, const char *method,            \

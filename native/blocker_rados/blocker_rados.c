@@ -143,6 +143,8 @@ static bool answer_at_once(struct br *br, struct xreq *req)
     case XOP_HASH:
         ok = object_name_ok(&req->object) && !is_lock && xreq_data_ok(seg, req, 32);
         break;
+    case XOP_PUT: ok = req->object.kind == XOBJ_CONTENT && xreq_data_ok(seg, req, req->size); break;
+    case XOP_CLAIM: ok = req->object.kind == XOBJ_CONTENT; break;
     default: ok = true; break;
     }
     if (!ok || req->volume)
@@ -163,6 +165,7 @@ static void serve(struct br *br, struct xreq *req, struct br_op *op)
         br_to_worker(br, op, br_copy_run, POOL_SLOW);
         break;
     case XOP_HASH: br_to_worker(br, op, br_hash_run, POOL_SLOW); break;
+    case XOP_PUT: br_to_worker(br, op, br_put_run, POOL_SLOW); break;
     case XOP_ACQUIRE:
     case XOP_RELEASE: lock_request(br, req, op); break;
     case XOP_DELETE:
@@ -177,6 +180,7 @@ static void serve(struct br *br, struct xreq *req, struct br_op *op)
     case XOP_WRITE_ZEROES:
     case XOP_DISCARD:
     case XOP_INFO:
+    case XOP_CLAIM:
     case XOP_REPLACE: br_io_request(br, req, op); break;
     default:
         br_op_put(br, op);

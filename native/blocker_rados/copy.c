@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * blocker_rados/copy.c - COPY and HASH: a worker goes through a whole object.
+ * blocker_rados/copy.c - COPY, HASH and PUT: a worker goes through a whole object.
  *
  * librados' C interface has no copy within the store, so a worker reads and writes.
  */
@@ -134,54 +134,53 @@ static int64_t read_whole(struct br *br, const struct xobj *object, char *buffer
     return (int64_t)done;
 }
 
-static int digest_of(const char *data, uint64_t size, uint64_t *length, uint8_t digest[32])
-{
-    struct content content;
-    int rc = content_begin(&content), ended;
-
-    if (rc == 0)
-        rc = content_feed(&content, data, size);
-    *length = content.length;
-    ended = content_end(&content, rc ? NULL : digest);
-    return rc ? rc : ended;
-}
-
 /* All of it in one operation: who finds a content object may rely on it. */
-static int store_content(struct br *br, const uint8_t *digest, const char *data, uint64_t length)
+static int store_content(struct br *br, const struct xobj *content, const char *data, uint64_t length)
 {
     struct target target = { .io = br->io[XOBJ_CONTENT], .flags = RADOS_FULL_TRY };
-    struct xobj content = { .kind = XOBJ_CONTENT };
     rados_write_op_t write;
-    int rc;
 
     if (length == 0)
         return 0;
-    memcpy(content.digest, digest, sizeof(content.digest));
-    object_name_print(&content, target.name);
+    object_name_print(content, target.name);
     write = rados.create_write_op();
-    rados.write_op_create(write, RADOS_CREATE_EXCLUSIVE, NULL);
+    rados.write_op_create(write, RADOS_CREATE_IDEMPOTENT, NULL);
     rados.write_op_write_full(write, data, length);
-    rc = operate(&target, write);
-    return rc == -EEXIST ? 0 : rc;
+    br_claim_write(write);
+    return operate(&target, write);
+}
+
+/* ENOENT: there is no such content. */
+static int claim_content(struct br *br, const struct xobj *content)
+{
+    struct target target = { .io = br->io[XOBJ_CONTENT], .flags = RADOS_FULL_TRY };
+    rados_write_op_t write = rados.create_write_op();
+
+    object_name_print(content, target.name);
+    rados.write_op_assert_exists(write);
+    br_claim_write(write);
+    return operate(&target, write);
 }
 
 /* What is hashed is what is stored, even if somebody writes into the object meanwhile. */
 static int hash(struct br *br, struct xreq *req, char *buffer)
 {
-    uint8_t digest[32];
+    struct xobj content = { .kind = XOBJ_CONTENT };
     uint64_t length;
     int64_t size = read_whole(br, &req->object, buffer, req->size);
     int rc;
 
     if (size < 0)
         return (int)size;
-    rc = digest_of(buffer, (uint64_t)size, &length, digest);
-    if (rc == 0)
-        rc = store_content(br, digest, buffer, length);
+    rc = content_digest(buffer, (uint64_t)size, &length, content.digest);
+    if (rc == 0 && length)
+        rc = claim_content(br, &content);
+    if (rc == -ENOENT)
+        rc = store_content(br, &content, buffer, length);
     if (rc)
         return rc;
-    memcpy(xreq_data(br->peer->seg, req), digest, sizeof(digest));
-    req->done = sizeof(digest);
+    memcpy(xreq_data(br->peer->seg, req), content.digest, sizeof(content.digest));
+    req->done = sizeof(content.digest);
     return 0;
 }
 
@@ -197,5 +196,24 @@ int br_hash_run(struct br *br, struct br_op *op)
         return -ENOMEM;
     rc = hash(br, op->req, buffer);
     free(buffer);
+    return rc;
+}
+
+/* --- PUT ----------------------------------------------------------------------------------- */
+
+int br_put_run(struct br *br, struct br_op *op)
+{
+    struct xreq *req = op->req;
+    const char *data = xreq_data(br->peer->seg, req);
+    uint8_t digest[32];
+    uint64_t length;
+    int rc = content_digest(data, req->size, &length, digest);
+
+    if (rc == 0 && memcmp(digest, req->object.digest, sizeof(digest)))
+        rc = -EBADMSG;
+    if (rc == 0)
+        rc = store_content(br, &req->object, data, length);
+    if (rc == 0)
+        req->done = req->size;
     return rc;
 }

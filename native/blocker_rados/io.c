@@ -154,7 +154,7 @@ static void discard(struct br *br, struct br_op *op)
     operate(br, op, write);
 }
 
-/* --- DELETE, REPLACE ----------------------------------------------------------------------- */
+/* --- DELETE, CLAIM, REPLACE ----------------------------------------------------------------------- */
 
 static void replace_done(struct br *br, struct br_op *op)
 {
@@ -169,15 +169,33 @@ static void expect_present(rados_write_op_t write, const struct xreq *req)
         rados.write_op_cmpext(write, (const char *)&req->arg, sizeof(req->arg), 0, NULL);
 }
 
+static void delete_content_done(struct br *br, struct br_op *op)
+{
+    br_reply(br, op, op->result == -ECANCELED ? -EBUSY : op->result);
+}
+
 static void delete(struct br *br, struct br_op *op)
 {
     rados_write_op_t write = rados.create_write_op();
 
-    if (op->req->arg) {
+    if (op->req->arg && op->req->object.kind == XOBJ_CONTENT) {
+        op->done = delete_content_done;
+        rados.write_op_assert_exists(write);
+        br_claim_expect_none(write, op->req->arg);
+    } else if (op->req->arg) {
         op->done = replace_done;
         expect_present(write, op->req);
     }
     rados.write_op_remove(write);
+    operate(br, op, write);
+}
+
+static void claim(struct br *br, struct br_op *op)
+{
+    rados_write_op_t write = rados.create_write_op();
+
+    rados.write_op_assert_exists(write);
+    br_claim_write(write);
     operate(br, op, write);
 }
 
@@ -208,7 +226,7 @@ static int check(struct br *br, const struct xreq *req)
         return -EINVAL;
     if (req->op == XOP_REPLACE)
         return req->size <= BLOCKER_REPLACE_MAX ? 0 : -EINVAL;
-    if (req->op == XOP_DELETE || req->op == XOP_INFO || req->op == XOP_READ)
+    if (req->op == XOP_DELETE || req->op == XOP_INFO || req->op == XOP_READ || req->op == XOP_CLAIM)
         return 0;
     return req->size > BR_OBJECT_MAX || req->offset > BR_OBJECT_MAX - req->size ? -EFBIG : 0;
 }
@@ -240,6 +258,7 @@ void br_io_request(struct br *br, struct xreq *req, struct br_op *op)
     case XOP_DISCARD: discard(br, op); break;
     case XOP_DELETE: delete(br, op); break;
     case XOP_REPLACE: replace(br, op); break;
+    case XOP_CLAIM: claim(br, op); break;
     default:
         assert(req->op == XOP_INFO);
         op->done = info_done;

@@ -467,6 +467,13 @@ int br_lock_acquire(struct br *br, struct br_op *op);
 int br_lock_release(struct br *br, struct br_op *op);
 int br_lock_delete(struct br *br, struct br_op *op);
 
+/* --- blocker_rados/claim.c: when a content was last claimed. Any thread. ------------------- */
+
+/* Has a write operation claim its object. */
+void br_claim_write(rados_write_op_t write);
+/* Has it fail with ECANCELED if its object was claimed at `moment` (ns since 1970) or later. */
+void br_claim_expect_none(rados_write_op_t write, uint64_t moment);
+
 /* --- blocker_rados/io.c: what is one operation -------------------------------------------- */
 
 void br_io_request(struct br *br, struct xreq *req, struct br_op *op);
@@ -476,5 +483,6 @@ void br_io_request(struct br *br, struct xreq *req, struct br_op *op);
 int br_list_run(struct br *br, struct br_op *op);
 int br_copy_run(struct br *br, struct br_op *op);
 int br_hash_run(struct br *br, struct br_op *op);
+int br_put_run(struct br *br, struct br_op *op);
 
 #endif

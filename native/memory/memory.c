@@ -11,6 +11,7 @@
 #include "memory/parts.h"
 #include "objects/blocker.h"
 #include "objects/object.h"
+#include "segment/clock.h"
 
 struct memory {
     uint64_t size;                  /* option */
@@ -101,7 +102,9 @@ static int serve_delete(struct peer *peer, struct xreq *req)
 
     if (!object)
         return -ENOENT;
-    if (!is_expected(object, req->arg))
+    if (req->object.kind == XOBJ_CONTENT && req->arg && object->claimed_ns >= req->arg)
+        return -EBUSY;
+    if (req->object.kind != XOBJ_CONTENT && !is_expected(object, req->arg))
         return -ESTALE;
     memory_table_remove(table_of(peer), object);
     return 0;
@@ -173,24 +176,37 @@ static int feed_content(struct content *content, const struct memory_object *obj
     return rc;
 }
 
+/* True if the content is there already, and is claimed now. */
+static bool claim(struct memory_table *table, const struct xobj *name)
+{
+    struct memory_object *object = memory_table_find(table, name);
+
+    if (object)
+        object->claimed_ns = clock_wall_ns();
+    return object != NULL;
+}
+
+/* Keeps a content that was just made, if that went well. */
+static int keep_content(struct memory_table *table, struct memory_object *content, uint64_t length, int rc)
+{
+    content->size = length;
+    content->claimed_ns = clock_wall_ns();
+    if (rc)
+        memory_table_remove(table, content);
+    return rc;
+}
+
 static int store_content(struct memory_table *table, const struct memory_object *from,
                          const uint8_t *digest, uint64_t length)
 {
     struct xobj name = { .kind = XOBJ_CONTENT };
     struct memory_object *to;
-    int rc;
 
     memcpy(name.digest, digest, sizeof(name.digest));
-    if (length == 0 || memory_table_find(table, &name))
+    if (length == 0 || claim(table, &name))
         return 0;
     to = memory_table_make(table, &name);
-    if (!to)
-        return -ENOMEM;
-    rc = copy_bytes(table, from, to, length);
-    to->size = length;
-    if (rc)
-        memory_table_remove(table, to);
-    return rc;
+    return to ? keep_content(table, to, length, copy_bytes(table, from, to, length)) : -ENOMEM;
 }
 
 static int serve_hash(struct peer *peer, struct xreq *req)
@@ -215,6 +231,37 @@ static int serve_hash(struct peer *peer, struct xreq *req)
     memcpy(xreq_data(peer->seg, req), digest, sizeof(digest));
     req->done = sizeof(digest);
     return 0;
+}
+
+static int serve_put(struct peer *peer, struct xreq *req)
+{
+    struct memory_table *table = table_of(peer);
+    struct memory_object *to;
+    uint8_t digest[32];
+    uint64_t length;
+    int rc;
+
+    if (req->object.kind != XOBJ_CONTENT || !xreq_data_ok(peer->seg, req, req->size))
+        return -EINVAL;
+    rc = content_digest(xreq_data(peer->seg, req), req->size, &length, digest);
+    if (rc == 0 && memcmp(digest, req->object.digest, sizeof(digest)))
+        rc = -EBADMSG;
+    if (rc)
+        return rc;
+    req->done = req->size;
+    if (length == 0 || claim(table, &req->object))
+        return 0;
+    to = memory_table_make(table, &req->object);
+    if (!to)
+        return -ENOMEM;
+    return keep_content(table, to, length, memory_write(table, to, xreq_data(peer->seg, req), 0, length));
+}
+
+static int serve_claim(struct peer *peer, struct xreq *req)
+{
+    if (req->object.kind != XOBJ_CONTENT)
+        return -EINVAL;
+    return claim(table_of(peer), &req->object) ? 0 : -ENOENT;
 }
 
 /* The cursor is a hash: that of the first object that found no room. */
@@ -344,6 +391,8 @@ static int serve(struct peer *peer, struct xreq *req)
     case XOP_ACQUIRE: return serve_acquire(peer, req);
     case XOP_RELEASE: return serve_release(peer, req);
     case XOP_HASH: return serve_hash(peer, req);
+    case XOP_PUT: return serve_put(peer, req);
+    case XOP_CLAIM: return serve_claim(peer, req);
     default: return -EOPNOTSUPP;
     }
 }

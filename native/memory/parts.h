@@ -28,6 +28,7 @@ struct memory_object {
     uint64_t chunks;                        /* how many it has */
     uint64_t slots;                         /* room in chunk[] */
     uint8_t **chunk;                        /* NULL: zeros */
+    uint64_t claimed_ns;                    /* of a CONTENT: since 1970 */
     uint64_t token, number;                 /* a lock's; token 0: free */
     uint32_t owner_size;
     uint8_t *owner;

@@ -22,6 +22,7 @@
  *   DELETE        arg = expected first 8 bytes of      ENOENT: there is none. ESTALE: the first 8 bytes
  *                 the present content, as a u64        were not arg. A look and a removal in one atomic
  *                 (0: whatever they are)               step, for objects that only REPLACE writes
+ *                 CONTENT: arg = a moment (0: none)    EBUSY: claimed then or later. As atomic
  *   COPY          data: struct xobj of the source;     object becomes a copy of the source's first
  *                 size                                 size bytes (zeros past its end; without the
  *                                                      all-zero parts). ENOENT: no source
@@ -52,8 +53,13 @@
  *   RELEASE       object.kind = LOCK; arg = token      ENOENT: not locked. EPERM: not by this token.
  *                 FORCE: whoever has it                EBUSY: FORCE, but its holder lives here
  *   HASH          size                                 SHA-256 of the first size bytes without
- *                                                      trailing zeros; stores that content as a
- *                                                      CONTENT object (unless empty); data: 32 bytes
+ *                 FROZEN: the object is never          trailing zeros; stores that content as a
+ *                 written again, so the store may      CONTENT object (unless empty), and claims it;
+ *                 share or copy what it has            data: 32 bytes
+ *   PUT           object: CONTENT; size, data          stores the data without trailing zeros as that
+ *                                                      object (unless empty), and claims it. done =
+ *                                                      size. EBADMSG: its name is not their digest
+ *   CLAIM         object: CONTENT                      claims it. ENOENT: there is none
  *
  * Writes to different byte ranges of one object may run at the same time; two that overlap
  * land in either order.
@@ -68,7 +74,14 @@
  * sleeps, holds its flocks, and is on the blocklist whenever it wakes. Where neither can be made certain, the
  * answer is EBUSY and says why.
  *
- * DELETE, REPLACE, ACQUIRE, RELEASE are durable when the reply comes; DATA writes, zeroes and
+ * A CONTENT object can be wanted at any moment by somebody who knows its name, so removing one has a condition.
+ * A claim is the time of the node's clock (ns since 1970, to the store's precision) when somebody last said that he is
+ * about to refer to it: PUT, HASH and CLAIM set it, durably, and DELETE of what was claimed since its moment
+ * changes nothing. Of a claim and a DELETE at the same time one comes first: the claim is found by the DELETE, or CLAIM
+ * finds nothing. The object is there whole, or not at all, at any time. PUT does the same work whether it is
+ * there or not, so that the time it takes tells nobody what others have, and it replaces a damaged one.
+ *
+ * DELETE, REPLACE, ACQUIRE, RELEASE, HASH, PUT, CLAIM are durable when the reply comes; DATA writes, zeroes and
  * discards are after a SYNC or with FUA. Repeating any request that was cut short by a death
  * must do no harm: object names are never used again for something else.
  *

@@ -65,3 +65,15 @@ int content_end(struct content *content, uint8_t digest[32])
     content->sha = NULL;
     return rc;
 }
+
+int content_digest(const void *data, uint64_t size, uint64_t *length, uint8_t digest[32])
+{
+    struct content content;
+    int rc = content_begin(&content), ended;
+
+    if (rc == 0)
+        rc = content_feed(&content, data, size);
+    *length = content.length;
+    ended = content_end(&content, rc ? NULL : digest);
+    return rc ? rc : ended;
+}

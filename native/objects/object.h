@@ -48,5 +48,7 @@ int content_begin(struct content *content);
 int content_feed(struct content *content, const void *data, uint64_t size);
 /* The digest, if it is wanted; frees what content_begin() took in any case. */
 int content_end(struct content *content, uint8_t digest[32]);
+/* All three for bytes that lie together; *length without the zeros at their end. */
+int content_digest(const void *data, uint64_t size, uint64_t *length, uint8_t digest[32]);
 
 #endif

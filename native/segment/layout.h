@@ -159,7 +159,8 @@ enum xop {
      * answered by a struct xinfo in its place; nothing is opened. */
     XOP_SYNC = 18, XOP_INFO = 19, XOP_LIST = 20, XOP_COPY = 21, XOP_DELETE = 22,
     XOP_REPLACE = 23, XOP_ACQUIRE = 24, XOP_RELEASE = 25, XOP_HASH = 26,
-    XOP_COUNT = 27
+    XOP_PUT = 27, XOP_CLAIM = 28,
+    XOP_COUNT = 29
 };
 
 enum xflag {
@@ -170,8 +171,9 @@ enum xflag {
     XREQ_SNAPSHOT_MARK = 16,        /* MAP_COMMIT: this record ends a snapshot */
     XREQ_MORE = 32,                 /* in a reply: ask again for the rest */
     XREQ_CREATE = 64,               /* REPLACE: the object must not exist yet. WRITE: it hardly will */
-    XREQ_ASIDE = 128                /* to a peer that serves it only with the sender's help: a
+    XREQ_ASIDE = 128,               /* to a peer that serves it only with the sender's help: a
                                      * restarted sender must not wait for it to come back */
+    XREQ_FROZEN = 256               /* HASH: the object is never written again */
 };
 
 enum xstate { XREQ_FREE = 0, XREQ_HELD = 1, XREQ_QUEUED = 2, XREQ_REPLIED = 3 };
