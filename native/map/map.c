@@ -15,6 +15,7 @@
 #include <xxhash.h>
 
 #include "map/map.h"
+#include "objects/object.h"
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "records are little-endian and copied as they are"
@@ -91,6 +92,23 @@ static uint32_t put_layer(uint8_t *at, const struct xobj *layer)
     }
     put64(at + 8, layer->volume);
     return LAYER_DATA;
+}
+
+int record_add_contents(struct record *rec, uint64_t first, const uint8_t *digests, uint64_t count)
+{
+    uint8_t encoded[ENTRY_FIXED + LAYER_CONTENT] = { [8] = 1 };
+    int rc = 0;
+
+    for (uint64_t i = 0; rc == 0 && i < count; i++) {
+        struct xobj content = { .kind = XOBJ_CONTENT };
+        memcpy(content.digest, digests + 32 * i, sizeof(content.digest));
+        if (memcmp(content.digest, content_nothing, sizeof(content_nothing)) == 0)
+            continue;
+        put64(encoded, first + i);
+        put_layer(encoded + ENTRY_FIXED, &content);
+        rc = add_bytes(rec, encoded, sizeof(encoded));
+    }
+    return rc;
 }
 
 int record_add(struct record *rec, uint64_t block, const struct xentry *entry,

@@ -111,6 +111,9 @@ int record_add(struct record *rec, uint64_t block, const struct xentry *entry,
                const struct xstack *stack);
 /* The object that a layer of a block's stack is. */
 struct xobj map_stack_object(const struct xstack *stack, uint32_t layer, uint64_t block);
+/* Appends entries of one CONTENT layer each for `count` blocks from `first` on, of which digests has 32 bytes each; none
+ * for that of nothing, which is zeros. ENOSPC. */
+int record_add_contents(struct record *rec, uint64_t first, const uint8_t *digests, uint64_t count);
 /* Copies an encoded entry of `length` bytes. ENOSPC. */
 int record_add_encoded(struct record *rec, const void *entry, uint64_t length);
 /* Appends a child of an inner page. ENOSPC. */

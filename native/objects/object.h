@@ -44,6 +44,8 @@ struct content {
     uint64_t length;                /* bytes hashed */
 };
 
+extern const uint8_t content_nothing[32];     /* the digest of nothing, and so of zeros */
+
 int content_begin(struct content *content);
 int content_feed(struct content *content, const void *data, uint64_t size);
 /* The digest, if it is wanted; frees what content_begin() took in any case. */

@@ -145,6 +145,18 @@ class MapStore:
         reply = await send(lib.XOP_INFO, object=name)
         return reply.done, reply.arg
 
+    async def claim(self, digest: bytes) -> bool:
+        """Claims a content, durably. False: there is none."""
+        reply = await self.blockerb(lib.XOP_CLAIM, object=Object(CONTENT, digest=digest), check=False)
+        if reply.error not in (0, errno.ENOENT):
+            raise error(reply.error)
+        return reply.error == 0
+
+    async def read_content(self, digest: bytes, length: int) -> bytes:
+        """The first `length` bytes of a content, IO_MAX at most; zeros past its end. NotFound."""
+        name = Object(CONTENT, digest=digest)
+        return (await self.blockerb(lib.XOP_READ, object=name, size=length, room=length)).data
+
     async def delete(self, name: Object, generation: int = 0) -> bool:
         """Removes an object. False: there was none. Stale: it has another generation than the one given."""
         send = self.blockerb if name.kind in (DATA, CONTENT) else self.blockerm

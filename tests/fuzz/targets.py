@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import random
@@ -20,6 +21,7 @@ from peers.mapper.header import HEADER_MAGIC, NAME_MAGIC, STORED, Header, pack_f
 from tools import image_source
 from tools.instance import config, messages
 from tools.mapping import mapping
+from xseg import hashes
 from xseg.client import control_answer
 from xseg.errors import XsegError
 from xseg.request import Reply
@@ -169,6 +171,21 @@ def mapper_answer(dice: random.Random) -> None:
 
 # --- what a person wrote
 
+def hash_list(dice: random.Random) -> None:
+    """A list of hashes: what is read has as many digests as its blocks, and is written again as it was."""
+    digests = [dice.randbytes(32) if dice.random() < 0.8 else hashes.NOTHING for _ in range(dice.randrange(1, 6))]
+    good = hashes.head(len(digests) * 65536 - 512 * dice.randrange(2), 65536) + "".join(map(hashes.line, digests))
+    text = mutate.data(dice, good.encode()).decode("latin-1") if dice.random() < 0.9 else good
+    try:
+        found = hashes.read(io.StringIO(text, newline=""), "list")
+    except XsegError as refused:
+        assert "list" in str(refused) and text != good
+        return
+    raw = [found.digests[at:at + 32] for at in range(0, len(found.digests), 32)]
+    assert len(raw) == -(-found.size // found.block_size)
+    assert hashes.head(found.size, found.block_size) + "".join(map(hashes.line, raw)) == text
+
+
 CONFIG = {"layout": "colocated", "segment": {"static_slots": 256, "buffers": [512, 64, 24]},
           "peers": {"nbd": {"type": "nbd", "connections": 8}, "blockerb": {"type": "blocker-file", "path": "data"},
                     "slow": {"type": "delay", "ms": 3}, "mapper": {"journal_limit": "64K"}},
@@ -285,5 +302,5 @@ TARGETS: dict[str, Callable[[], Any]] = {
     "header": plain(header), "name": plain(name_pointer), "journal": in_loop(journal_round),
     "page": in_loop(page_round), "order": plain(order), "answer": plain(answer), "notes": plain(notes),
     "mapped": plain(mapped_entry), "image": plain(image), "mapper_answer": plain(mapper_answer),
-    "config": configuration, "control": control,
+    "hashes": plain(hash_list), "config": configuration, "control": control,
 }

@@ -18,6 +18,7 @@ DECODERS = {
     ("native/map/map.c", "record_check journal_scan"): ["fuzz_map", "journal", "page"],
     ("native/map/merge.c", "map_merge"): ["fuzz_map", "journal", "page"],
     ("native/map/index.c", "journal_index"): ["fuzz_map", "journal"],
+    ("xseg/hashes.py", "read"): ["hashes"],
     ("native/objects/name.c", "object_name_parse"): ["fuzz_object_name"],
     ("native/nbd/negotiate.c", "nbd_take32"): ["fuzz_nbd"],
     ("native/segment/inbox.c", "take_list"): ["fuzz_slots"],

@@ -10,6 +10,8 @@ notes in its request's `arg` that it is about to give back the name: what has th
 
     verb      arguments                                     answer
     create    name, size, [block_size], [token], [making]   id, name
+    adopt     name, size, [block_size], token, hashes (raw digests) or lists (digests of contents that hold them)
+                                                            id, name: see mapper/contents.py
     finish    name (with id and token)                      -: see mapper/making.py
     cancel    token (of a create or clone under way)        running
     clone     name (snapshot or volume), names or pattern   count, snapshot (the one made for a live volume)
@@ -42,6 +44,7 @@ from typing import Any
 
 import msgpack
 
+from peers.mapper.verbs.adopt import adopt
 from peers.mapper.verbs.arguments import Answer, Arguments, parse, shown
 from peers.mapper.verbs.change import remove, resize
 from peers.mapper.verbs.end import close_all
@@ -60,7 +63,7 @@ ANSWER_MIN = 1024                   # bytes of a control request that its argume
 SENTENCE_FRAME = 16                 # bytes of {"error": sentence} beside the sentence
 
 VERBS: dict[str, Callable[[Volumes, Arguments, int], Awaitable[Answer]]] = {
-    "create": create, "clone": clone, "snapshot": snapshot, "list": list_volumes, "info": info,
+    "create": create, "adopt": adopt, "clone": clone, "snapshot": snapshot, "list": list_volumes, "info": info,
     "rename": rename, "resize": resize, "remove": remove, "open": open_volume, "close": close_volume,
     "lock": lock, "unlock": unlock, "close_all": close_all, "mapinfo": mapinfo, "check": check, "du": du,
     "repair": repair, "finish": finish, "cancel": cancel, "protect": protect, "unprotect": unprotect,

@@ -12,6 +12,7 @@ from typing import Any
 
 from peers.mapper.header import BLOCK_DEFAULT_SHIFT, check_block_size, check_new_name, check_size
 from xseg.errors import error as fail
+from xseg.request import DIGEST_SIZE
 
 CLONES_MAX = 100_000                # of one request
 TEXT_MAX = 4096                     # bytes of a name that is looked for
@@ -65,6 +66,21 @@ def new_names(value: Any) -> list[str]:
     return [check_new_name(name) for name in value]
 
 
+def raw_digests(value: Any) -> bytes:
+    """Digests of 32 bytes, one behind the other."""
+    if not isinstance(value, bytes) or not value or len(value) % DIGEST_SIZE:
+        raise ValueError(f"must be bytes, {DIGEST_SIZE} a digest")
+    return value
+
+
+def digest_list(value: Any) -> list[bytes]:
+    """Digests of 32 bytes, in a list."""
+    if not isinstance(value, list) or not all(isinstance(digest, bytes) and len(digest) == DIGEST_SIZE
+                                              for digest in value):
+        raise ValueError(f"must be a list of digests of {DIGEST_SIZE} bytes")
+    return value
+
+
 def block_size(value: Any) -> int:
     """Bytes that a block may have."""
     return 1 << check_block_size(value)
@@ -79,6 +95,9 @@ FORCE = Argument(flag, False)
 ARGUMENTS: dict[str, dict[str, Argument]] = {
     "create": {"name": NEW_NAME, "size": Argument(check_size), "token": TOKEN, "making": Argument(flag, False),
                "block_size": Argument(block_size, 1 << BLOCK_DEFAULT_SHIFT)},
+    "adopt": {"name": NEW_NAME, "size": Argument(check_size), "token": TOKEN,
+              "block_size": Argument(block_size, 1 << BLOCK_DEFAULT_SHIFT), "hashes": Argument(raw_digests, None),
+              "lists": Argument(digest_list, None)},
     "clone": {"name": NAME, "names": Argument(new_names, None), "pattern": Argument(text, None),
               "count": Argument(number(1, CLONES_MAX + 1), None), "first": Argument(number(0, NUMBER_LIMIT), 1),
               "size": Argument(check_size, None), "token": TOKEN},

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verb of the mapper that makes a map from a list of digests: adopt. See mapper/contents.py."""
+import errno
+from contextlib import suppress
+
+from peers.mapper.contents import LIST_BYTES, ContentTree, portions
+from peers.mapper.header import Header, check_block_size, id_text
+from peers.mapper.making import Making
+from peers.mapper.verbs.arguments import Answer, Arguments
+from peers.mapper.verbs.make import make_all, now_ms, undo_all
+from peers.mapper.volumes import Volumes
+from xseg.errors import error as fail
+from xseg.request import DIGEST_SIZE
+
+
+def check_list(a: Arguments, header: Header) -> None:
+    """EINVAL: the list is not one of this volume's blocks."""
+    inline, contents = a["hashes"] or b"", a["lists"] or []
+    given = len(inline) // DIGEST_SIZE
+    if bool(inline) == bool(contents):
+        raise fail(errno.EINVAL, "adopt: either hashes or lists must be given")
+    if inline and given != header.blocks:
+        raise fail(errno.EINVAL, f"adopt: {given} hashes are given, but {header.size} bytes are {header.blocks} blocks "
+                                 f"of {header.block_size} bytes")
+    if contents and len(contents) != -(-header.blocks * DIGEST_SIZE // LIST_BYTES):
+        raise fail(errno.EINVAL, f"adopt: {len(contents)} lists are given, but {header.blocks} blocks have "
+                                 f"{-(-header.blocks * DIGEST_SIZE // LIST_BYTES)}")
+
+
+async def adopt(hand: Volumes, a: Arguments, room: int) -> Answer:
+    """A volume whose blocks are contents that the store has. EEXIST, EINVAL. ENOENT: which contents it has not.
+
+    As long as its pages are being written it is its maker's alone, so that they are nobody's garbage.
+    """
+    if not a["token"]:
+        raise fail(errno.EINVAL, "adopt: a token is needed, by which a request that comes again is known")
+    header = Header(id=hand.ids.next(), name=a["name"], kind="volume", size=a["size"],
+                    block_shift=check_block_size(a["block_size"]), created=now_ms(), token=a["token"])
+    check_list(a, header)
+    header.making = hand.marks.new(a["request"], id_text(header.id))
+    async with hand.under_way.making(a["request"], a["token"]) as made:
+        await make_all(hand, [header], made)
+        await fill(hand, a, header, made)
+    return {"id": id_text(header.id), "name": header.name}
+
+
+async def fill(hand: Volumes, a: Arguments, header: Header, made: Making) -> None:
+    """Gives a volume that was made, now or by an attempt of the same token before, its map. On failure it goes."""
+    async with hand.using(header.id) as volume:
+        known = await volume.read_header()
+        if await hand.marks.is_whole(known):
+            return
+        tree = ContentTree(hand.store, known, portions(hand.store, a["hashes"] or b"", a["lists"] or [], known.blocks))
+        try:
+            if known.root is None:
+                await tree.build()
+                made.go_on()
+                async with hand.locked(volume):
+                    tree.check_clock()
+                    await volume.write_header(root=list(tree.root) if tree.root else None, level=tree.level,
+                                              next_page=tree.next_page)
+        except BaseException as failure:
+            await undo_all(hand, [known], known.making, failure, [])
+            with suppress(OSError):
+                await hand.store.delete_all(tree.made)
+            raise
+    await hand.marks.take(known.making)
