@@ -259,3 +259,22 @@ def test_what_one_node_protects_the_other_does_not_remove(nodes, volume):
     here.close()
     nodes[1].vlmc("unprotect", volume, "s")
     nodes[0].vlmc("remove", "s")
+
+
+def test_a_volume_open_on_one_node_is_not_rolled_back_by_the_other(nodes, volume):
+    here = Opened(nodes[0], volume)
+    here.write(0, b"a" * 4096)
+    nodes[0].vlmc("snapshot", volume, "s")
+    here.write(0, b"b" * 4096)
+    refused = nodes[1].vlmc("rollback", volume, "s", check=False)
+    assert refused.returncode and "locked by another: host" in refused.stderr
+    assert here.read(0).data == b"b" * 4096
+    here.close()
+    nodes[1].vlmc("rollback", volume, "s", "--keep", "k")
+    there, kept = Opened(nodes[1], volume), Opened(nodes[0], "k")
+    assert there.read(0).data == b"a" * 4096 and kept.read(0).data == b"b" * 4096
+    there.close()
+    kept.close()
+    back = Opened(nodes[0], volume)
+    assert back.read(0).data == b"a" * 4096
+    back.close()

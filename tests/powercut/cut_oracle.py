@@ -33,12 +33,13 @@ class Snap:
     """A snapshot that is being taken: what each sector may be in it."""
 
     def __init__(self, image: Image) -> None:
-        self.size = image.size
+        self.size, self.of = image.size, image
         self.sectors = {s: [v for v, _op in since_acked(versions)] for s, versions in image.sectors.items()}
 
     def image(self) -> Image:
         """The snapshot."""
         made = Image(self.size, readonly=True)
+        made.of = self.of
         made.sectors = {s: [(value, PAST) for value in values] for s, values in self.sectors.items()}
         return made
 
@@ -64,6 +65,8 @@ class Image:
         self.busy: set[int] = set()             # sectors being written now
         self.snaps: list[Snap] = []             # being taken
         self.sizes: tuple[int, ...] = ()        # while it is resized: both
+        self.of: Image | None = None            # a snapshot: the volume it was taken of
+        self.rolled: Image | None = None        # the snapshot that it may be, wholly, after a cut
         self.name = ""
         self.after_cut()
 
@@ -86,6 +89,16 @@ class Image:
         made.sectors = {s: [(value, PAST) for value, _op in versions] for s, versions in self.sectors.items()}
         made.open_sectors = {s for s, versions in made.sectors.items() if len(versions) > 1}
         return made
+
+    def become(self, other: Image) -> None:
+        """What another holds for certain."""
+        self.size = other.size
+        self.sectors = {s: [(versions[-1][0], PAST)] for s, versions in other.sectors.items()}
+        self.open_sectors.clear()
+
+    def first_difference(self, other: Image) -> int | None:
+        """The first sector that two images of one size, which are certain, differ in."""
+        return min((s for s in {*self.sectors, *other.sectors} if self.now(s) != other.now(s)), default=None)
 
     @contextmanager
     def being_taken(self, snap: Snap) -> Iterator[None]:

@@ -126,6 +126,8 @@ class History:
             await self.check(image)
         await self.handle(image)
         size = self.node.size(image.handle)
+        if image.rolled is not None:
+            await self.settle_rollback(image, image.rolled, size)
         if image.sizes:
             assert size in image.sizes, f"{image.name} has {size} bytes, not one of {image.sizes}"
             image.resize(size)
@@ -143,6 +145,17 @@ class History:
                 at += length
         if when == "after":
             await self.check(image)
+
+    async def settle_rollback(self, image: Image, snap: Image, size: int) -> None:
+        """A cut came while it was rolled back: it is what it was, or the snapshot, and nothing between."""
+        image.rolled, sector = None, None
+        if snap.size == image.size:
+            if (sector := image.first_difference(snap)) is None:
+                return
+            reply = await self.node.call(lib.XOP_READ, volume=image.handle, offset=sector * SECTOR, size=SECTOR,
+                                         room=SECTOR)
+        if size == snap.size and (sector is None or reply.data == snap.now(sector)):
+            image.become(snap)
 
     async def look_at_bytes(self, image: Image, offset: int, length: int) -> None:
         for at in range(offset, offset + length, READ_MOST):
@@ -388,6 +401,37 @@ class History:
         self.add(to, self.images.pop(name))
         image.renaming = False
 
+    async def rollback(self) -> None:
+        with self.chosen(writable=True, alone=True) as image:
+            snaps = [snap for _name, snap in sorted(self.images.items())
+                     if image is not None and snap.of is image and not snap.alone and not snap.renaming]
+            if image is None or not snaps:
+                return
+            snap = self.dice.choice(snaps)
+            snap.users += 1
+            with snap.by_name():
+                await self.close(image)
+                await self.roll_back(image, snap)
+            snap.users -= 1
+
+    async def roll_back(self, image: Image, snap: Image) -> None:
+        """One that is closed. What it was is kept or not."""
+        kept = self.fresh() if len(self.images) < VOLUMES_MAX and self.dice.random() < 0.7 else None
+
+        def keep() -> None:
+            if kept:
+                self.add(kept, image.copy(image.size, readonly=True))
+                self.images[kept].of = image
+
+        def settle(names: set[str]) -> None:
+            if kept is None or kept in names:
+                keep()
+                image.rolled = snap
+
+        await self.unsure_of(settle, "rollback", name=image.name, snapshot=snap.name, keep=kept, discard=not kept)
+        keep()
+        image.become(snap)
+
     async def remove(self, named: str | None = None) -> None:
         with self.chosen(alone=True, named=named) as image:
             if image is None:
@@ -432,7 +476,7 @@ class History:
 
 
 STEPS = {"bytes": 40, "read": 6, "flush": 6, "reopen": 3, "snapshot": 7, "clone": 5, "create": 2, "resize": 4,
-         "rename": 2, "remove": 5, "deepen": 8, "scrub": 1}
+         "rename": 2, "remove": 5, "deepen": 8, "scrub": 1, "rollback": 5}
 
 
 def main() -> None:

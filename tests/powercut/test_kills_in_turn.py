@@ -191,6 +191,61 @@ def test_a_remove_whose_mapper_dies_takes_all_that_only_the_volume_has_and_nothi
     assert kinds(store) == kinds(undisturbed)
 
 
+async def roll_back(node, discard, after=None):
+    """With the mapper killed so many turns after it was asked."""
+    more = {"discard": True} if discard else {"keep": "k"}
+    task = asyncio.ensure_future(node.control("rollback", name="v", snapshot="s", token=7, **more))
+    if after is not None:
+        await turns(node, after)
+        await node.kill_mapper()
+    await task
+    assert await node.names() == ({"v", "s"} if discard else {"v", "s", "k"})
+    for name in {"v", "s"}:
+        assert [await read(node, name, block) for block in (0, 1, 2)] == [b"old.", b"old.", bytes(4)]
+    if not discard:
+        assert [await read(node, "k", block) for block in (0, 1, 2)] == [b"old.", b"new.", b"new."]
+    await good(node, *await node.names())
+
+
+@pytest.mark.parametrize("discard", [False, True])
+@pytest.mark.parametrize("after", range(2, 80, 3))
+def test_a_rollback_whose_mapper_dies_is_done_once_and_loses_neither_state(after, discard):
+    store = Store(after)
+    store.live(make)
+    store.live(partial(roll_back, discard=discard, after=after))
+
+
+@pytest.mark.parametrize("discard", [False, True])
+def test_a_rollback_that_the_power_cuts_off_anywhere_leaves_the_volume_wholly_one_or_the_other(discard):
+    states = {(b"old.", b"old.", bytes(4)): "rolled", (b"old.", b"new.", b"new."): "old"}
+    made, seen = Store(3), set()
+    made.live(make)
+
+    async def cut_off(node, requests):
+        more = {"discard": True} if discard else {"keep": "k"}
+        before = node.disks[1].served
+        task = asyncio.ensure_future(node.control("rollback", name="v", snapshot="s", token=7, **more))
+        while not task.done() and node.disks[1].served - before < requests:
+            await turns(node, 1)
+        return task.done()
+
+    async def look(node):
+        names = await node.names()
+        found = {name: states[tuple([await read(node, name, block) for block in (0, 1, 2)])] for name in names}
+        await good(node, *names)
+        assert found["s"] == "rolled" and found.get("k", "old") == "old"
+        assert discard or found["v"] == "old" or "k" in found
+        return found["v"]
+
+    for requests in range(1, 200):
+        store = copy.deepcopy(made)
+        done = store.live(partial(cut_off, requests=requests))
+        seen.add(store.live(look))
+        if done:
+            break
+    assert done and seen == {"old", "rolled"}
+
+
 def requests_until_served(count):
     """How many requests the map store gets from the death of a mapper that has so many volumes open until its
     successor has made a write of the last of them durable."""

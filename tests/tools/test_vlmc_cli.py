@@ -59,7 +59,8 @@ def test_wrong_usage_has_status_2(refused, words):
 
 BROKEN = os.fsdecode(b"a\xff")
 WITH_NAMES = [["create", BROKEN, "--size", "1M"], ["clone", "v", BROKEN], ["clone", BROKEN, "v"],
-              ["snapshot", BROKEN, "s"], ["rename", "v", BROKEN], ["resize", BROKEN, "1M"], ["export", BROKEN, "/x/y"],
+              ["snapshot", BROKEN, "s"], ["rollback", BROKEN, "s"],
+              ["rollback", "v", BROKEN], ["rename", "v", BROKEN], ["resize", BROKEN, "1M"], ["export", BROKEN, "/x/y"],
               *([verb, BROKEN] for verb in ("info", "remove", "du", "check", "open", "close", "lock", "unlock",
                                             "mapinfo", "map", "unmap",
                                             "protect", "unprotect", "tree"))]

@@ -12,6 +12,7 @@ class Image:
     def __init__(self, size: int, readonly: bool = False) -> None:
         self.size = size
         self.readonly = readonly
+        self.of: Image | None = None        # a snapshot: the volume it was taken of
         self.chunks: dict[int, bytes] = {}
 
     def copy(self, size: int | None = None, readonly: bool = False) -> Image:

@@ -137,6 +137,11 @@ class Volumes(RuleBasedStateMachine):
     def resize(self, name, size):
         self.world.resize(self.world.chosen(name, writable=True), size)
 
+    @precondition(room)
+    @rule(name=pick, to=pick, keep=st.booleans())
+    def rollback(self, name, to, keep):
+        self.world.rollback(self.world.chosen(name, writable=True), to, keep)
+
     @rule(name=pick)
     def rename(self, name):
         self.world.rename(self.world.chosen(name))

@@ -135,7 +135,24 @@ class World:
         snap = self.fresh()
         self.client.control("snapshot", name=name, snapshot=snap, token=token())
         self.images[snap] = self.images[name].copy(readonly=True)
+        self.images[snap].of = self.images[name]
         return snap
+
+    def rollback(self, name: str, pick: int, keep: bool) -> None:
+        """To one of its snapshots, if it has any; of what it was, nothing or one more."""
+        image = self.images[name]
+        snaps = sorted(snap for snap, found in self.images.items() if found.of is image)
+        if not snaps:
+            return
+        self.close(name)
+        kept = self.fresh() if keep else None
+        to = snaps[pick % len(snaps)]
+        answer = self.client.control("rollback", name=name, snapshot=to, keep=kept, discard=not keep, token=token())
+        assert answer["snapshot"] == kept
+        if kept:
+            self.images[kept] = image.copy(readonly=True)
+            self.images[kept].of = image
+        image.size, image.chunks = self.images[to].size, dict(self.images[to].chunks)
 
     def clone(self, name: str, more: int = 0) -> str:
         """Of a snapshot or a live volume, `more` bytes larger."""

@@ -30,6 +30,7 @@ notes in its request's `arg` that it is about to give back the name: what has th
     close_all -                                             closed, failed: name and sentence of each (end.py)
     check     name, [cursor]                                blocks, objects, problems, left_out, cursor
     repair    name (that holds the id)                      name: see rename.py
+    rollback  name, snapshot, [keep or discard], [token]    snapshot (that keeps what it was): see lineage.py
     protect   name                                          -: see lineage.py
     unprotect name                                          -
     du        name, [cursor]                                logical, blocks, objects, exclusive, shared, cursor
@@ -49,7 +50,7 @@ from peers.mapper.verbs.arguments import Answer, Arguments, parse, shown
 from peers.mapper.verbs.change import remove, resize
 from peers.mapper.verbs.end import close_all
 from peers.mapper.verbs.hold import close_volume, lock, open_volume, unlock
-from peers.mapper.verbs.lineage import protect, unprotect
+from peers.mapper.verbs.lineage import protect, rollback, unprotect
 from peers.mapper.verbs.look import check, du, info, list_volumes, mapinfo
 from peers.mapper.verbs.make import cancel, clone, create, finish, snapshot
 from peers.mapper.verbs.rename import rename, repair
@@ -67,6 +68,7 @@ VERBS: dict[str, Callable[[Volumes, Arguments, int], Awaitable[Answer]]] = {
     "rename": rename, "resize": resize, "remove": remove, "open": open_volume, "close": close_volume,
     "lock": lock, "unlock": unlock, "close_all": close_all, "mapinfo": mapinfo, "check": check, "du": du,
     "repair": repair, "finish": finish, "cancel": cancel, "protect": protect, "unprotect": unprotect,
+    "rollback": rollback,
 }
 
 

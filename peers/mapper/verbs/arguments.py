@@ -118,6 +118,8 @@ ARGUMENTS: dict[str, dict[str, Argument]] = {
     "check": {"name": NAME, "cursor": CURSOR},
     "du": {"name": NAME, "cursor": CURSOR},
     "repair": {"name": NAME},
+    "rollback": {"name": NAME, "snapshot": NAME, "keep": Argument(check_new_name, None), "discard": FORCE,
+                 "token": TOKEN},
     "protect": {"name": NAME},
     "unprotect": {"name": NAME},
 }
