@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy
 
 # Operations whose `done` is no number of bytes: how many bytes each thing counted by it takes.
-DONE_UNITS = {lib.XOP_LIST: ffi.sizeof("struct xobj"), lib.XOP_BLOCK_STATUS: 8}
+DONE_UNITS = {lib.XOP_LIST: ffi.sizeof("struct xobj"), lib.XOP_BLOCK_STATUS: 8, lib.XOP_DIFF: 8}
 DIGEST_SIZE = 32
 
 

@@ -6,7 +6,7 @@
  *
  *   0  a record as it is: check, then walk as entries and as children
  *   1  a journal: scan, list its leaves, merge them
- *   2  a leaf page, length of it in two bytes, and a journal behind it: merge
+ *   2  a leaf page, length of it in two bytes, and a journal behind it: merge, compare
  *
  * With bit 7 of the first byte set, magic numbers, lengths and checksums of all records in the
  * input are made right first, so that what lies behind these checks is reached at once.
@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "map/diff.h"
 #include "map/index.h"
 #include "map/leaves.h"
 #include "map/map.h"
@@ -82,6 +83,29 @@ static void walk(const uint8_t *record)
         assert(n <= INPUT_MAX / 32);
 }
 
+/* Compares two leaves, a few ranges at a time. */
+static void compare(const void *before, const void *after, uint64_t first, uint32_t shift)
+{
+    struct map_range ranges[3];
+    uint64_t start = first << shift, end = (first + XMAP_LEAF) << shift, at = start;
+    struct map_diff diff = { .before = before, .after = after, .at = start, .end = end, .block_shift = shift,
+                             .room = sizeof(ranges) / sizeof(ranges[0]), .ranges = ranges };
+    int rc;
+
+    if (first > UINT64_MAX >> (shift + 1))
+        return;
+    do {
+        diff.count = 0;
+        rc = map_diff(&diff);
+        for (uint64_t i = 0; i < diff.count; i++) {
+            assert(ranges[i].offset >= at && ranges[i].length && ranges[i].length <= end - ranges[i].offset);
+            at = ranges[i].offset + ranges[i].length;
+        }
+        assert(rc == -EBADMSG || (diff.at >= at && diff.at <= end));
+    } while (rc == -ENOSPC);
+    assert(rc == -EBADMSG || diff.at == end);
+}
+
 /* A merged leaf must be a record that is in order itself. */
 static void merge(const void *leaf, const struct journal_span *span, uint64_t first, uint32_t shift,
                   uint64_t capacity)
@@ -103,6 +127,9 @@ static void merge(const void *leaf, const struct journal_span *span, uint64_t fi
         n++;
     }
     assert(n <= info.count);
+    compare(leaf, out, first, shift);
+    compare(out, leaf, first, shift);
+    compare(NULL, out, first, shift);
 }
 
 /* With an index a leaf must come out as without. */

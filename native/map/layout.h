@@ -67,4 +67,16 @@ struct journal_scan {
 struct journal_leaves;
 struct journal_span { const void *data; uint64_t length; const struct journal_leaves *leaves; };
 
+/* Bytes of a volume. */
+struct map_range { uint64_t offset, length; };
+
+/* A comparison of two leaves: map/diff.h. */
+struct map_diff {
+    const void *before, *after;     /* checked leaf records, or NULL: all zeros */
+    uint64_t at, end;               /* bytes of the volume that are still to be compared; `at` begins a chunk */
+    uint32_t block_shift;
+    uint64_t count, room;           /* ranges that are found, and that have room */
+    struct map_range *ranges;
+};
+
 #endif

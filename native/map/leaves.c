@@ -65,6 +65,13 @@ uint64_t journal_leaves_count(const struct journal_leaves *index)
     return index->chains;
 }
 
+void journal_leaves_list(const struct journal_leaves *index, uint64_t *leaves)
+{
+    for (uint32_t i = 0; i < index->chain_room; i++)
+        if (index->chain[i].newest)
+            *leaves++ = index->chain[i].leaf;
+}
+
 uint64_t journal_leaves_bytes(const struct journal_leaves *index)
 {
     return sizeof(*index) + (uint64_t)index->link_room * sizeof(*index->link)

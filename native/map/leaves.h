@@ -24,6 +24,8 @@ void journal_leaves_free(struct journal_leaves *index);
 int journal_leaves_grow(struct journal_leaves *index, const void *journal, uint64_t length);
 /* How many leaves have entries. */
 uint64_t journal_leaves_count(const struct journal_leaves *index);
+/* Their numbers, in no order, into room for as many. */
+void journal_leaves_list(const struct journal_leaves *index, uint64_t *leaves);
 /* Bytes of memory it takes. */
 uint64_t journal_leaves_bytes(const struct journal_leaves *index);
 /* Calls visit for the newest entry of each block of a leaf, in no order. */

@@ -160,7 +160,10 @@ enum xop {
     XOP_SYNC = 18, XOP_INFO = 19, XOP_LIST = 20, XOP_COPY = 21, XOP_DELETE = 22,
     XOP_REPLACE = 23, XOP_ACQUIRE = 24, XOP_RELEASE = 25, XOP_HASH = 26,
     XOP_PUT = 27, XOP_CLAIM = 28,
-    XOP_COUNT = 29
+    /* At the mapper: what of [offset, offset + size) of an open volume differs from the one whose id is `arg`. Answered
+     * as BLOCK_STATUS is, by runs of enum xextent_diff, and, as that, maybe not up to the end. */
+    XOP_DIFF = 29,
+    XOP_COUNT = 30
 };
 
 enum xflag {
@@ -390,6 +393,8 @@ enum xextent_flag {
     XEXTENT_HOLE = 1,               /* takes no place on the store */
     XEXTENT_ZERO = 2                /* reads as zeros */
 };
+
+enum xextent_diff { XEXTENT_DIFFERS = 1 };
 
 /* What BLOCK_STATUS answers: a run of bytes that are alike; flags of enum xextent_flag. */
 struct xextent { uint32_t length; uint32_t flags; };

@@ -21,8 +21,8 @@ background; nothing is asked of its users.
 
 Its parts: header.py (formats), store.py (object I/O), frames.py (headers on the store), journal.py, tree.py (pages),
 volume.py (an open volume), names.py, making.py (what is being made), locks.py (which are noted), volumes.py (the
-volumes in hand, which all that follows works on), walk.py (check, du), scrub.py (`archipelago check`), keep.py (locks,
-closing what nobody uses), takeover.py (after a restart), verbs/ (a file a kind of verb).
+volumes in hand, which all that follows works on), walk.py (check, du), diff.py (two maps), scrub.py (`archipelago
+check`), keep.py (locks, closing what nobody uses), takeover.py (after a restart), verbs/ (a file a kind of verb).
 """
 import asyncio
 import errno
@@ -34,6 +34,7 @@ from peers.mapper import takeover, verbs
 from peers.mapper.keep import sweep_forever
 from peers.mapper.store import CACHE_BYTES, HEADER, JOURNAL_LIMIT, MapStore, gather_bounded
 from peers.mapper.tree import load_range
+from peers.mapper.verbs.diff import diff_status
 from peers.mapper.verbs.rename import settle
 from peers.mapper.volume import Volume
 from peers.mapper.volumes import Volumes, peer_lives
@@ -198,6 +199,11 @@ class Mapper(Peer):
                     raise fail(errno.EBADMSG, f"volume '{view.name}': a page of its map is missing") from None
         raise fail(errno.EAGAIN, f"volume '{view.name}': the map changes too fast to be read")
 
+    async def diff(self, request: Request) -> None:
+        """DIFF: a part of two maps side by side, see mapper/verbs/diff.py."""
+        with self.failures_told("a volume is not compared"):
+            await diff_status(self.hand, request)
+
     async def map_commit(self, request: Request) -> None:
         """MAP_COMMIT, see native/map/map.h."""
         volume = await self.hand.open_one(request)
@@ -236,4 +242,4 @@ class Mapper(Peer):
 
     ops = {lib.XOP_OPEN: open, lib.XOP_CLOSE: close, lib.XOP_INFO: info, lib.XOP_NAMES: list_names,
            lib.XOP_CONTROL: control,
-           lib.XOP_MAP_LOAD: map_load, lib.XOP_MAP_COMMIT: map_commit}
+           lib.XOP_MAP_LOAD: map_load, lib.XOP_MAP_COMMIT: map_commit, lib.XOP_DIFF: diff}

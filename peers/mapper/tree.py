@@ -219,19 +219,28 @@ async def all_leaves(store: MapStore, view: View, start: int = 0, damage: Any = 
                      index: Index | None = None, enter: Any = None) -> AsyncIterator[int]:
     """Numbers of the leaves that hold something, ascending, from leaf `start` on: those that the tree has and those
     that the journal touches. Where `enter(ref)` says no to a page, the tree's leaves below that page are left out."""
+    async def leaves() -> AsyncIterator[int]:
+        if view.root:
+            async for _ref, level, leaf in tree_pages(store, view, view.root, view.level, 0, start, enter, damage):
+                if level == 0:
+                    yield leaf
+
     journal = [leaf for leaf in (index or await index_of(view)).leaves if leaf >= start]
+    async for leaf in both(leaves(), journal):
+        yield leaf
+
+
+async def both(leaves: AsyncIterator[int], others: list[int]) -> AsyncIterator[int]:
+    """Numbers that one or both have, ascending, as both are."""
     place = 0
-    if view.root:
-        async for _ref, level, leaf in tree_pages(store, view, view.root, view.level, 0, start, enter, damage):
-            if level:
-                continue
-            while place < len(journal) and journal[place] < leaf:
-                yield journal[place]
-                place += 1
-            if place < len(journal) and journal[place] == leaf:
-                place += 1
-            yield leaf
-    for leaf in journal[place:]:
+    async for leaf in leaves:
+        while place < len(others) and others[place] < leaf:
+            yield others[place]
+            place += 1
+        if place < len(others) and others[place] == leaf:
+            place += 1
+        yield leaf
+    for leaf in others[place:]:
         yield leaf
 
 

@@ -19,6 +19,7 @@ DECODERS = {
     ("native/map/merge.c", "map_merge"): ["fuzz_map", "journal", "page"],
     ("native/map/index.c", "journal_index"): ["fuzz_map", "journal"],
     ("xseg/hashes.py", "read"): ["hashes"],
+    ("native/map/diff.c", "map_diff"): ["fuzz_map"],
     ("native/objects/name.c", "object_name_parse"): ["fuzz_object_name"],
     ("native/nbd/negotiate.c", "nbd_take32"): ["fuzz_nbd"],
     ("native/segment/inbox.c", "take_list"): ["fuzz_slots"],
@@ -56,6 +57,7 @@ NO_DECODERS = {
     "xseg/look.py": "the kernel's /proc/PID/stat",
     "tools/archipelago/route.py": "one word of a command line",
     "tools/vlmc/_common.py": "as tools/instance/config.py reads it",
+    "tools/vlmc/_ranges.py": "the mapper's pairs of numbers",
     "tools/cluster.py": "clusters for tests and the demo", "tools/demo/__main__.py": "the demo's own commands",
 }
 DECODING = re.compile(r"json\.loads?\(|unpackb\(|tomllib\.loads?\(|unpack_from\(|iter_unpack\(|struct\.unpack\("

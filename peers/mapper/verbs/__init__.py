@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mapper's verbs: what tools may ask of it with CONTROL. They are in make.py, look.py, change.py, rename.py,
-lineage.py, hold.py and end.py.
+"""The mapper's verbs: what tools may ask of it with CONTROL. They are in make.py, look.py, diff.py, change.py,
+rename.py, lineage.py, hold.py and end.py.
 
 A verb is a coroutine (mapper, arguments, room) -> msgpack-able map; room is the bytes its answer may
 have. Failures are raised as errors with a sentence. `name` is the volume meant; sizes are in bytes. A
@@ -34,6 +34,7 @@ notes in its request's `arg` that it is about to give back the name: what has th
     protect   name                                          -: see lineage.py
     unprotect name                                          -
     du        name, [cursor]                                logical, blocks, objects, exclusive, shared, cursor
+    diff      name, [base], [cursor]                        ranges, size, cursor: see diff.py
 
 Answers with a cursor are asked for again with it until it is 0. Types and bounds of the arguments are in
 arguments.py; what breaks them is refused before anything is done.
@@ -48,6 +49,7 @@ import msgpack
 from peers.mapper.verbs.adopt import adopt
 from peers.mapper.verbs.arguments import Answer, Arguments, parse, shown
 from peers.mapper.verbs.change import remove, resize
+from peers.mapper.verbs.diff import diff
 from peers.mapper.verbs.end import close_all
 from peers.mapper.verbs.hold import close_volume, lock, open_volume, unlock
 from peers.mapper.verbs.lineage import protect, rollback, unprotect
@@ -69,6 +71,7 @@ VERBS: dict[str, Callable[[Volumes, Arguments, int], Awaitable[Answer]]] = {
     "lock": lock, "unlock": unlock, "close_all": close_all, "mapinfo": mapinfo, "check": check, "du": du,
     "repair": repair, "finish": finish, "cancel": cancel, "protect": protect, "unprotect": unprotect,
     "rollback": rollback,
+    "diff": diff,
 }
 
 

@@ -117,6 +117,7 @@ ARGUMENTS: dict[str, dict[str, Argument]] = {
     "mapinfo": {"name": NAME, "cursor": CURSOR},
     "check": {"name": NAME, "cursor": CURSOR},
     "du": {"name": NAME, "cursor": CURSOR},
+    "diff": {"name": NAME, "base": Argument(text, None), "cursor": CURSOR},
     "repair": {"name": NAME},
     "rollback": {"name": NAME, "snapshot": NAME, "keep": Argument(check_new_name, None), "discard": FORCE,
                  "token": TOKEN},
