@@ -48,6 +48,8 @@ Payload of a header. Numbers lie in RANGES, so that what follows from them fits 
                     mapper/making.py). Only there when it is not empty
     protected       true: it is not removed, and nothing of it is given up, until that is taken back. Only there when
                     it is true
+    schedule        a volume: the rule by which snapshots of it are taken; a snapshot: its mark, if it was taken by
+                    such a rule (see xseg/schedule.py). Only there when it is not empty
 """
 import errno
 import os
@@ -62,6 +64,7 @@ from typing import Any, NamedTuple, TypeGuard
 import msgpack
 import xxhash
 
+from xseg import schedule
 from xseg.errors import error as fail
 
 HEADER_MAGIC = b"ARCH"
@@ -163,6 +166,7 @@ class Header:
     in_place_since: int = 0
     settled: bool = False
     protected: bool = False
+    schedule: str = ""
     generation: int = 1
 
     @property
@@ -198,7 +202,8 @@ class Header:
 
 
 STORED = tuple(f.name for f in fields(Header) if f.name != "generation")
-OPTIONAL = ("renaming", "making", "in_place_since", "settled", "protected")    # are left out while they say nothing
+OPTIONAL = ("renaming", "making", "in_place_since", "settled", "protected",   # are left out while they say nothing
+            "schedule")
 KINDS = ("volume", "snapshot", "removed")
 RANGES = {                          # of the numbers of a header: from, below
     "id": (1, 1 << 64), "size": (0, SIZE_MAX + 1), "block_shift": (BLOCK_MIN_SHIFT, BLOCK_MAX_SHIFT + 1),
@@ -228,6 +233,9 @@ def unpack_header(data: bytes, wanted: int) -> Header:
     for key in ("settled", "protected"):
         if not isinstance(payload.get(key, False), bool):
             raise ValueError(f"whether it is {key} is no truth value")
+    good_schedule = schedule.good_mark if payload["kind"] == "snapshot" else schedule.good_text
+    if payload["kind"] != "removed" and not good_schedule(payload.get("schedule", "")):
+        raise ValueError("its schedule is damaged")
     if not isinstance(payload["auto"], bool) or not 0 < generation < COUNT_LIMIT:
         raise ValueError("its mark or generation is damaged")
     if payload["size"] % SECTOR or (payload["size"] == 0 and payload["kind"] != "removed"):

@@ -63,7 +63,7 @@ WITH_NAMES = [["create", BROKEN, "--size", "1M"], ["clone", "v", BROKEN], ["clon
               ["rollback", "v", BROKEN], ["rename", "v", BROKEN], ["resize", BROKEN, "1M"], ["export", BROKEN, "/x/y"],
               *([verb, BROKEN] for verb in ("info", "remove", "du", "check", "open", "close", "lock", "unlock",
                                             "mapinfo", "map", "unmap",
-                                            "protect", "unprotect", "tree"))]
+                                            "protect", "unprotect", "tree", "schedule"))]
 
 
 @pytest.mark.parametrize("words", WITH_NAMES, ids=lambda words: " ".join(map(ascii, words)))

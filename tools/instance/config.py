@@ -36,6 +36,7 @@ All of it is optional; without the file the instance is this:
     start_s = 30                # a process that is not ready after so many seconds is killed, and has died
     stop_s = 120                # the end of the instance is refused if its volumes cannot be saved in so many seconds
     spares = 1                  # a process stands by for each, to take its place at once; 0: none, to save memory
+    schedule_s = 60             # from the start until snapshots are taken that schedules ask for, and between attempts
 
 A role other than these five needs a type. In an explicit layout each role that has a table must
 appear, and the five do not exist unless they appear. Every error names the file and the key.
@@ -71,7 +72,8 @@ if TYPE_CHECKING:
 FILE = "archipelago.toml"
 IN_FORCE = os.path.join("run", FILE)
 CHANGES = os.path.join("run", "pipeline.json")
-SUPERVISOR = {"deaths": 8, "window_s": 60, "back_off_ms": 5000, "start_s": 30, "stop_s": 120, "spares": 1}
+SUPERVISOR = {"deaths": 8, "window_s": 60, "back_off_ms": 5000, "start_s": 30, "stop_s": 120, "spares": 1,
+              "schedule_s": 60}
 SUPERVISOR_BOUNDS = {"spares": (0, 1)}
 SUPERVISOR_USUAL = (1, 1000000)         # bounds of the others
 DEFAULT_PEERS: dict[str, dict[str, Any]] = {

@@ -10,6 +10,7 @@ This file is its life: how it begins, ends, and goes on as another. What it does
     processes.py    the states of a process: start, time-out, death, restart, giving up
     spares.py       processes that stand by
     clients.py      finishes for clients that died
+    schedules.py    snapshots that volumes' schedules ask for
     sockets.py      sockets that peers listen at, kept while their process is restarted
     operators.py    run/supervisor.sock and its verbs
 
@@ -42,6 +43,7 @@ from tools.instance.instance import Instance
 from tools.supervisor.clients import Clients
 from tools.supervisor.operators import Operators
 from tools.supervisor.processes import Processes
+from tools.supervisor.schedules import Schedules
 from tools.supervisor.sockets import Sockets
 from xseg import ours
 from xseg.aio import Hub
@@ -88,6 +90,7 @@ class Supervisor:
             self.hub = Hub(self.segment)
             self.processes = Processes(instance, self.segment, self.hub, self.sockets, self.note)
             self.clients = Clients(self.segment, self.hub, self.note)
+            self.schedules = Schedules(self.segment, self.hub, instance.config.supervisor["schedule_s"])
             self.operators = Operators(self.processes, self._become_successor, self.end_instance,
                                        self.ended, self.note)
             if successor:
@@ -107,6 +110,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, self._told_to_end)
         self.clients.begin()
+        self.schedules.begin()
         self._watchdog()
         self.note()
         self.notifier.say("READY=1")
@@ -144,12 +148,14 @@ class Supervisor:
             ran = await asyncio.to_thread(ending.end, instance, force, said.append, self._sockets_of)
         except BaseException:
             self.processes.take_up()
+            self.schedules.begin()
             raise
         self.over = True
         return [*said, f"stopped {', '.join(ran) or 'the supervisor'}"]
 
     def _let_go(self) -> Instance:
         """Watches nothing any more; the instance as it is configured now."""
+        self.schedules.close()
         self.processes.let_go()
         with contextlib.suppress(OSError):
             self.processes.renew()
@@ -165,6 +171,7 @@ class Supervisor:
 
     def close(self) -> None:
         self.operators.close()
+        self.schedules.close()
         self.clients.close()
         self.processes.spares.close()
         self.sockets.close_all()
@@ -192,6 +199,7 @@ class Supervisor:
     async def _become_successor(self) -> None:
         """Goes on as a new supervisor, of the program as it is on disk now; it learns from supervisor.json what it does
         not find running. Nothing in the segment is this process's any more, as for others it would still be alive."""
+        self.schedules.close()
         await self.clients.finish(FINISH_S)
         log.info("goes on as a new one")
         self.note()

@@ -16,12 +16,13 @@ notes in its request's `arg` that it is about to give back the name: what has th
     cancel    token (of a create or clone under way)        running
     clone     name (snapshot or volume), names or pattern   count, snapshot (the one made for a live volume)
               with count and [first], [size], [token]
-    snapshot  name, snapshot, [token]                       id, name
+    snapshot  name, snapshot, [token], [schedule: its mark] id, name
+    schedule  name, rule                                    -: see xseg/schedule.py
     list      [cursor]                                      volumes, cursor
     info      name                                          see info()
     rename    name, to, [token]                             id
     resize    name, size                                    size
-    remove    name, [force], [token], [making: its token]                        objects (removed)
+    remove    name, [force], [token], [making: its token], [schedule: its mark]  objects (removed)
     open      name                                          handle
     close     name, [force]                                 still_open_by
     lock      name                                          number
@@ -52,7 +53,7 @@ from peers.mapper.verbs.change import remove, resize
 from peers.mapper.verbs.diff import diff
 from peers.mapper.verbs.end import close_all
 from peers.mapper.verbs.hold import close_volume, lock, open_volume, unlock
-from peers.mapper.verbs.lineage import protect, rollback, unprotect
+from peers.mapper.verbs.lineage import protect, rollback, schedule, unprotect
 from peers.mapper.verbs.look import check, du, info, list_volumes, mapinfo
 from peers.mapper.verbs.make import cancel, clone, create, finish, snapshot
 from peers.mapper.verbs.rename import rename, repair
@@ -70,8 +71,7 @@ VERBS: dict[str, Callable[[Volumes, Arguments, int], Awaitable[Answer]]] = {
     "rename": rename, "resize": resize, "remove": remove, "open": open_volume, "close": close_volume,
     "lock": lock, "unlock": unlock, "close_all": close_all, "mapinfo": mapinfo, "check": check, "du": du,
     "repair": repair, "finish": finish, "cancel": cancel, "protect": protect, "unprotect": unprotect,
-    "rollback": rollback,
-    "diff": diff,
+    "rollback": rollback, "diff": diff, "schedule": schedule,
 }
 
 

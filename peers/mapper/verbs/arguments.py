@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peers.mapper.header import BLOCK_DEFAULT_SHIFT, check_block_size, check_new_name, check_size
+from xseg import schedule
 from xseg.errors import error as fail
 from xseg.request import DIGEST_SIZE
 
@@ -86,11 +87,26 @@ def block_size(value: Any) -> int:
     return 1 << check_block_size(value)
 
 
+def rule(value: Any) -> str:
+    """By which snapshots are taken, or "" for none."""
+    if not schedule.good_text(value):
+        raise ValueError("is no rule of a schedule")
+    return str(value)
+
+
+def mark(value: Any) -> str:
+    """Of a snapshot that is taken by a rule."""
+    if not schedule.good_mark(value):
+        raise ValueError("is no mark of a schedule")
+    return str(value)
+
+
 NAME = Argument(text)
 NEW_NAME = Argument(check_new_name)
 TOKEN = Argument(number(0, NUMBER_LIMIT), 0)
 CURSOR = Argument(number(0, NUMBER_LIMIT), 0)
 FORCE = Argument(flag, False)
+MARK = Argument(mark, "")
 
 ARGUMENTS: dict[str, dict[str, Argument]] = {
     "create": {"name": NEW_NAME, "size": Argument(check_size), "token": TOKEN, "making": Argument(flag, False),
@@ -101,12 +117,13 @@ ARGUMENTS: dict[str, dict[str, Argument]] = {
     "clone": {"name": NAME, "names": Argument(new_names, None), "pattern": Argument(text, None),
               "count": Argument(number(1, CLONES_MAX + 1), None), "first": Argument(number(0, NUMBER_LIMIT), 1),
               "size": Argument(check_size, None), "token": TOKEN},
-    "snapshot": {"name": NAME, "snapshot": NEW_NAME, "token": TOKEN},
+    "snapshot": {"name": NAME, "snapshot": NEW_NAME, "token": TOKEN, "schedule": MARK},
+    "schedule": {"name": NAME, "rule": Argument(rule)},
     "list": {"cursor": CURSOR},
     "info": {"name": NAME},
     "rename": {"name": NEW_NAME, "to": NEW_NAME, "token": TOKEN},
     "resize": {"name": NAME, "size": Argument(check_size)},
-    "remove": {"name": NAME, "force": FORCE, "token": TOKEN, "making": TOKEN},
+    "remove": {"name": NAME, "force": FORCE, "token": TOKEN, "making": TOKEN, "schedule": MARK},
     "finish": {"name": NAME},
     "cancel": {"token": TOKEN},
     "open": {"name": NAME},

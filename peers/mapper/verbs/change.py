@@ -92,8 +92,8 @@ async def remove(hand: Volumes, a: Arguments, room: int) -> Answer:
     """Frees the name at once, then gives back the space that only this volume had. EBUSY: it is open.
 
     With force, one whose header is damaged is removed as well; its space is left to the collector. With `making`, it
-    is removed only if it is still being made with that token. Who names it by its id means no other. EPERM: it is
-    protected."""
+    is removed only if it is still being made with that token; with `schedule`, only if it was taken with that mark and
+    has its name still. Who names it by its id means no other. EPERM: it is protected."""
     name, token, request = a["name"], a["token"], a["request"]
     slot = request.c
     if id_in(name) is not None:
@@ -117,6 +117,7 @@ async def remove(hand: Volumes, a: Arguments, room: int) -> Answer:
                 return {"objects": slot.arg & ~REMOVED}
             header = await hand.names.lookup(name)
             await hand.marks.may_be_removed(header, a["name"], a["making"], a["force"])
+            refuse_not_scheduled(header, a["schedule"])
     if id_in(a["name"]) not in (None, header.id):
         raise missing(a["name"])
     async with hand.using(header.id) as volume:
@@ -184,6 +185,12 @@ async def volume_may_go(hand: Volumes, volume: Volume, name: str) -> None:
     await volume.read_header()
     if volume.header.name != name:          # renamed meanwhile
         raise missing(name)
+
+
+def refuse_not_scheduled(header: Header, mark: str) -> None:
+    """ENOENT: a schedule wants to remove one that it did not take, or that somebody has given a name since."""
+    if mark and (header.kind != "snapshot" or header.schedule != mark or not header.name.endswith("@" + mark)):
+        raise missing(header.name)
 
 
 def refuse_protected(header: Header) -> None:

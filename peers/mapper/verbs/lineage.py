@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verbs of the mapper about what a volume was: protect, unprotect, rollback. See mapper/verbs/.
+"""Verbs of the mapper about what a volume was: protect, unprotect, schedule, rollback. See mapper/verbs/.
 
 What is protected is not removed, not thinned by a schedule, and not rolled back unless what it was before is kept. The
 header says so, so it is the same on all nodes.
@@ -53,6 +53,21 @@ async def note_protected(hand: Volumes, name: str, protected: bool) -> Answer:
             await volume.read_header()          # by another node, until it was locked
         if volume.header.protected != protected:
             await volume.note(protected=protected)
+    return {}
+
+
+# --- schedules
+
+async def schedule(hand: Volumes, a: Arguments, room: int) -> Answer:
+    """Notes the rule by which snapshots of a volume are taken. EROFS: it is a snapshot. EBUSY."""
+    async with hand.by_name(a["name"]) as volume:
+        if volume.header.readonly:
+            raise fail(errno.EROFS, f"'{a['name']}' is a snapshot, which never changes: only volumes have schedules")
+        async with hand.locked(volume):
+            if not volume.handle:
+                await volume.read_header()
+            if volume.header.schedule != a["rule"]:
+                await volume.note(schedule=a["rule"])
     return {}
 
 

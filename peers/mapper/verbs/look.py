@@ -48,6 +48,7 @@ async def row(hand: Volumes, volume_id: int) -> Answer | None:
     return {"id": id_text(header.id), "name": header.name, "kind": header.kind, "size": header.size,
             "block_size": header.block_size, "readonly": header.readonly, "parent_id": id_or_none(header.parent),
             "created": header.created, "open": is_open, "auto": header.auto, "protected": header.protected,
+            "schedule": header.schedule,
             "making": await hand.marks.state(header)}
 
 
@@ -69,7 +70,8 @@ async def info(hand: Volumes, a: Arguments, room: int) -> Answer:
         "block_size": header.block_size, "epoch": header.epoch, "writable_since": header.writable_since,
         "epochs_left": None if header.readonly else EPOCH_MAX - header.epoch,
         "readonly": header.readonly, "parent": None, "parent_id": id_or_none(header.parent),
-        "created": header.created, "auto": header.auto, "protected": header.protected, "journals": len(header.journals),
+        "created": header.created, "auto": header.auto, "protected": header.protected, "schedule": header.schedule,
+        "journals": len(header.journals),
         "map_level": header.level, "making": await hand.marks.state(header), "open": None, "lock_number": 0}
     if header.parent:
         answer["parent"] = await name_of(hand, header.parent)

@@ -203,11 +203,12 @@ async def fold_snapshot(hand: Volumes, source: Header) -> Header:
 
 async def snapshot(hand: Volumes, a: Arguments, room: int) -> Answer:
     """A snapshot. EROFS: of a snapshot. EEXIST, ENOENT."""
-    made = await take_snapshot(hand, a["name"], a["snapshot"], a["token"])
+    made = await take_snapshot(hand, a["name"], a["snapshot"], a["token"], schedule=a["schedule"])
     return {"id": id_text(made.id), "name": made.name}
 
 
-async def take_snapshot(hand: Volumes, name: str, snap: str, token: int, auto: bool = False) -> Header:
+async def take_snapshot(hand: Volumes, name: str, snap: str, token: int, auto: bool = False,
+                        schedule: str = "") -> Header:
     """Claims the name, fixes what the volume is at this instant, makes the header."""
     if (await hand.names.lookup(name)).readonly:
         raise fail(errno.EROFS, f"'{name}' is a snapshot already: it never changes, clone it instead")
@@ -224,7 +225,7 @@ async def take_snapshot(hand: Volumes, name: str, snap: str, token: int, auto: b
                     block_shift=volume.header.block_shift, epoch=volume.epoch, writable_since=volume.epoch + 1,
                     parent=volume.id, root=list(view.root) if view.root else None, level=view.level,
                     journals=[stretch.listed() for stretch in view.stretches],
-                    created=now_ms(), token=token, auto=auto)
+                    created=now_ms(), token=token, auto=auto, schedule=schedule)
                 await hand.names.make(header)
         except BaseException:
             await hand.names.release(snap, fresh_id)
