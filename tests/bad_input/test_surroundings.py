@@ -9,7 +9,8 @@ import subprocess
 import pytest
 from support import BIN, Instance, processes_of
 
-from tools.instance.host import FILES_LEAST, FILES_WANTED
+from tools.instance.host import FILES_LEAST
+from tools.instance.process import FILES_WANTED
 
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 IO_URING_SETUP = 425                        # the system call's number, on all architectures

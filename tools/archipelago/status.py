@@ -20,9 +20,8 @@ import resource
 from typing import Any
 
 from tools import cli
-from tools.instance.host import FILES_WANTED
 from tools.instance.instance import Instance
-from tools.mapping import mapping
+from tools.instance.process import FILES_WANTED
 from xseg import look
 from xseg._native import ffi, lib
 from xseg.errors import Busy, NotRunning, Unfinished
@@ -166,11 +165,12 @@ def _target(segment: Segment | None, edge: str, target: str) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    instance = Instance(args.home)
+    instance = Instance(args.home, looks=True)
     segment, said = joined(instance)
     shown = peers(instance, segment)
     said += notes(instance, segment)
     if args.json:
+        from tools.mapping import mapping       # takes long to import
         cli.print_json({"home": args.home, "segment": instance.segment_name if segment else None,
                         "layout": instance.config.layout, "peers": shown,
                         "mapped": [entry.name for entry in mapping.mapped(instance.home)],

@@ -118,24 +118,35 @@ def peer_class(peer_type: str) -> type[Peer]:
     """The class of a peer type. Invalid: there is none; the error lists those there are."""
     modules = peer_modules()
     if peer_type not in modules:
-        raise Invalid(f"there is no peer type {peer_type!r}; there are: {', '.join(sorted(modules))}")
+        raise Invalid(no_such_type(peer_type))
     module = importlib.import_module(modules[peer_type])
     return next(cls for cls in vars(module).values()
                 if isinstance(cls, type) and getattr(cls, "type", None) == peer_type)
 
 
+def no_such_type(peer_type: object) -> str:
+    """A sentence that says which there are."""
+    return f"there is no peer type {peer_type!r}; there are: {', '.join(sorted(peer_modules()))}"
+
+
 @dataclass
 class Role:
-    """A peer of the pipeline."""
+    """A peer of the pipeline. Its class is imported, and its options are parsed, when they are first asked for."""
 
     name: str
-    cls: type[Peer]
-    options: dict[str, Any]                 # every option of the type; paths are absolute
+    type: str                               # there is one of that name
+    values: dict[str, Any]                  # of options, as the file has them
+    reader: _Reader
     process: str = ""
 
-    @property
-    def type(self) -> str:
-        return self.cls.type
+    @functools.cached_property
+    def cls(self) -> type[Peer]:
+        return peer_class(self.type)
+
+    @functools.cached_property
+    def options(self) -> dict[str, Any]:
+        """Every option of the type; paths are absolute. Invalid."""
+        return self.reader.options(f"[peers.{self.name}]", self.cls, self.values)
 
     @property
     def native(self) -> str | None:
@@ -181,6 +192,10 @@ class _Reader:
         self.home = home
         self.path = os.path.join(home, file)
 
+    @functools.cached_property
+    def types(self) -> dict[str, str]:
+        return peer_modules()
+
     def fail(self, text: str) -> XsegError:
         return Invalid(f"{self.path}: {text}")
 
@@ -221,14 +236,12 @@ class _Reader:
         default_type = DEFAULT_PEERS.get(name, {}).get("type")
         peer_type = values.pop("type", None)
         if peer_type is None:
-            raise self.fail(f"{where}: the key type is missing; one of {', '.join(sorted(peer_modules()))}")
+            raise self.fail(f"{where}: the key type is missing; one of {', '.join(sorted(self.types))}")
         if peer_type != default_type:           # the defaults' options are the default type's
             values = {key: value for key, value in raw.items() if key != "type"}
-        try:
-            cls = peer_class(str(peer_type))
-        except Invalid as failure:
-            raise self.fail(f"{where} type: {failure}") from None
-        return Role(name, cls, self.options(where, cls, values))
+        if str(peer_type) not in self.types:
+            raise self.fail(f"{where} type: {no_such_type(peer_type)}")
+        return Role(name, str(peer_type), values, self)
 
     def options(self, where: str, cls: type[Peer], values: dict[str, Any]) -> dict[str, Any]:
         from xseg.peer import below_home
@@ -325,12 +338,14 @@ class _Reader:
                             f"{lib.XSEG_ROUTES} targets at most: remove some of [peers.*], or filters by "
                             "`archipelago route`")
         for role in roles.values():
+            assert role.options is not None         # parsed, whoever has no target
             for target in role.targets:
                 if target not in roles:
                     raise self.fail(f"the role {role.name} (type {role.type}) sends to the role {target!r}, which "
                                     f"this pipeline has not; it has: {', '.join(roles)}")
 
-    def read(self) -> Config:
+    def read(self, checked: bool) -> Config:
+        """`checked`: options of peers are looked at now, and what they say of each other."""
         raw = self.load()
         for key in raw:
             if key not in KEYS:
@@ -353,10 +368,11 @@ class _Reader:
             for role in group:
                 made[role].process = process
         roles = {role: made[role] for group in groups for role in group}
-        self.check_roles(roles)
+        if checked:
+            self.check_roles(roles)
         written = self.table(raw, "routes")
         routes = {**written, **changes["routes"]}
-        return Config(self.home, kind, roles, processes, self.routes(routes, roles),
+        return Config(self.home, kind, roles, processes, self.routes(routes, roles) if checked else routes,
                       self.segment(self.table(raw, "segment")), self.supervisor(self.table(raw, "supervisor")), written)
 
 
@@ -384,12 +400,13 @@ def process_name(roles: list[str]) -> str:
 
 def read(home: str) -> Config:
     """The configuration as the operator has written it. Invalid: names file, key and what is allowed."""
-    return _Reader(home).read()
+    return _Reader(home).read(checked=True)
 
 
-def read_in_force(home: str) -> Config:
-    """The configuration that the running instance goes by. Invalid."""
-    return _Reader(home, IN_FORCE if os.path.exists(os.path.join(home, IN_FORCE)) else FILE).read()
+def read_in_force(home: str, checked: bool = True) -> Config:
+    """The configuration that the running instance goes by. Invalid. Not checked again: what no role is asked for is not
+    looked at, and no peer's module imported."""
+    return _Reader(home, IN_FORCE if os.path.exists(os.path.join(home, IN_FORCE)) else FILE).read(checked)
 
 
 def text_of(home: str, file: str) -> bytes | None:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from tools.instance import config
 from tools.instance.messages import parse_pid, parse_sockets
+from tools.instance.process import FILES_WANTED
 from xseg import ours
 from xseg._native import ffi, lib
 from xseg.errors import NotRunning, XsegError, check
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 DRAIN_S = 8.0
 KNOWN_S = 5.0                   # after which whoever started this process must have written its pid file
-FILES_WANTED = 4096             # folders of two stores, objects, connections
 FILES_LEAST = 1024              # below that errors would soon reach guests
 log = logging.getLogger("host")
 

@@ -54,16 +54,17 @@ log = logging.getLogger("instance")
 
 
 class Instance:
-    """The instance whose home is `home`."""
+    """The instance whose home is `home`. `looks`: what it goes by was checked when it was started, and counts as that."""
 
-    def __init__(self, home: str) -> None:
+    def __init__(self, home: str, looks: bool = False) -> None:
         self.home = home
+        self.looks = looks
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
     @functools.cached_property
     def config(self) -> config.Config:
         """What a running instance goes by; else what the file says. Invalid: it is faulty."""
-        return config.read_in_force(self.home) if self.has_segment() else config.read(self.home)
+        return config.read_in_force(self.home, not self.looks) if self.has_segment() else config.read(self.home)
 
     def take_in(self) -> bytes | None:
         """Goes by what the operator's file says now; what was in force until now. Invalid: it is faulty, or has another

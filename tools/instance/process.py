@@ -8,6 +8,7 @@ import select
 import signal
 
 KILL_TIMEOUT_S = 5.0
+FILES_WANTED = 4096             # that a process has open: folders of two stores, objects, connections
 
 
 def start_time(pid: int) -> int:

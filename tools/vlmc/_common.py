@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -95,5 +97,10 @@ def quoted(text: str, more: str = "") -> str:
 
 def when(milliseconds: int) -> str:
     """A moment in local time."""
-    import time
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(milliseconds / 1000))
+    return minute(milliseconds // 60_000)
+
+
+@functools.lru_cache(maxsize=4096)
+def minute(number: int) -> str:
+    """A minute since 1970 in local time. (Of many volumes that were made together it is one.)"""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(number * 60))

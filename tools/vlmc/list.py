@@ -7,6 +7,7 @@ Exit status 0 all the same: `vlmc check` is there to judge.
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from typing import Any
 
@@ -14,6 +15,7 @@ from tools import cli
 from tools.vlmc._common import add_json, portions, when
 
 HELP = "list volumes and snapshots"
+human = functools.lru_cache(maxsize=4096)(cli.human)        # of sizes, of which there are few
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,12 +57,11 @@ def line(row: dict[str, Any]) -> list[Any]:
     """A row of the table."""
     if "damaged" in row:
         return ["-", "damaged", "-", "-", "-", "-", row["id"], row["damaged"]]
-    notes = [word for word, true in (("open", row["open"]), ("automatic", row["auto"]),
-                               ("protected", row["protected"])) if true]
-    notes += [row["making"]] if row["making"] else []
+    notes = ", ".join(filter(None, ("open" if row["open"] else "", "automatic" if row["auto"] else "",
+                                    "protected" if row["protected"] else "", row["making"])))
     parent = row["parent"] or (f"({row['parent_id']})" if row["parent_id"] else "-")
-    return [row["name"], row["kind"], cli.human(row["size"]), cli.human(row["block_size"]), parent,
-            when(row["created"]), row["id"], ", ".join(notes) or "-"]
+    return [row["name"], row["kind"], human(row["size"]), human(row["block_size"]), parent, when(row["created"]),
+            row["id"], notes or "-"]
 
 
 def run(args: argparse.Namespace) -> int:

@@ -114,5 +114,5 @@ def run(args: argparse.Namespace) -> int:
         return 0
     heads = ["name", "kind", "size", *([] if args.no_sizes else ["exclusive", "shared"]), "notes"]
     cli.print_table([line(branch, row, not args.no_sizes) for branch, row in zip(branches(found), found, strict=True)],
-                    heads, whitespace=True)
+                    heads)
     return 0
