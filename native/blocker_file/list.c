@@ -15,6 +15,10 @@
 
 #include "blocker_file/parts.h"
 #include "objects/name.h"
+#include "segment/clock.h"
+
+#define VERSION_YOUNG_NS 2000000000ull      /* far more than the kernel's clock for times of files takes a step */
+#define NUMBERS_APART 0x9e3779b97f4a7c15ull /* odd: no two inodes become one number */
 
 /* --- LIST -------------------------------------------------------------------------- */
 
@@ -24,6 +28,7 @@ struct entry {
 };
 
 struct listing {
+    bool versions;                  /* are wanted */
     struct entry *entries;
     uint64_t wanted;                /* more than that, with the smallest hashes, are kept */
     uint64_t count, capacity;
@@ -57,6 +62,21 @@ static void collect(struct listing *list, uint32_t kind, const char *name)
     list->entries[list->count++] = entry;
 }
 
+/* A file that REPLACE writes is another one each time, and is not changed after: who it is tells what it holds. 0: it
+ * is so young that its successor may have the same number and time. */
+static uint64_t version_of(int folder, const struct xobj *object)
+{
+    char name[OBJECT_NAME_MAX];
+    uint64_t changed_ns;
+    struct stat st;
+
+    object_name_print(object, name);
+    if (fstatat(folder, name, &st, 0))
+        return 0;
+    changed_ns = (uint64_t)st.st_ctim.tv_sec * 1000000000u + (uint64_t)st.st_ctim.tv_nsec;
+    return changed_ns + VERSION_YOUNG_NS > clock_wall_ns() ? 0 : changed_ns ^ st.st_ino * NUMBERS_APART;
+}
+
 static int read_folder(struct bf *bf, struct listing *list, uint32_t folder)
 {
     struct dirent *entry;
@@ -70,8 +90,10 @@ static int read_folder(struct bf *bf, struct listing *list, uint32_t folder)
     while ((entry = readdir(dir)))
         collect(list, folder / 256, entry->d_name);
     rc = -errno;
-    closedir(dir);
     cut(list);
+    for (uint64_t i = 0; list->versions && i < list->count; i++)
+        list->entries[i].object.index = version_of(dirfd(dir), &list->entries[i].object);
+    closedir(dir);
     return rc;
 }
 
@@ -117,7 +139,8 @@ static int list_run(struct bf *bf, struct bf_work *work)
 {
     struct xreq *req = bf_work_request(work);
     uint64_t limit = xreq_list_limit(req);
-    struct listing list = { .cursor = req->arg, .capacity = 2 * (limit + 1) };
+    struct listing list = { .cursor = req->arg, .capacity = 2 * (limit + 1),
+                            .versions = req->flags & XREQ_VERSIONS && req->object.kind == XOBJ_HEADER };
     int rc;
 
     list.entries = calloc(list.capacity, sizeof(*list.entries));

@@ -39,6 +39,8 @@
  *                 data_size >= 4096                    made or removed meanwhile may be missed or
  *                 size: objects wanted at most,        listed; others appear exactly once
  *                 0: as many as there is room for
+ *                 VERSIONS, with HEADER                index = a number of what the object holds: as long
+ *                                                      as it is the same, and not 0, that is the same
  *   REPLACE       size (64 KiB at most), data;         the object's whole content becomes data, in
  *                 CREATE: must not exist               one atomic, durable step. EEXIST (CREATE).
  *                 else arg = expected first 8 bytes    ESTALE: the first 8 bytes were not arg

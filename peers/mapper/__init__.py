@@ -22,7 +22,8 @@ background; nothing is asked of its users.
 Its parts: header.py (formats), store.py (object I/O), frames.py (headers on the store), journal.py, tree.py (pages),
 volume.py (an open volume), names.py, making.py (what is being made), locks.py (which are noted), volumes.py (the
 volumes in hand, which all that follows works on), walk.py (check, du), diff.py (two maps), scrub.py (`archipelago
-check`), keep.py (locks, closing what nobody uses), takeover.py (after a restart), verbs/ (a file a kind of verb).
+check`), keep.py (locks, closing what nobody uses), takeover.py (after a restart), listing.py (rows of lists), verbs/
+(a file a kind of verb).
 """
 import asyncio
 import errno
@@ -32,7 +33,8 @@ from typing import Any
 
 from peers.mapper import takeover, verbs
 from peers.mapper.keep import sweep_forever
-from peers.mapper.store import CACHE_BYTES, HEADER, JOURNAL_LIMIT, MapStore, gather_bounded
+from peers.mapper.listing import rows
+from peers.mapper.store import CACHE_BYTES, HEADER, JOURNAL_LIMIT, MapStore
 from peers.mapper.tree import load_range
 from peers.mapper.verbs.diff import diff_status
 from peers.mapper.verbs.rename import settle
@@ -225,16 +227,11 @@ class Mapper(Peer):
         if room < LIST_ROOM_MIN:
             raise fail(errno.EINVAL, f"{room} bytes are too few for names: {LIST_ROOM_MIN} at least")
         with self.failures_told("volumes cannot be listed"):
-            found, following = await self.hand.store.list(HEADER, request.c.arg, most=room // (lib.XSEG_NAME_MAX + 1))
-            names = await gather_bounded(self.name_or_none, [name.volume for name in found])
-        request.reply(data=b"".join(name.encode() + b"\0" for name in names if name), arg=following)
-
-    async def name_or_none(self, volume_id: int) -> str | None:
-        """The name of a volume that everybody may use."""
-        header = await self.hand.header_or_none(volume_id)
-        if header and header.kind != "removed" and await self.hand.marks.is_whole(header):
-            return header.name
-        return None
+            found, following = await self.hand.store.list(HEADER, request.c.arg, room // (lib.XSEG_NAME_MAX + 1),
+                                                          versions=True)
+            listed = await rows(self.hand, found)
+        names = [str(row["name"]) for row in listed if "name" in row and row["making"] is None]
+        request.reply(data=b"".join(name.encode() + b"\0" for name in names), arg=following)
 
     async def control(self, request: Request) -> None:
         """CONTROL: a verb of mapper/verbs/."""

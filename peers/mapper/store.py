@@ -170,9 +170,12 @@ class MapStore:
         """Removes many, AT_ONCE at a time. How many there were."""
         return sum(await gather_bounded(self.delete, names))
 
-    async def list(self, kind: int, cursor: int, most: int = 0) -> tuple[list[Object], int]:
-        """Objects of a kind (`most`: how many at most), and the cursor to go on with; 0: that was all."""
-        reply = await self.blockerm(lib.XOP_LIST, object=Object(kind), arg=cursor, size=most, room=LIST_ROOM)
+    async def list(self, kind: int, cursor: int, most: int = 0, room: int = LIST_ROOM,
+                   versions: bool = False) -> tuple[list[Object], int]:
+        """Objects of a kind (`most`: how many at most; `room`: bytes for them), and the cursor to go on with; 0: that
+        was all. `versions`, of headers: see objects/blocker.h."""
+        reply = await self.blockerm(lib.XOP_LIST, object=Object(kind), arg=cursor, size=most, room=room,
+                                    flags=lib.XREQ_VERSIONS if versions else 0)
         return objects(reply.data), reply.arg
 
     async def acquire(self, volume: int, token: int, owner: str) -> tuple[int, str]:

@@ -19,7 +19,7 @@ from peers.mapper.header import Header, Ids, id_text
 from peers.mapper.locks import Noted
 from peers.mapper.making import Marks, UnderWay
 from peers.mapper.names import Names, Settle, means, missing
-from peers.mapper.store import MapStore, NotTried
+from peers.mapper.store import Cache, MapStore, NotTried
 from peers.mapper.volume import Volume, log
 from xseg import limits
 from xseg._native import lib
@@ -29,6 +29,7 @@ from xseg.request import Request
 from xseg.segment import Segment, text
 
 LOOKUP_TRIES = 4                    # of a name that is renamed meanwhile
+ROWS_BYTES = 128 << 20              # of memory for rows of lists: some 200,000 volumes
 GRACE_S = 30.0                      # that a dead endpoint has to come back before its volumes are closed
 
 Holder = tuple[int, int]            # a port, and its incarnation
@@ -52,6 +53,7 @@ class Volumes:
         self.marks = Marks(store, segment, self.token, home)
         self.under_way = UnderWay(segment)
         self.noted = Noted(segment)
+        self.rows = Cache(ROWS_BYTES)                   # of lists: see listing.py
         self.by_id: dict[int, Volume] = {}
         self.handles: dict[int, Volume] = {}            # open ones, by handle
         self.missed: dict[Holder, float] = {}           # when they were found dead

@@ -170,7 +170,8 @@ def run(args: argparse.Namespace) -> int:
     shown = peers(instance, segment)
     said += notes(instance, segment)
     if args.json:
-        from tools.mapping import mapping       # takes long to import
+        from tools.mapping import mapping  # takes long to import
+
         cli.print_json({"home": args.home, "segment": instance.segment_name if segment else None,
                         "layout": instance.config.layout, "peers": shown,
                         "mapped": [entry.name for entry in mapping.mapped(instance.home)],

@@ -69,6 +69,8 @@ from xseg.segment import PARAMETERS
 if TYPE_CHECKING:
     from xseg.peer import Peer
 
+    PeerClass = type[Peer]
+
 FILE = "archipelago.toml"
 IN_FORCE = os.path.join("run", FILE)
 CHANGES = os.path.join("run", "pipeline.json")
@@ -140,7 +142,7 @@ class Role:
     process: str = ""
 
     @functools.cached_property
-    def cls(self) -> type[Peer]:
+    def cls(self) -> PeerClass:
         return peer_class(self.type)
 
     @functools.cached_property

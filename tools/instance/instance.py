@@ -54,7 +54,7 @@ log = logging.getLogger("instance")
 
 
 class Instance:
-    """The instance whose home is `home`. `looks`: what it goes by was checked when it was started, and counts as that."""
+    """The instance whose home is `home`. `looks`: the configuration that a running one goes by is not checked again."""
 
     def __init__(self, home: str, looks: bool = False) -> None:
         self.home = home

@@ -4,9 +4,9 @@ import errno
 from collections.abc import Awaitable, Callable
 
 from peers.mapper import walk
-from peers.mapper.frames import read_header
 from peers.mapper.header import id_text
-from peers.mapper.store import HEADER, MapStore, gather_bounded, named
+from peers.mapper.listing import id_or_none, rows
+from peers.mapper.store import HEADER, MapStore
 from peers.mapper.tree import View
 from peers.mapper.verbs.arguments import Answer, Arguments
 from peers.mapper.volume import EPOCH_MAX, Volume
@@ -14,7 +14,6 @@ from peers.mapper.volumes import Volumes
 from xseg._native import lib
 from xseg.errors import Damaged, NotFound
 from xseg.errors import error as fail
-from xseg.request import objects
 from xseg.segment import text
 
 ROW_MAX = 512                       # bytes a listed volume takes at most, about
@@ -28,33 +27,8 @@ WALK_TRIES = 4                      # of a portion of a walk that a checkpoint o
 async def list_volumes(hand: Volumes, a: Arguments, room: int) -> Answer:
     """Volumes and snapshots, in no order. One whose header is damaged has `id` and `damaged` only."""
     names_room = LIST_ROOM if room >= LIST_ROOM // NAME_BYTES * ROW_MAX else LIST_ROOM_MIN
-    reply = await hand.store.blockerm(lib.XOP_LIST, object=named(HEADER, 0), arg=a["cursor"], room=names_room)
-    rows = await gather_bounded(lambda name: row(hand, name.volume), objects(reply.data))
-    return {"volumes": [found for found in rows if found], "cursor": reply.arg}
-
-
-async def row(hand: Volumes, volume_id: int) -> Answer | None:
-    """What list says of one volume."""
-    volume = hand.by_id.get(volume_id)
-    is_open = volume is not None and volume.handle != 0
-    try:
-        header = hand.open_header(volume_id) or await read_header(hand.store, volume_id)
-    except NotFound:
-        return None
-    except Damaged as damage:
-        return {"id": id_text(volume_id), "damaged": str(damage)}
-    if header.kind == "removed":
-        return None
-    return {"id": id_text(header.id), "name": header.name, "kind": header.kind, "size": header.size,
-            "block_size": header.block_size, "readonly": header.readonly, "parent_id": id_or_none(header.parent),
-            "created": header.created, "open": is_open, "auto": header.auto, "protected": header.protected,
-            "schedule": header.schedule,
-            "making": await hand.marks.state(header)}
-
-
-def id_or_none(volume: int) -> str | None:
-    """An id as text, or None for 0."""
-    return id_text(volume) if volume else None
+    found, cursor = await hand.store.list(HEADER, a["cursor"], room=names_room, versions=True)
+    return {"volumes": await rows(hand, found), "cursor": cursor}
 
 
 async def info(hand: Volumes, a: Arguments, room: int) -> Answer:
