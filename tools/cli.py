@@ -110,7 +110,7 @@ def print_table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> None:
     form = "  ".join(f"{{:{'>' if column and all(map(is_number, column)) else '<'}"
                      f"{max(len(header), max(map(len, column), default=0))}}}"
                      for header, column in zip(headers, columns, strict=True))
-    sys.stdout.writelines(form.format(*line).rstrip() + "\n" for line in chain([headers], zip(*columns, strict=True)))
+    print("\n".join(form.format(*line).rstrip() for line in chain([headers], zip(*columns, strict=True))))
 
 
 def is_number(cell: str) -> bool:

@@ -455,6 +455,53 @@ def test_what_a_failed_write_has_changed_is_kept_by_the_next_flush(kind):
     assert ReadThenFlushed(kind).run()
 
 
+class NoMemory(Faults):
+    """The first SYNC is not done, for want of memory."""
+
+    def __init__(self):
+        super().__init__(1, random.Random(0))
+        self.dice = self
+
+    def due(self, request):
+        if request.c.op != lib.XOP_SYNC or self.met:
+            return 0
+        self.met.append("sync")
+        return errno.ENOMEM
+
+    def choice(self, ways):
+        return ways[0]
+
+
+class SyncedTwice(History):
+    """A durable block is written; the SYNC after that is not done, and nothing is said to be lost. A flush that comes
+    then succeeds, and the power fails. `blocks`: 1: in place, where the map does not change; 2: a new one as well."""
+
+    def __init__(self, seed, blocks):
+        super().__init__(seed, 1)
+        self.blocks = blocks
+
+    async def work(self):
+        self.doing = "start"
+        await self.node.start()
+        await self.create()
+        image = self.images["v1"]
+        await self.opened(image)
+        await self.change(image, "write", 0, BLOCK)
+        assert await self.flush(image)
+        self.faults = NoMemory()
+        failing_blocker(self.node, self.faults)
+        await self.change(image, "write", 0, self.blocks * BLOCK)
+        await self.flush(image)         # fails, unless vlmc has begun a commit by itself
+        assert self.faults.met
+        assert await self.flush(image)
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_what_a_sync_did_not_do_the_next_one_does(blocks):
+    for seed in range(12):              # of what a disk keeps that nobody has synced
+        assert SyncedTwice(seed, blocks).run(), seed
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(0)
 def test_each_request_of_vlmc_may_fail_for_long():
