@@ -23,7 +23,7 @@ FUZZ_PACKAGES := clang libclang-rt-dev
 
 NATIVE := $(wildcard native/*.[ch] native/*/*.[ch])
 LIBRARY := $(filter-out native/fuzz/% native/load/% native/export.c,$(filter %.c,$(NATIVE)))
-LOAD_PARTS := $(wildcard native/segment/*.c) native/loop/loop.c native/loop/peer.c native/blocker_rados/api.c
+LOAD_PARTS := $(wildcard native/segment/*.c) native/loop/loop.c native/loop/peer.c native/loop/poll.c native/loop/tune.c native/blocker_rados/api.c
 FUZZERS := $(patsubst native/fuzz/%.c,fuzz_%,$(wildcard native/fuzz/*.c))
 FUZZ_OBJECTS := $(patsubst native/%.c,build-fuzz/%.o,$(LIBRARY))
 FUZZ_FLAGS := -g -O1 -Inative -std=gnu11 -D_GNU_SOURCE -Wno-unknown-warning-option

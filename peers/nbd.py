@@ -27,7 +27,8 @@ to `connections` clients. The supervisor keeps these sockets while the peer is r
 connects meanwhile waits, and is not refused. One user (by TCP: one address) has three quarters of these places if he
 is alone, else a share that leaves others theirs, and one volume has at most `connections_volume`. Who is refused is
 said in the log, and counted: `xseg ports --all`, `archipelago status`. Before anybody is refused, the handshake that
-has stood still for longest loses its place. `spin_us` makes its process look for work that long before it sleeps.
+has stood still for longest loses its place. `spin_us` makes its process look for work that long before it sleeps; if
+that is not set, it finds out while it runs whether and for how long that gains something (native/loop/poll.h).
 
 The socket belongs to who runs the instance, and is open to his group (`socket_mode` "0660"); `socket_owner` and
 `socket_group` give it to another user or group (for the latter its mode must say so), and nothing else with it: the
@@ -82,7 +83,7 @@ class Nbd(Peer):
                               minimum=1, maximum=3600),
         "structured_replies": Option(True, "bool", "false: none are offered. A read then takes its client two system "
                                                    "calls less, and there is no block status"),
-        "spin_us": Option(0, "int", "microseconds its process goes on looking for work before it sleeps: "
-                                    "halves the time of a lone request, for CPU while there are any. The "
-                                    "largest of a process's peers counts", minimum=0, maximum=1000),
+        "spin_us": Option(None, "int", "microseconds its process goes on looking for work before it sleeps, 0: "
+                                       "none (default: found out, at most a twentieth of a CPU in vain). The "
+                                       "largest of a process's peers counts", minimum=0, maximum=1000),
     }

@@ -4,7 +4,8 @@
  *
  * Buffered: a read takes what is in the page cache at once and leaves a miss to io_uring; a
  * write is a plain pwrite(), which measured several times cheaper than io_uring's worker.
- * From POOL_BYTES on a worker makes it, so that the loop meanwhile takes in what comes next.
+ * From POOL_BYTES on a worker makes it, so that the loop meanwhile takes in what comes next, or a worker reads
+ * so much; each where that is found to gain something (TUNE_READS and TUNE_WRITES in loop/tune.h).
  *
  * Direct: io_uring, if offset, size and address are all multiples of BF_ALIGN; what is not goes
  * through the page cache of the same file. The kernel keeps the two coherent, but for a buffered
@@ -64,6 +65,14 @@ static bool goes_direct(struct bf *bf, const struct xreq *req)
 {
     return bf->direct && ((req->offset | req->size | req->data) & (BF_ALIGN - 1)) == 0
         && req->size != 0;
+}
+
+static void in_worker(struct bf *bf, struct xreq *req, int (*run)(struct bf *, struct bf_work *),
+                      void (*done)(struct bf *, struct bf_work *, int))
+{
+    bf_held(req)->work.run = run;
+    bf_held(req)->work.done = done;
+    bf_pool_add(bf, &bf_held(req)->work, POOL_SLOW);
 }
 
 /* --- READ -------------------------------------------------------------------------- */
@@ -128,10 +137,26 @@ static bool read_inline(struct bf *bf, struct xreq *req)
     return true;
 }
 
+/* In a worker. */
+static int read_run(struct bf *bf, struct bf_work *work)
+{
+    struct xreq *req = bf_work_request(work);
+    ssize_t n = pread(bf_held(req)->object->fd, data_at(bf, req), req->size, (off_t)req->offset);
+
+    return n < 0 ? -errno : (int)n;
+}
+
+static bool goes_to_worker(struct bf *bf, const struct xreq *req, enum tune_name name)
+{
+    return req->size >= POOL_BYTES && !bf->direct && loop_level(bf->peer->loop, name);
+}
+
 static void read_start(struct bf *bf, struct xreq *req)
 {
     if (req->size == 0)
         finish(bf, req, 0);
+    else if (goes_to_worker(bf, req, TUNE_READS))
+        in_worker(bf, req, read_run, read_done);
     else if (goes_direct(bf, req) || bf->no_nowait || !read_inline(bf, req))
         read_rest(bf, req);
 }
@@ -203,23 +228,16 @@ static int write_record_run(struct bf *bf, struct bf_work *work)
     return rc;
 }
 
-static void write_in_worker(struct bf *bf, struct xreq *req, int (*run)(struct bf *, struct bf_work *))
-{
-    bf_held(req)->work.run = run;
-    bf_held(req)->work.done = write_run_done;
-    bf_pool_add(bf, &bf_held(req)->work, POOL_SLOW);
-}
-
 /* A store with direct I/O has no worker write: no direct write may begin meanwhile. */
 static void write_buffered(struct bf *bf, struct xreq *req)
 {
-    bool in_worker = req->size >= POOL_BYTES && !bf->direct;
-    int rc = in_worker ? 0 : write_run(bf, &bf_held(req)->work);
+    bool worker = goes_to_worker(bf, req, TUNE_WRITES);
+    int rc = worker ? 0 : write_run(bf, &bf_held(req)->work);
 
-    if (in_worker)
-        write_in_worker(bf, req, write_run);
+    if (worker)
+        in_worker(bf, req, write_run, write_run_done);
     else if ((rc == -ENOSPC || rc == -EDQUOT) && req->object.kind == XOBJ_JOURNAL && !bf->direct)
-        write_in_worker(bf, req, write_record_run);
+        in_worker(bf, req, write_record_run, write_run_done);
     else
         finish(bf, req, rc);
 }

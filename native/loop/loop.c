@@ -14,24 +14,26 @@
 #include <unistd.h>
 
 #include "loop/peer.h"
+#include "loop/poll.h"
 #include "segment/barrier.h"
 
-#define EVENTS_MAX 64
 #define BATCH_MAX 256               /* requests one peer takes before the next has its turn */
 #define TURNS_MAX 64                /* busy turns before descriptors are looked at again */
+#define NAP_LEVELS 2                /* TUNE_NAPS at its highest: all of what is asked for */
 #define TIMER_SLACK_NS 1000ul        /* the kernel's own 50 us are longer than a nap */
 #define SLEEP_NS (XBELL_SLEEP_MS * 1000000ull)
 
 struct loop {
     struct xseg *seg;
     struct bell *bell;
-    int epoll;
+    struct poll poll;
     int stop_fd;
     uint32_t stopping;              /* atomic */
     bool draining;
     uint64_t now_ns;
-    uint64_t spin_ns;
-    uint64_t active_ns;             /* when work was last seen: spinning starts from it */
+    struct tune tune;
+    struct spin spin;
+    uint64_t active_ns;             /* when work was last seen */
     struct peer *peers[LOOP_PEERS_MAX];
     uint32_t peer_count;
     struct queue foreign[LOOP_PEERS_MAX];   /* kept back for the successor while draining */
@@ -44,28 +46,17 @@ uint64_t loop_now(const struct loop *loop) { return loop->now_ns; }
 
 /* --- descriptors -------------------------------------------------------------- */
 
-static int control(struct loop *loop, int what, struct watch *watch, uint32_t events)
-{
-    struct epoll_event event = { .events = events, .data.ptr = watch };
-
-    assert(watch->fd >= 0 && watch->ready);
-    return epoll_ctl(loop->epoll, what, watch->fd, &event) < 0 ? -errno : 0;
-}
-
 int loop_watch(struct loop *loop, struct watch *watch, uint32_t events)
 {
-    return control(loop, EPOLL_CTL_ADD, watch, events);
+    return poll_add(&loop->poll, watch, events);
 }
 
 int loop_rewatch(struct loop *loop, struct watch *watch, uint32_t events)
 {
-    return control(loop, EPOLL_CTL_MOD, watch, events);
+    return poll_change(&loop->poll, watch, events);
 }
 
-void loop_unwatch(struct loop *loop, struct watch *watch)
-{
-    control(loop, EPOLL_CTL_DEL, watch, 0);
-}
+void loop_unwatch(struct loop *loop, struct watch *watch) { poll_remove(&loop->poll, watch); }
 
 /* The bell's FIFO is emptied by bell_disarm(); stopping is seen by its word. */
 static void nothing_to_do(struct watch *watch, uint32_t events)
@@ -91,10 +82,14 @@ int loop_new(struct xseg *seg, uint32_t spin_us, struct loop **out)
     if (!loop)
         return -ENOMEM;
     loop->seg = seg;
-    loop->spin_ns = spin_us * 1000ull;
-    loop->epoll = epoll_create1(EPOLL_CLOEXEC);
+    tune_start(&loop->tune);
+    if (spin_us != LOOP_SPIN_AUTO)
+        tune_force(&loop->tune, "spin", spin_us != 0);
+    loop->spin.fixed_ns = spin_us == LOOP_SPIN_AUTO ? 0 : spin_us * 1000ull;
     loop->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    rc = loop->epoll < 0 || loop->stop_fd < 0 ? -errno : bell_open(seg, XPORT_ANY, &loop->bell);
+    rc = loop->stop_fd < 0 ? -errno : poll_start(&loop->poll, &loop->tune);
+    if (rc == 0)
+        rc = bell_open(seg, XPORT_ANY, &loop->bell);
     if (rc == 0) {
         loop->bell_watch = (struct watch){ .fd = loop->bell->fd, .ready = nothing_to_do };
         loop->stop_watch = (struct watch){ .fd = loop->stop_fd, .ready = stop_ready };
@@ -351,31 +346,25 @@ static uint64_t sleep_ns(struct loop *loop)
     return end > loop->now_ns ? end - loop->now_ns : 0;
 }
 
+/* Serves what descriptors have, and waits for that if there is nothing. True if something came. */
 static bool poll_events(struct loop *loop, uint64_t ns)
 {
-    struct timespec limit = { (time_t)(ns / 1000000000u), (long)(ns % 1000000000u) };
-    struct epoll_event events[EVENTS_MAX];
-    int n = epoll_pwait2(loop->epoll, events, EVENTS_MAX, &limit, NULL);
-
-    if (n > 0)
-        set_now(loop);              /* what is sent from here was not sent before the sleep */
-    for (int i = 0; i < n; i++) {
-        struct watch *watch = events[i].data.ptr;
-        watch->ready(watch, events[i].events);
-    }
-    return n > 0;
+    if (!poll_wait(&loop->poll, ns))
+        return false;
+    set_now(loop);                  /* what is sent from here was not sent before the sleep */
+    poll_serve(&loop->poll);
+    return true;
 }
 
-/* Polls without sleeping for spin_ns after the last work. True if something came. */
-static bool spin(struct loop *loop)
+/* Polls without sleeping. True if something came. */
+static bool look_for_work(struct loop *loop, uint64_t ns)
 {
-    if (loop->now_ns - loop->active_ns > 20 * loop->spin_ns)
-        return false;               /* an idle node does not spin */
-    for (uint64_t end = clock_ns() + loop->spin_ns; clock_ns() < end;) {
+    for (uint64_t end = clock_ns() + ns; clock_ns() < end;) {
         if (pending(loop) || poll_events(loop, 0))
             return true;
         cpu_relax();
     }
+    spin_was_vain(&loop->spin, ns);
     return false;
 }
 
@@ -390,6 +379,7 @@ static bool nap(struct loop *loop)
         ns = wanted > ns ? wanted : ns;
     }
     assert(ns <= SLEEP_NS);
+    ns = ns ? ns * tune_level(&loop->tune, TUNE_NAPS) / NAP_LEVELS : 0;
     if (ns)
         clock_nanosleep(CLOCK_MONOTONIC, 0, &(struct timespec){ .tv_nsec = (long)ns }, NULL);
     return ns && poll_events(loop, 0);
@@ -397,17 +387,44 @@ static bool nap(struct loop *loop)
 
 static void wait_for_work(struct loop *loop)
 {
+    uint64_t spin_ns;
     bool woken;
 
     if (nap(loop))
         return;
-    if (loop->spin_ns && spin(loop))
-        return;
-    bell_arm(loop->bell);
-    woken = poll_events(loop, pending(loop) ? 0 : sleep_ns(loop));
-    bell_disarm(loop->bell);
-    if (woken && loop->peer_count)
-        counter_add(&loop->peers[0]->port->shared->wakes, 1);
+    poll_choose(&loop->poll);
+    spin_ns = spin_choose(&loop->spin, &loop->tune, loop->now_ns, loop->active_ns);
+    woken = spin_ns && look_for_work(loop, spin_ns);
+    if (!woken) {
+        bell_arm(loop->bell);
+        woken = poll_events(loop, pending(loop) ? 0 : sleep_ns(loop));
+        bell_disarm(loop->bell);
+        if (woken && loop->peer_count)
+            counter_add(&loop->peers[0]->port->shared->wakes, 1);
+    }
+    if (woken)
+        spin_learn(&loop->spin, clock_ns() - loop->active_ns);
+}
+
+/* --- what its mechanisms gain -------------------------------------------------------- */
+
+int loop_force(struct loop *loop, const char *mechanism, bool on) { return tune_force(&loop->tune, mechanism, on); }
+
+uint32_t loop_level(struct loop *loop, enum tune_name name) { return tune_level(&loop->tune, name); }
+
+static void measure(struct loop *loop)
+{
+    struct tune_work work = { 0 };
+    struct timespec cpu;
+
+    for (uint32_t i = 0; i < loop->peer_count; i++) {
+        const struct xport *shared = loop->peers[i]->port->shared;
+        work.answers += load_relaxed(&shared->served);
+        work.bytes += load_relaxed(&shared->bytes_read) + load_relaxed(&shared->bytes_written);
+    }
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu);
+    work.cpu_ns = (uint64_t)cpu.tv_sec * 1000000000u + (uint64_t)cpu.tv_nsec;
+    tune_turn(&loop->tune, loop->now_ns, &work, loop->peer_count);
 }
 
 static bool all_idle(struct loop *loop)
@@ -425,6 +442,8 @@ static bool all_idle(struct loop *loop)
 /* Runs turns until nothing moves, then waits once. */
 static void run_once(struct loop *loop)
 {
+    if (tune_is_due(&loop->tune, loop->now_ns))
+        measure(loop);
     for (int n = 0; n < TURNS_MAX; n++) {
         if (!turn(loop)) {
             wait_for_work(loop);
@@ -503,7 +522,7 @@ void loop_free(struct loop *loop)
     }
     if (loop->bell)
         bell_close(loop->bell);
-    close(loop->epoll);
+    poll_stop(&loop->poll);
     close(loop->stop_fd);
     free(loop);
 }

@@ -25,6 +25,7 @@
 #ifndef ARCHIPELAGO_PEER_H
 #define ARCHIPELAGO_PEER_H
 
+#include "loop/tune.h"
 #include "segment/xseg.h"
 
 #define PEER_OPTIONS_MAX 32
@@ -87,7 +88,7 @@ struct peer_ops {
     /* Optional: when this peer must run again, CLOCK_MONOTONIC ns; UINT64_MAX: never. */
     uint64_t (*deadline)(struct peer *peer);
     /* Optional, after a turn: how long, in ns, the loop had better sleep before it looks for more, as more
-     * will come soon and costs less at once; 0: not at all. */
+     * will come soon and costs less at once; 0: not at all. It does so as far as that gains (loop/tune.h). */
     uint64_t (*nap)(struct peer *peer);
     /* Optional: stop taking new work. */
     void (*drain)(struct peer *peer);
@@ -106,10 +107,19 @@ struct watch {                      /* a descriptor the loop polls; owned by the
     int fd;
     void (*ready)(struct watch *watch, uint32_t events);
     void *arg;
+    bool may_be_alone;              /* a client's, who sends and waits for the answer: see loop/loop.c */
+    uint32_t events;                /* the loop's: what of epoll was asked for */
 };
 
-/* A loop with a bell of its own. spin_us: how long it polls before it sleeps (0: not). */
+#define LOOP_SPIN_AUTO UINT32_MAX
+
+/* A loop with a bell of its own. spin_us: how long it polls before it sleeps (0: not; LOOP_SPIN_AUTO: as far as that
+ * gains). */
 int loop_new(struct xseg *seg, uint32_t spin_us, struct loop **loop);
+/* Has a mechanism on or off for good, instead of finding out what it gains: see tune_force(). */
+int loop_force(struct loop *loop, const char *mechanism, bool on);
+/* At which level a mechanism is now: see tune_level(). */
+uint32_t loop_level(struct loop *loop, enum tune_name name);
 /* Adds a peer that serves the static port of `role`. Targets are roles; their edges come
  * from route_find(role, target). On failure *peer still tells why (peer->error). */
 int loop_add(struct loop *loop, const char *type, const char *role,

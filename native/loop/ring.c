@@ -10,7 +10,7 @@
 #include "loop/ring.h"
 
 #define SUBMIT_TRIES 1000           /* while the kernel says it is short of something */
-#define SHARE 4                     /* 1 / of what is under way is taken at once, and is held back */
+#define SHARE 8                     /* 1 / of what is under way, for each level of TUNE_HOLD: taken at once, held back */
 #define TAKE_MIN 8
 #define TAKE_MAX 64
 #define HOLD_FROM 16                /* under way; before that it all goes to the disk */
@@ -42,6 +42,12 @@ static void measure_depth(struct ring *ring, uint64_t now_ns)
     ring->depth_ns = now_ns;
 }
 
+/* The share of `count` operations that is handled for itself; 0: all go together. */
+static uint32_t share_of(struct ring *ring, uint32_t count)
+{
+    return count < HOLD_FROM ? 0 : count * loop_level(ring->loop, TUNE_HOLD) / SHARE;
+}
+
 /* The end of a turn. */
 static void submit_some(struct ring *ring)
 {
@@ -49,7 +55,7 @@ static void submit_some(struct ring *ring)
     uint32_t away = ring->active - ring->queued, most, room;
 
     measure_depth(ring, now_ns);
-    most = ring->depth < HOLD_FROM ? ring->depth : ring->depth - ring->depth / SHARE;
+    most = ring->depth - share_of(ring, ring->depth);
     room = most > away ? most - away : 0;
     if (room >= ring->queued || ring->urgent || (ring->held_ns && now_ns - ring->held_ns >= HOLD_NS)) {
         submit(ring, ring->queued);
@@ -108,10 +114,11 @@ static void ready(struct watch *watch, uint32_t events)
 {
     struct ring *ring = watch->arg;
     struct io_uring_cqe *cqes[TAKE_MAX];
-    uint32_t share = ring->active / SHARE, most = share < TAKE_MIN ? TAKE_MIN : share, n;
+    uint32_t share = share_of(ring, ring->active), most = share ? share : TAKE_MAX, n;
 
     (void)events;
-    n = io_uring_peek_batch_cqe(&ring->uring, cqes, most < TAKE_MAX ? most : TAKE_MAX);
+    most = most < TAKE_MIN ? TAKE_MIN : most < TAKE_MAX ? most : TAKE_MAX;
+    n = io_uring_peek_batch_cqe(&ring->uring, cqes, most);
     for (uint32_t i = 0; i < n; i++) {
         assert(ring->active > 0);
         ring->active--;

@@ -12,7 +12,8 @@
  * meanwhile; and of many reads a quarter waits here, so that there is something for the disk at once
  * when something comes back, or 1 ms has gone by. Writes do not wait: a disk takes them into its
  * cache, and the CPU is behind. (4 KiB direct reads by an NBD client, 32 under way: from 0.6 to 0.88 of
- * what the disk gives without anything between.)
+ * what the disk gives without anything between.) Elsewhere it costs: TUNE_HOLD (loop/tune.h) finds out
+ * whether it is a quarter, half of that, or nothing.
  *
  * All of it is the loop's thread's.
  */

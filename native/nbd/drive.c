@@ -176,7 +176,7 @@ void nbd_connect(struct nbd *nbd, int fd)
         close(fd);
         return;
     }
-    conn->watch = (struct watch){ .fd = fd, .ready = ready, .arg = conn };
+    conn->watch = (struct watch){ .fd = fd, .ready = ready, .arg = conn, .may_be_alone = true };
     conn->nbd = nbd;
     conn->index = index;
     conn->serial = ++nbd->serial;

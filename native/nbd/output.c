@@ -131,7 +131,8 @@ static void let_gather(struct nbd_connection *conn, size_t sent)
     uint64_t ns;
 
     conn->untaken += sent;
-    if (conn->untaken < NBD_NAP_FROM || ioctl(conn->watch.fd, SIOCOUTQ, &behind) < 0)
+    if (conn->untaken < NBD_NAP_FROM || !loop_level(nbd->peer->loop, TUNE_NAPS)
+        || ioctl(conn->watch.fd, SIOCOUTQ, &behind) < 0)
         return;
     conn->untaken = (size_t)behind;
     if (behind < NBD_NAP_FROM)

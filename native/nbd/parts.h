@@ -40,7 +40,8 @@
  * A client that is slower than the server has many answers in its socket that it has not taken
  * yet, and sends its next commands one by one, as it takes them. To serve each by itself would
  * cost both sides several system calls for it, so the loop naps for as long as the client is
- * sure to be busy (NBD_NAP_FROM and on), and then serves what has come together.
+ * sure to be busy (NBD_NAP_FROM and on), and then serves what has come together; where that is found to gain
+ * something (TUNE_NAPS in loop/tune.h).
  *
  * Order
  * -----

@@ -363,7 +363,10 @@ def test_a_route_turns_an_edge_to_another_peer(host):
     ("[segment]\ncolour = 1", "there is no key colour; there are: static_slots"),
     ("[segment]\nframes = 0", "frames = 0: 8 at least"),
     ("[segment]\nbuffers = [1, 2]", "must be a list of three numbers"),
-    ("colour = 1", "there is no key colour; there are: layout, segment, peers, routes, supervisor"),
+    ("colour = 1", "there is no key colour; there are: layout, segment, peers, routes, tuning, "
+     "supervisor"),
+    ("[tuning]\ncolour = 'on'", "[tuning]: there is no key colour; there are: naps, alone, hold, reads, writes"),
+    ("[tuning]\nnaps = true", "[tuning]: naps = True must be one of auto, on, off"),
     ("[supervisor]\ndeaths = 0", "deaths = 0 must be from 1 to"),
     ("[supervisor]\ncolour = 1", "there is no key colour; there are: deaths"),
     ("peers = 5", "peers must be a table"),

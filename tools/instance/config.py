@@ -29,6 +29,14 @@ All of it is optional; without the file the instance is this:
     [routes]                    # who plays a role for whom, where it is not the role's own peer:
                                 # "vlmc>blockerb" = "delay"
 
+    [tuning]                    # mechanisms that each process finds the use of by trying, while it runs; "on" and
+                                # "off" have them so for good, to measure them. See native/loop/tune.h
+    naps = "auto"               # let requests come together where a client is busy anyway
+    alone = "auto"              # wait for one active client by itself
+    hold = "auto"               # keep some reads back, so that a disk is never without
+    reads = "auto"              # large reads from the page cache by a worker
+    writes = "auto"             # large writes into it by a worker
+
     [supervisor]
     deaths = 8                  # a process that dies so often ...
     window_s = 60               # ... within so many seconds is not restarted any more
@@ -86,7 +94,9 @@ DEFAULT_PEERS: dict[str, dict[str, Any]] = {
     "blockerm": {"type": "blocker-file", "path": "map"},
 }
 COLOCATED = [["nbd", "vlmc", "blockerb"], ["mapper", "blockerm"]]
-KEYS = ("layout", "segment", "peers", "routes", "supervisor")
+KEYS = ("layout", "segment", "peers", "routes", "tuning", "supervisor")
+TUNING = {"naps": "auto", "alone": "auto", "hold": "auto", "reads": "auto", "writes": "auto"}
+TUNING_CHOICES = ("auto", "on", "off")
 LAYOUTS = ("colocated", "separate")
 ROLE = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 PROCESS_NAME_MAX = 31
@@ -171,6 +181,7 @@ class Config:
     segment: dict[str, Any] = field(default_factory=dict)
     supervisor: dict[str, int] = field(default_factory=dict)
     written_routes: dict[str, str] = field(default_factory=dict)    # `routes` without what `archipelago route` did
+    tuning: dict[str, str] = field(default_factory=dict)
 
     def process_of(self, role: str) -> str:
         """The process that hosts a role. Invalid: no such role; the error lists them."""
@@ -221,6 +232,14 @@ class _Reader:
             if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
                 raise self.fail(f"[supervisor]: {key} = {value!r} must be from {low} to {high}")
         return {**SUPERVISOR, **raw}
+
+    def tuning(self, raw: dict[str, Any]) -> dict[str, str]:
+        for key, value in raw.items():
+            if key not in TUNING:
+                raise self.fail(f"[tuning]: there is no key {key}; there are: {', '.join(TUNING)}")
+            if value not in TUNING_CHOICES:
+                raise self.fail(f"[tuning]: {key} = {value!r} must be one of {', '.join(TUNING_CHOICES)}")
+        return {**TUNING, **raw}
 
     def table(self, raw: dict[str, Any], key: str) -> dict[str, Any]:
         value = raw.get(key, {})
@@ -375,7 +394,8 @@ class _Reader:
         written = self.table(raw, "routes")
         routes = {**written, **changes["routes"]}
         return Config(self.home, kind, roles, processes, self.routes(routes, roles) if checked else routes,
-                      self.segment(self.table(raw, "segment")), self.supervisor(self.table(raw, "supervisor")), written)
+                      self.segment(self.table(raw, "segment")), self.supervisor(self.table(raw, "supervisor")), written,
+                      self.tuning(self.table(raw, "tuning")))
 
 
 def read_changes(home: str) -> dict[str, dict[str, Any]]:

@@ -23,7 +23,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tools.instance import config
@@ -52,19 +52,29 @@ def inherited_sockets(role: str) -> list[tuple[str, str]]:
 class NativeLoop:
     """The C loop of this process and the thread that runs it."""
 
-    def __init__(self, segment: Segment, roles: list[config.Role], everyone: Iterable[config.Role] = ()) -> None:
-        """`everyone`: the roles of all processes, if there are others."""
+    def __init__(self, segment: Segment, roles: list[config.Role], everyone: Iterable[config.Role] = (),
+                 tuning: Mapping[str, str] | None = None) -> None:
+        """`everyone`: the roles of all processes, if there are others. `tuning`: mechanisms that are "on" or "off"."""
         self.everyone = list(everyone) or roles
-        spin_us = max((role.options.get("spin_us") or 0 for role in roles), default=0)
         out = ffi.new("struct loop **")
-        check(lib.loop_new(segment.c, spin_us, out), "the loop cannot start")
+        check(lib.loop_new(segment.c, self.spin_us(roles), out), "the loop cannot start")
         self.c = out[0]
+        for mechanism, how in (tuning or {}).items():
+            if how != "auto":
+                check(lib.loop_force(self.c, mechanism.encode(), how == "on"), mechanism)
         self.thread = threading.Thread(target=self._run, name="loop", daemon=True)
         self.drain_ms = int(DRAIN_S * 1000)
         self.status = 0
         self.stopping = False
         for role in roles:
             self._add(role)
+
+    @staticmethod
+    def spin_us(roles: list[config.Role]) -> int:
+        """How long the process looks for work before it sleeps; found out where a peer of it may and none says so."""
+        wishes = [role.options["spin_us"] for role in roles if "spin_us" in role.options]
+        said = [wish for wish in wishes if wish is not None]
+        return max(said) if said else lib.LOOP_SPIN_AUTO if wishes else 0
 
     def _add(self, role: config.Role) -> None:
         assert role.native
@@ -170,7 +180,7 @@ def serve(segment: Segment, cfg: config.Config, process: str) -> int:
     python = [role for role in roles if not role.native]
     signals = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)     # before threads are made: they inherit it
-    loop = NativeLoop(segment, native, cfg.roles.values()) if native else None
+    loop = NativeLoop(segment, native, cfg.roles.values(), cfg.tuning) if native else None
     if loop:
         loop.thread.start()
         log.info("ready: %s", ", ".join(role.name for role in native))
