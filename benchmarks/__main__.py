@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from benchmarks import machine, result
 
 # in the order they run; each is a module with TITLE, METHOD and run(bench, result)
-QUESTIONS = ("hop", "snapshot", "nbd", "layouts", "first_write", "depth", "flush", "opening", "merging", "leaves",
-             "restart", "rados", "rados_clones")
+QUESTIONS = ("hop", "snapshot", "nbd", "tuning", "layouts", "first_write", "depth", "flush", "opening", "merging",
+             "leaves", "restart", "rados", "rados_clones")
 FREE_BYTES_MIN = 24 << 30
 
 
