@@ -33,7 +33,7 @@ SHM = "/dev/shm"
 RECORD = os.path.join("run", "segment")     # in the home: the name of its segment
 BUSY_BATCH = 4096               # request slots looked at in one go
 ANY = lib.XPORT_ANY
-PARAMETERS = ("static_slots", "dynamic_slots", "clients", "volumes", "buffers", "frames", "stacks")
+PARAMETERS = ("static_slots", "dynamic_slots", "clients", "volumes", "buffers", "frames", "stacks", "contents")
 
 OPS: dict[int, str] = {number: name.removeprefix("XOP_").lower()
                        for number, name in ffi.typeof("enum xop").elements.items() if name != "XOP_COUNT"}

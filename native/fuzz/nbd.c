@@ -259,7 +259,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
         { "connections", "2" }, { "connections_volume", "2" }, { "handshake_s", "10" }, { "structured_replies", "1" },
     };
     struct xparams params = { .static_slots = 48, .dynamic_slots = 8, .clients = 8, .volumes = 64,
-                              .buffers = { 16, 8, 4 }, .frames = 64, .stacks = { 8, 8, 8 } };
+                              .buffers = { 16, 8, 4 }, .frames = 64, .stacks = { 8, 8, 8 }, .contents = 8 };
     int fd = memfd_create("fuzz", MFD_CLOEXEC);
     uint32_t number, found;
     struct bell *bell;

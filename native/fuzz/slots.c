@@ -60,6 +60,7 @@ static struct part part_of(const struct run *run, uint32_t which)
         { seg->volumes, 2 * sizeof(*seg->volumes) },
         { seg->frames, seg->frame_count * sizeof(*seg->frames) },
         { seg->stacks[0], seg->stack_count[0] * xstack_size(0) },
+        { seg->contents, seg->content_count * sizeof(*seg->contents) },
         { seg->routes, 8 * sizeof(*seg->routes) },
         { seg->bells, 2 * sizeof(*seg->bells) },
         { seg->owners[0], 4 * seg->buffer_count[0] },
@@ -168,7 +169,8 @@ static void add(struct run *run, const char *role, const char *type, const char 
 static void make_segment(void)
 {
     struct xparams params = { .static_slots = 32, .dynamic_slots = 8, .clients = 8, .volumes = 16,
-                              .buffers = { 16, 8, 4 }, .frames = 16, .stacks = { 16, 8, 8 } };
+                              .buffers = { 16, 8, 4 }, .frames = 16, .stacks = { 16, 8, 8 },
+                              .contents = 16 };
     int fd = memfd_create("fuzz", MFD_CLOEXEC);
     uint32_t found, number;
 

@@ -161,7 +161,7 @@ static pid_t serve_apart(int fd, uint32_t n, const struct wish *wish)
 static int make_segment(const char *run, uint32_t hops)
 {
     struct xparams params = { .static_slots = LOAD_DEPTH_MAX, .dynamic_slots = 16,
-                              .buffers = { 16, 16, 4 }, .frames = XMAP_WAYS, .stacks = { 8, 8, 8 } };
+                              .buffers = { 16, 16, 4 }, .frames = XMAP_WAYS, .stacks = { 8, 8, 8 }, .contents = 8 };
     char role[XSEG_ROLE_MAX];
     struct xseg *seg;
     uint32_t number, found;

@@ -363,7 +363,7 @@ void item_to_entry(const struct map_item *item, struct xentry *entry, struct xst
     *entry = (struct xentry){ 0 };
     if (item->layers == 0)
         return;
-    entry->volume = item->layer[0].kind == XOBJ_DATA ? item->layer[0].volume : UINT64_MAX;
+    entry->volume = item->layer[0].kind == XOBJ_DATA ? item->layer[0].volume : XENTRY_CONTENT;
     entry->epoch = item->layer[0].epoch;
     if (!stack)
         return;

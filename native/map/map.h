@@ -103,6 +103,8 @@
 
 #include "map/layout.h"
 
+#define XENTRY_CONTENT UINT64_MAX   /* the volume of an entry that is one content */
+
 /* Starts a record in buf. The payload grows by record_add*(). */
 void record_begin(struct record *rec, void *buf, uint64_t capacity,
                   const struct record_info *info);

@@ -22,7 +22,7 @@
  *     buffer owners      one word per data buffer: who holds it
  *     xvolume[]          open volumes
  *     locks              one word per lock of the mapper: the volume's id
- *     map frames         leaf pages of open volumes, and the stacks they point to
+ *     map frames         leaf pages of open volumes, and the stacks and digests they point to
  *     data buffers       4 KiB aligned, three classes
  *
  * Links are slot numbers, never pointers. Nothing here is ever locked: each word has
@@ -351,10 +351,11 @@ struct xinfo {
     char name[256];                 /* the present one, ended by NUL */
 };
 
-/* Where a block's bytes are. volume == 0: nowhere, the block is zeros. Published by
+/* Where a block's bytes are. volume == 0: nowhere, the block is zeros. volume == XENTRY_CONTENT (map/map.h): in the content
+ * whose digest is number `stack` - 1 of the segment's contents; epoch is 0 then. Published by
  * one 16-byte store, so that a death leaves the old or the new. */
 struct xentry {
-    uint64_t volume;                /* of the topmost object; XENTRY_CONTENT: see the stack */
+    uint64_t volume;                /* of the topmost object */
     uint32_t epoch;
     uint32_t stack;                 /* 0: that one object holds all; else stack number + 1 */
 };
@@ -389,6 +390,9 @@ struct xstack {
     struct xlayer layer[XMAP_LAYERS];
     uint8_t digest[32];             /* of the last layer, if it is XOBJ_CONTENT */
 };
+
+/* The digest of a block that is one content: many more have that than have a stack, so it takes no more. */
+struct xcontent { uint8_t digest[32]; };
 
 enum xextent_flag {
     XEXTENT_HOLE = 1,               /* takes no place on the store */
@@ -431,6 +435,8 @@ struct xheader {
     uint32_t frames;                /* a multiple of XMAP_WAYS */
     uint32_t buffers[XSEG_CLASSES]; /* of each class */
     uint32_t stacks[XMAP_STACK_CLASSES];  /* of each class */
+    uint32_t contents;              /* digests that entries of leaf pages name */
+    uint32_t reserved;
     uint64_t bells_offset;
     uint64_t ports_offset;
     uint64_t routes_offset;
@@ -440,6 +446,7 @@ struct xheader {
     uint64_t locks_offset;
     uint64_t frames_offset;
     uint64_t stacks_offset[XMAP_STACK_CLASSES];
+    uint64_t contents_offset;
     uint64_t buffers_offset[XSEG_CLASSES];
     uint64_t flow;                  /* atomic; last flow id given out */
     uint64_t trusted_until_ns;      /* atomic; see XSEG_FENCED */

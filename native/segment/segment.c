@@ -41,6 +41,7 @@ static const struct xparams defaults = {
     .buffers = { 8192, 1024, 192 },
     .frames = 2048,
     .stacks = { 32768, 98304, 8192 },
+    .contents = 524288,
 };
 
 uint64_t xbuffer_size(uint32_t class) { return class < XSEG_CLASSES ? buffer_sizes[class] : 0; }
@@ -87,6 +88,8 @@ static void plan(const struct xparams *p, struct xheader *h)
         h->stacks[c] = or_default(p->stacks[c], defaults.stacks[c]);
         h->stacks_offset[c] = place(&at, stack_sizes[c] * h->stacks[c], PAGE);
     }
+    h->contents = or_default(p->contents, defaults.contents);
+    h->contents_offset = place(&at, sizeof(struct xcontent) * (uint64_t)h->contents, PAGE);
     for (int c = 0; c < XSEG_CLASSES; c++)
         h->buffers_offset[c] = place(&at, buffer_sizes[c] * h->buffers[c], PAGE);
     h->size = place(&at, 0, PAGE);
@@ -127,6 +130,7 @@ static void keep_bounds(struct xseg *seg, const struct xheader *h)
     seg->frame_count = h->frames;
     memcpy(seg->buffer_count, h->buffers, sizeof(seg->buffer_count));
     memcpy(seg->stack_count, h->stacks, sizeof(seg->stack_count));
+    seg->content_count = h->contents;
     memcpy(seg->run, h->run, sizeof(seg->run) - 1);
     seg->run[sizeof(seg->run) - 1] = 0;
 }
@@ -142,6 +146,7 @@ static void point(struct xseg *seg, const struct xheader *h)
     seg->volumes = (struct xvolume *)(seg->base + h->volumes_offset);
     seg->locks = (uint64_t *)(seg->base + h->locks_offset);
     seg->frames = (struct xframe *)(seg->base + h->frames_offset);
+    seg->contents = (struct xcontent *)(seg->base + h->contents_offset);
     for (int c = 0; c < XSEG_CLASSES; c++) {
         seg->owners[c] = (uint32_t *)(seg->base + h->owners_offset[c]);
         seg->buffers[c] = seg->base + h->buffers_offset[c];
@@ -199,7 +204,8 @@ int xseg_format(int fd, const struct xparams *params)
 static bool bounds_ok(const struct xheader *h, uint64_t size)
 {
     struct xparams params = { .static_slots = h->static_slots, .dynamic_slots = h->dynamic_slots,
-                              .clients = h->ports - XSEG_STATIC_PORTS, .volumes = h->volumes, .frames = h->frames };
+                              .clients = h->ports - XSEG_STATIC_PORTS, .volumes = h->volumes, .frames = h->frames,
+                              .contents = h->contents };
     struct xheader right;
 
     memcpy(params.buffers, h->buffers, sizeof(params.buffers));

@@ -56,6 +56,7 @@ struct xparams {                    /* of xseg_format(); 0 takes the default */
     uint32_t buffers[XSEG_CLASSES]; /* 8192, 1024, 192 */
     uint32_t frames;                /* 2048 leaf pages kept */
     uint32_t stacks[XMAP_STACK_CLASSES];  /* 32768, 98304, 8192 */
+    uint32_t contents;              /* 524288 digests of blocks that are one content */
     char run[XSEG_PATH_MAX];        /* folder for doorbells; must exist */
 };
 
@@ -76,6 +77,7 @@ struct xseg {
     uint32_t frame_count;
     uint32_t buffer_count[XSEG_CLASSES];
     uint32_t stack_count[XMAP_STACK_CLASSES];
+    uint32_t content_count;
     char run[XSEG_PATH_MAX];        /* folder of the doorbells */
     struct xheader *header;
     struct xbell *bells;
@@ -88,6 +90,7 @@ struct xseg {
                                      * A successor gives back those of volumes that are not open */
     struct xframe *frames;
     uint8_t *stacks[XMAP_STACK_CLASSES];
+    struct xcontent *contents;
     uint8_t *buffers[XSEG_CLASSES];
     int bell_fd[XSEG_BELLS];        /* opened on first use; -1 */
 };

@@ -65,12 +65,21 @@ static void close_record(struct capture *c, uint32_t flags)
     c->child = NULL;
 }
 
+/* The stack of an entry; of one that is one content, one is made. False: it makes no sense. */
+static bool copy_stack(struct capture *c, const struct xframe *frame, const struct xentry *entry)
+{
+    if (!is_content(entry))
+        return vlmc_stack_copy(c->v, frame, entry, &c->copy.stack);
+    c->copy.stack = (struct xstack){ .layers = 1, .layer[0].kind = XOBJ_CONTENT };
+    return vlmc_content_of(c->v, frame, entry, c->copy.stack.digest);
+}
+
 static void capture_entry(struct capture *c, struct xframe *frame, uint64_t block)
 {
     const struct xentry entry = entry_read(frame, block);
     const struct xstack *stack = entry.stack ? &c->copy.stack : NULL;
 
-    if (entry.stack && !vlmc_stack_copy(c->v, frame, &entry, &c->copy.stack)) {
+    if (entry.stack && !copy_stack(c, frame, &entry)) {
         c->error = -EIO;            /* it makes no sense: the volume has lost what it had there */
         return;
     }

@@ -85,12 +85,20 @@ static void drop_frame(struct vlmc *v, struct xframe *frame)
     struct vlmc_frame *mine = &v->frames[vlmc_frame_number(v, frame)];
 
     store_release(&frame->valid, 0u);
-    for (uint32_t i = 0; i < XMAP_LEAF; i++)
-        vlmc_stack_give(v, frame, load_relaxed(&frame->entry[i].stack));
+    for (uint64_t i = 0; i < XMAP_LEAF; i++) {
+        const struct xentry entry = entry_read(frame, i);
+        vlmc_record_give(v, frame, &entry);
+    }
     memset(frame->entry, 0, sizeof(frame->entry));
     store_release(&frame->volume_id, 0ull);
     mine->valid = false;
     mine->id = 0;
+}
+
+/* True if it has, or may have, records of a class. */
+static bool has_class(const struct vlmc_frame *mine, uint32_t class)
+{
+    return class == VLMC_CONTENTS ? mine->contents > 0 : map_stack_class(mine->block_shift) == class;
 }
 
 static struct xframe *oldest_clean(struct vlmc *v, uint32_t first, uint32_t count, uint32_t class_wanted)
@@ -102,7 +110,7 @@ static struct xframe *oldest_clean(struct vlmc *v, uint32_t first, uint32_t coun
 
         if (mine->id == 0 || !is_clean(mine))
             continue;
-        if (class_wanted != UINT32_MAX && map_stack_class(mine->block_shift) != class_wanted)
+        if (class_wanted != UINT32_MAX && !has_class(mine, class_wanted))
             continue;
         if (!oldest || mine->used < oldest->used)
             oldest = mine;
@@ -118,9 +126,9 @@ static void want_all_commits(struct vlmc *v)
             vlmc_commit_want(v, slot);
 }
 
-uint32_t vlmc_stack_take(struct vlmc *v, const struct xframe *frame)
+static uint32_t take(struct vlmc *v, const struct xframe *frame, uint32_t class)
 {
-    uint32_t class = vlmc_frame_stack_class(v, frame), stack;
+    uint32_t stack;
 
     while (v->stack_free_count[class] == 0) {
         struct xframe *oldest = oldest_clean(v, 0, v->seg->frame_count, class);
@@ -133,6 +141,19 @@ uint32_t vlmc_stack_take(struct vlmc *v, const struct xframe *frame)
     stack = v->stack_free[class][--v->stack_free_count[class]];
     v->stack_owner[class][stack - 1] = vlmc_frame_number(v, frame) + 1;
     return stack;
+}
+
+uint32_t vlmc_stack_take(struct vlmc *v, const struct xframe *frame)
+{
+    return take(v, frame, vlmc_frame_stack_class(v, frame));
+}
+
+uint32_t vlmc_content_take(struct vlmc *v, const struct xframe *frame)
+{
+    uint32_t number = take(v, frame, VLMC_CONTENTS);
+
+    v->frames[vlmc_frame_number(v, frame)].contents += number != 0;
+    return number;
 }
 
 void vlmc_frame_pin(struct vlmc *v, const struct xframe *frame)
@@ -277,6 +298,17 @@ struct xframe *vlmc_frame_pinned(struct vlmc *v, uint32_t slot, uint64_t block)
 
 /* --- loading -------------------------------------------------------------------------- */
 
+static int decode_content(struct vlmc *v, struct xframe *frame, const struct map_item *item)
+{
+    uint32_t number = vlmc_content_take(v, frame);
+
+    if (!number)
+        return -ENOBUFS;
+    memcpy(v->seg->contents[number - 1].digest, item->layer[0].digest, sizeof(item->layer[0].digest));
+    vlmc_entry_publish(entry_of(frame, item->block), XENTRY_CONTENT, 0, number);
+    return 0;
+}
+
 static int decode_item(struct vlmc *v, struct xframe *frame, const struct map_item *item)
 {
     uint32_t class = vlmc_frame_stack_class(v, frame), stack = 0;
@@ -284,7 +316,9 @@ static int decode_item(struct vlmc *v, struct xframe *frame, const struct map_it
 
     if (item->block / XMAP_LEAF != v->frames[vlmc_frame_number(v, frame)].leaf)
         return -EBADMSG;
-    if (item->layers > 1 || (item->layers == 1 && item->layer[0].kind != XOBJ_DATA)) {
+    if (item->layers == 1 && item->layer[0].kind == XOBJ_CONTENT)
+        return decode_content(v, frame, item);
+    if (item->layers > 1) {
         stack = vlmc_stack_take(v, frame);
         if (!stack)
             return -ENOBUFS;
@@ -395,23 +429,33 @@ static bool read_frame(struct vlmc *v, uint32_t number)
     return true;
 }
 
-/* Takes over a frame that an earlier life left, or frees it. Its stacks are its own, unless another has them. */
+/* What an entry names is its frame's own, unless another has it. */
+static void adopt_record(struct vlmc *v, uint32_t number, const struct xentry *entry)
+{
+    struct vlmc_frame *mine = &v->frames[number];
+    uint32_t class = is_content(entry) ? VLMC_CONTENTS : map_stack_class(mine->block_shift);
+
+    if (!entry->stack || entry->stack > vlmc_record_count(v, class) || v->stack_owner[class][entry->stack - 1])
+        return;
+    v->stack_owner[class][entry->stack - 1] = number + 1;
+    mine->contents += class == VLMC_CONTENTS;
+}
+
+/* Takes over a frame that an earlier life left, or frees it. */
 static void adopt_frame(struct vlmc *v, uint32_t number)
 {
     struct xframe *frame = &v->seg->frames[number];
     struct vlmc_frame *mine = &v->frames[number];
-    uint32_t class;
 
     if (!read_frame(v, number)) {
         frame->valid = 0;
         frame->volume_id = 0;
         return;
     }
-    class = map_stack_class(mine->block_shift);
     for (uint32_t i = 0; i < XMAP_LEAF; i++) {
-        uint32_t bit = 1u << (i % 32), stack = load_relaxed(&frame->entry[i].stack);
-        if (stack && stack <= v->seg->stack_count[class] && !v->stack_owner[class][stack - 1])
-            v->stack_owner[class][stack - 1] = number + 1;
+        const struct xentry entry = entry_read(frame, i);
+        uint32_t bit = 1u << (i % 32);
+        adopt_record(v, number, &entry);
         if (frame->committing[i / 32] & bit)
             frame->dirty[i / 32] |= bit;
         if (frame->dirty[i / 32] & bit) {
@@ -427,8 +471,8 @@ static void sweep(struct vlmc *v)
     for (uint32_t i = 0; i < v->seg->frame_count; i++)
         if (v->seg->frames[i].volume_id)
             adopt_frame(v, i);
-    for (uint32_t class = 0; class < XMAP_STACK_CLASSES; class++)
-        for (uint32_t s = v->seg->stack_count[class]; s > 0; s--)
+    for (uint32_t class = 0; class < VLMC_CLASSES; class++)
+        for (uint32_t s = vlmc_record_count(v, class); s > 0; s--)
             if (!v->stack_owner[class][s - 1])
                 v->stack_free[class][v->stack_free_count[class]++] = s;
 }
@@ -440,9 +484,9 @@ int vlmc_frames_start(struct vlmc *v)
     v->frames = calloc(v->seg->frame_count, sizeof(*v->frames));
     v->record = malloc(XSEG_IO_MAX);
     ok = v->frames && v->record;
-    for (uint32_t class = 0; class < XMAP_STACK_CLASSES; class++) {
-        v->stack_free[class] = calloc(v->seg->stack_count[class], sizeof(uint32_t));
-        v->stack_owner[class] = calloc(v->seg->stack_count[class], sizeof(uint32_t));
+    for (uint32_t class = 0; class < VLMC_CLASSES; class++) {
+        v->stack_free[class] = calloc(vlmc_record_count(v, class), sizeof(uint32_t));
+        v->stack_owner[class] = calloc(vlmc_record_count(v, class), sizeof(uint32_t));
         ok = ok && v->stack_free[class] && v->stack_owner[class];
     }
     if (ok)
@@ -452,7 +496,7 @@ int vlmc_frames_start(struct vlmc *v)
 
 void vlmc_frames_stop(struct vlmc *v)
 {
-    for (uint32_t class = 0; class < XMAP_STACK_CLASSES; class++) {
+    for (uint32_t class = 0; class < VLMC_CLASSES; class++) {
         free(v->stack_free[class]);
         free(v->stack_owner[class]);
     }

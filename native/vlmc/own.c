@@ -46,10 +46,10 @@ static void put_layer_on(struct vlmc *v, const struct vlmc_piece *piece, uint32_
     if (old)
         vlmc_stack_on(v, slot, stack, old, layers);
     else
-        vlmc_stack_on_one(v, slot, stack, &entry);
+        vlmc_stack_on_one(v, slot, stack, piece->frame, &entry);
     vlmc_entry_dirty(v, slot, piece->frame, piece->block);
     vlmc_entry_publish(entry_of(piece->frame, piece->block), volume->id, stack->layer[0].epoch, number);
-    vlmc_stack_give(v, piece->frame, entry.stack);
+    vlmc_record_give(v, piece->frame, &entry);
     counter_add(&v->seg->volumes[slot].first_writes, 1);
 }
 

@@ -70,8 +70,8 @@
  * Frames, stacks and volume slots lie in the segment for the next life of vlmc, and another member may have written
  * anything there. So which frame is whose leaf, whose each stack record is, what is pinned, dirty or
  * being committed, and a volume's id and block size are known privately; the words for them in the segment are written,
- * and read when vlmc starts, checked. An entry is read at once. The stack that it names must be its own frame's,
- * with a possible number of layers, else the request fails with EIO, as does the commit of such an entry; a record
+ * and read when vlmc starts, checked. An entry is read at once. The stack or digest that it names must be its own frame's,
+ * a stack with a possible number of layers, else the request fails with EIO, as does the commit of such an entry; a record
  * that nobody names any more is free at the next start. A leaf's record is decoded from a copy. What an entry, a
  * bitmap, an epoch or a dirty bit says is believed: it may lose that volume what it has there, and nothing else.
  *
@@ -92,6 +92,8 @@
 #include "map/map.h"
 #include "segment/barrier.h"
 
+#define VLMC_CONTENTS XMAP_STACK_CLASSES    /* the class of digests, after those of stacks */
+#define VLMC_CLASSES (XMAP_STACK_CLASSES + 1)
 #define VLMC_BLOCKER 0              /* targets, in the order of peers/vlmc.py */
 #define VLMC_MAPPER 1
 
@@ -221,6 +223,7 @@ struct vlmc_frame {
     uint32_t slot;
     uint32_t block_shift;
     uint32_t pins;
+    uint32_t contents;              /* digests that it owns */
     bool valid;                     /* entries may be used */
     bool listed;                    /* in its volume's dirty_frames */
     bool committing;                /* in its volume's committing_frames */
@@ -236,9 +239,9 @@ struct vlmc {
     uint32_t volume_end;            /* beyond the last place that was ever used */
     struct vlmc_frame *frames;
     uint8_t *record;                /* a leaf's record on its way in: a copy, so that it stays as it was checked */
-    uint32_t *stack_owner[XMAP_STACK_CLASSES];      /* whose each is: frame number + 1; 0: free */
-    uint32_t *stack_free[XMAP_STACK_CLASSES];
-    uint32_t stack_free_count[XMAP_STACK_CLASSES];
+    uint32_t *stack_owner[VLMC_CLASSES];    /* whose each stack or digest is: frame number + 1; 0: free */
+    uint32_t *stack_free[VLMC_CLASSES];
+    uint32_t stack_free_count[VLMC_CLASSES];
     struct vlmc_busy *busy;
     uint32_t busy_bucket[VLMC_BUSY_BUCKETS];
     uint32_t busy_free;
@@ -337,7 +340,15 @@ uint32_t vlmc_frame_stack_class(const struct vlmc *v, const struct xframe *frame
 struct xstack *vlmc_stack_of(const struct vlmc *v, const struct xframe *frame, const struct xentry *entry);
 /* Copies it. False: it makes no sense. */
 bool vlmc_stack_copy(const struct vlmc *v, const struct xframe *frame, const struct xentry *entry, struct xstack *copy);
-/* Gives it back, if it is this frame's. */
+/* The digest that an entry names which is one content. False: it makes no sense, or is another frame's. */
+bool vlmc_content_of(const struct vlmc *v, const struct xframe *frame, const struct xentry *entry, uint8_t digest[32]);
+/* What an entry names, a stack, a digest or nothing more, makes sense. */
+bool vlmc_entry_ok(const struct vlmc *v, const struct xframe *frame, const struct xentry *entry);
+/* How many records of a class there are. */
+uint32_t vlmc_record_count(const struct vlmc *v, uint32_t class);
+/* Gives back the stack or digest that an entry names, if it is this frame's. */
+void vlmc_record_give(struct vlmc *v, const struct xframe *frame, const struct xentry *entry);
+/* The same for a stack. */
 void vlmc_stack_give(struct vlmc *v, const struct xframe *frame, uint32_t stack);
 struct xstack *vlmc_stack_at(const struct vlmc *v, uint32_t class, uint32_t stack);
 /* How many layers, 1..XMAP_LAYERS whatever is written there. */
@@ -352,8 +363,10 @@ static inline uint8_t *stack_bits(const struct vlmc_volume *volume, struct xstac
 {
     return (uint8_t *)(stack + 1) + number * map_bitmap_size(volume->block_shift);
 }
-/* Makes a stack record of our own object, in which no chunk lies yet, on top of the one object that an entry names; */
-void vlmc_stack_on_one(const struct vlmc *v, uint32_t slot, struct xstack *stack, const struct xentry *below);
+/* Makes a stack record of our own object, in which no chunk lies yet, on top of the one object that an entry of the frame
+ * names; */
+void vlmc_stack_on_one(const struct vlmc *v, uint32_t slot, struct xstack *stack, const struct xframe *frame,
+                       const struct xentry *below);
 /* on top of all `layers` of another stack, fewer than XMAP_LAYERS; */
 void vlmc_stack_on(const struct vlmc *v, uint32_t slot, struct xstack *stack, struct xstack *old, uint32_t layers);
 /* on top of another's layers without those that `merged` has a bit for, whose chunks are to be copied into ours. */
@@ -393,8 +406,10 @@ static inline struct xentry entry_read(const struct xframe *frame, uint64_t bloc
     read_once(&entry, &frame->entry[block % XMAP_LEAF], sizeof(entry));
     return entry;
 }
-/* Number + 1 of a free stack record for this frame, or 0: none, commits were asked for. */
+/* Number + 1 of a free stack record, or of a free digest, for this frame, or 0: none, commits were asked for. */
 uint32_t vlmc_stack_take(struct vlmc *v, const struct xframe *frame);
+uint32_t vlmc_content_take(struct vlmc *v, const struct xframe *frame);
+static inline bool is_content(const struct xentry *entry) { return entry->volume == XENTRY_CONTENT; }
 /* Counts the frame among the volume's dirty ones: an entry of it changes soon. */
 void vlmc_frame_dirty(struct vlmc *v, uint32_t slot, struct xframe *frame);
 /* True if the volume must commit before one more entry of this frame changes. */

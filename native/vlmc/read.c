@@ -32,11 +32,14 @@ uint64_t vlmc_read_step(struct vlmc *v, struct vlmc_piece *piece)
         memset((uint8_t *)xreq_data(v->seg, req) + io_of(req)->cursor, 0, piece->length);
         return piece->length;
     }
-    if (entry.stack) {
+    if (!vlmc_entry_ok(v, piece->frame, &entry))
+        return vlmc_io_damaged(v, req);
+    if (is_content(&entry)) {
+        object = (struct xobj){ .kind = XOBJ_CONTENT };
+        vlmc_content_of(v, piece->frame, &entry, object.digest);
+    } else if (entry.stack) {
         struct xstack *stack = vlmc_stack_of(v, piece->frame, &entry);
 
-        if (!stack)
-            return vlmc_io_damaged(v, req);
         object = map_stack_object(stack, cut_to_layer(volume_of(v, req), stack, piece), piece->block);
     }
     child = vlmc_child(v, piece, VLMC_CHILD_READ, &object);

@@ -39,17 +39,23 @@ uint32_t vlmc_frame_stack_class(const struct vlmc *v, const struct xframe *frame
     return map_stack_class(vlmc_frame_block_shift(v, frame));
 }
 
-/* True if the frame owns the stack of that number. */
+uint32_t vlmc_record_count(const struct vlmc *v, uint32_t class)
+{
+    return class == VLMC_CONTENTS ? v->seg->content_count : v->seg->stack_count[class];
+}
+
+/* True if the frame owns the stack or digest of that number. */
 static bool owns(const struct vlmc *v, const struct xframe *frame, uint32_t class, uint32_t stack)
 {
-    return stack && stack <= v->seg->stack_count[class]
+    return stack && stack <= vlmc_record_count(v, class)
         && v->stack_owner[class][stack - 1] == vlmc_frame_number(v, frame) + 1;
 }
 
 struct xstack *vlmc_stack_of(const struct vlmc *v, const struct xframe *frame, const struct xentry *entry)
 {
     uint32_t class = vlmc_frame_stack_class(v, frame);
-    struct xstack *stack = owns(v, frame, class, entry->stack) ? vlmc_stack_at(v, class, entry->stack) : NULL;
+    bool mine = !is_content(entry) && owns(v, frame, class, entry->stack);
+    struct xstack *stack = mine ? vlmc_stack_at(v, class, entry->stack) : NULL;
 
     return stack && load_relaxed(&stack->layers) == layers_of(stack)
         && load_relaxed(&stack->bitmap_size) == map_bitmap_size(vlmc_frame_block_shift(v, frame)) ? stack : NULL;
@@ -65,15 +71,40 @@ bool vlmc_stack_copy(const struct vlmc *v, const struct xframe *frame, const str
     return copy->layers == layers_of(copy) && copy->bitmap_size == map_bitmap_size(vlmc_frame_block_shift(v, frame));
 }
 
-void vlmc_stack_give(struct vlmc *v, const struct xframe *frame, uint32_t stack)
+bool vlmc_content_of(const struct vlmc *v, const struct xframe *frame, const struct xentry *entry, uint8_t digest[32])
 {
-    uint32_t class = vlmc_frame_stack_class(v, frame);
+    if (!is_content(entry) || !owns(v, frame, VLMC_CONTENTS, entry->stack))
+        return false;
+    read_once(digest, v->seg->contents[entry->stack - 1].digest, 32);
+    return true;
+}
 
+bool vlmc_entry_ok(const struct vlmc *v, const struct xframe *frame, const struct xentry *entry)
+{
+    if (is_content(entry))
+        return owns(v, frame, VLMC_CONTENTS, entry->stack);
+    return !entry->volume || !entry->stack || vlmc_stack_of(v, frame, entry);
+}
+
+static void give(struct vlmc *v, const struct xframe *frame, uint32_t class, uint32_t stack)
+{
     if (!owns(v, frame, class, stack))
         return;                     /* none, or a number that was scribbled over an entry's */
-    assert(v->stack_free_count[class] < v->seg->stack_count[class]);
+    assert(v->stack_free_count[class] < vlmc_record_count(v, class));
     v->stack_owner[class][stack - 1] = 0;
     v->stack_free[class][v->stack_free_count[class]++] = stack;
+    if (class == VLMC_CONTENTS && v->frames[vlmc_frame_number(v, frame)].contents)
+        v->frames[vlmc_frame_number(v, frame)].contents--;
+}
+
+void vlmc_stack_give(struct vlmc *v, const struct xframe *frame, uint32_t stack)
+{
+    give(v, frame, vlmc_frame_stack_class(v, frame), stack);
+}
+
+void vlmc_record_give(struct vlmc *v, const struct xframe *frame, const struct xentry *entry)
+{
+    give(v, frame, is_content(entry) ? VLMC_CONTENTS : vlmc_frame_stack_class(v, frame), entry->stack);
 }
 
 uint32_t vlmc_layer_of(const struct vlmc_volume *volume, struct xstack *stack, uint64_t chunk)
@@ -106,11 +137,15 @@ static void begin(const struct vlmc *v, uint32_t slot, struct xstack *stack)
                                        .epoch = v->seg->volumes[slot].epoch };
 }
 
-void vlmc_stack_on_one(const struct vlmc *v, uint32_t slot, struct xstack *stack, const struct xentry *below)
+void vlmc_stack_on_one(const struct vlmc *v, uint32_t slot, struct xstack *stack, const struct xframe *frame,
+                       const struct xentry *below)
 {
     begin(v, slot, stack);
     stack->layers = 2;
-    stack->layer[1] = (struct xlayer){ .kind = XOBJ_DATA, .volume = below->volume, .epoch = below->epoch };
+    if (vlmc_content_of(v, frame, below, stack->digest))
+        stack->layer[1].kind = XOBJ_CONTENT;
+    else
+        stack->layer[1] = (struct xlayer){ .kind = XOBJ_DATA, .volume = below->volume, .epoch = below->epoch };
 }
 
 /* Chunks that lie in the top layer of `old` get this number in `stack`, all others have the one that they had. */

@@ -51,11 +51,11 @@ static bool skip_part(const struct vlmc *v, struct vlmc_piece *piece)
 static void forget_stack(struct vlmc *v, uint32_t slot, struct xframe *frame, uint64_t block,
                          uint64_t volume, uint32_t epoch)
 {
-    uint32_t stack = entry_read(frame, block).stack;
+    const struct xentry entry = entry_read(frame, block);
 
     vlmc_entry_dirty(v, slot, frame, block);
     vlmc_entry_publish(entry_of(frame, block), volume, epoch, 0);
-    vlmc_stack_give(v, frame, stack);
+    vlmc_record_give(v, frame, &entry);
 }
 
 /* Zeroing all of a block that is not our own: the entry becomes zeros. */
@@ -169,7 +169,7 @@ uint64_t vlmc_write_step(struct vlmc *v, struct vlmc_piece *piece)
         return write_child(v, piece, VLMC_CHILD_DIRECT, entry.epoch);
     if (entry.volume == 0 && is_zeroing(req))
         return piece->length;
-    if (entry.volume && entry.stack && !vlmc_stack_of(v, piece->frame, &entry))
+    if (!vlmc_entry_ok(v, piece->frame, &entry))
         return vlmc_io_damaged(v, req);
     if (vlmc_frame_too_dirty(v, req->volume - 1, piece->frame)) {
         vlmc_commit_want(v, req->volume - 1);

@@ -23,6 +23,7 @@ volumes = 1024
 buffers = [512, 64, 24]
 frames = 64
 stacks = [256, 256, 64]
+contents = 4096
 """
 MIB = 1 << 20
 BLOCKS = 64                     # of 64 KiB, each with a map entry of its own

@@ -22,7 +22,7 @@ DIST_PACKAGES = "/usr/lib/python3/dist-packages"
 COMMAND_TIMEOUT_S = 180
 WAIT_S = 60.0                   # for anything that is to happen at all, on a busy machine
 SMALL_SEGMENT = {"static_slots": 256, "dynamic_slots": 128, "clients": 96, "volumes": 1024, "buffers": [512, 64, 24],
-                 "frames": 64, "stacks": [256, 256, 64]}
+                 "frames": 64, "stacks": [256, 256, 64], "contents": 4096}
 SANITIZER_WORDS = ("ERROR: AddressSanitizer", "runtime error:", "LeakSanitizer")
 
 

@@ -34,7 +34,7 @@ CHECK_CACHE = 1 << 20
 MARKS_BYTES = 1 << 16
 VOLUMES = 64                        # places in the segment that are ever used
 SEGMENT = {"static_slots": 200, "dynamic_slots": 128, "clients": 32, "volumes": 64,
-           "buffers": [400, 96, 8], "frames": 16, "stacks": [96, 64, 64]}
+           "buffers": [400, 96, 8], "frames": 16, "stacks": [96, 64, 64], "contents": 96}
 ROLES = {"vlmc": "vlmc", "mapper": "mapper", "blockerb": "test", "blockerm": "test"}
 
 

@@ -409,7 +409,7 @@ def test_a_request_sent_to_nowhere_comes_back_as_failed(segment, client):
 
 
 @pytest.mark.parametrize("field", ["slots", "static_slots", "dynamic_slots", "ports", "bells", "volumes", "locks",
-                                   "frames", "buffers", "stacks",
+                                   "frames", "buffers", "stacks", "contents",
                                    "reqs_offset", "ports_offset", "volumes_offset", "buffers_offset"])
 def test_a_header_that_contradicts_itself_is_refused(segment, field):
     words = ffi.cast("uint32_t *", ffi.addressof(segment.c.header, field))

@@ -122,6 +122,11 @@ class Volumes(RuleBasedStateMachine):
     def clone(self, name, more):
         self.world.clone(self.world.chosen(name), more)
 
+    @precondition(room)
+    @rule(name=pick)
+    def adopt(self, name):
+        self.world.adopt(self.world.chosen(name))
+
     @rule(name=pick, seed=seeds, depth=st.integers(1, 7), offset=st.integers(0, 3 * BLOCK))
     def stack(self, name, seed, depth, offset):
         """Layers on one block: each snapshot is written over and removed."""

@@ -6,7 +6,7 @@ All of it is optional; without the file the instance is this:
     layout = "colocated"        # or "separate": a process a peer; or which roles share a process:
                                 # [["nbd", "vlmc", "blockerb"], ["mapper", "blockerm"]]
 
-    [segment]                   # static_slots, dynamic_slots, clients, volumes, buffers, frames, stacks: see
+    [segment]                   # static_slots, dynamic_slots, clients, volumes, buffers, frames, stacks, contents: see
                                 # native/segment/xseg.h, and SEGMENT_MINIMA below
 
     [peers.nbd]                 # a table a role: its type, and the options of that type
@@ -109,7 +109,7 @@ PARAMETER_MAXIMA = {"clients": lib.XSEG_PORTS - lib.XSEG_STATIC_PORTS, "volumes"
 # for each of its blocks, if each was written partly since a snapshot.
 SEGMENT_MINIMA: dict[str, int | tuple[int, ...]] = {
     "static_slots": 16, "dynamic_slots": 4, "clients": 32, "volumes": 16, "buffers": (16, 16, 16), "frames": 8,
-    "stacks": (1024, 1024, 1024)}
+    "stacks": (1024, 1024, 1024), "contents": 1024}
 SCANTY = "ARCHIPELAGO_SCANTY"           # set: tests want to see what happens with fewer
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PEERS_FOLDER = os.path.join(ROOT, "peers")
