@@ -32,6 +32,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tools.instance.instance import Instance
+from tools.supervisor.parking import Parking
 from tools.supervisor.sockets import Sockets
 from tools.supervisor.spares import Spares
 from xseg._native import lib
@@ -88,11 +89,12 @@ class Processes:
     thread. `note` is called whenever what is known of one has changed."""
 
     def __init__(self, instance: Instance, segment: Segment, hub: Hub, sockets: Sockets,
-                 note: Callable[[], None]) -> None:
+                 parking: Parking, note: Callable[[], None]) -> None:
         self.instance = instance            # another after renew()
         self.segment = segment
         self.hub = hub
         self.sockets = sockets
+        self.parking = parking
         self.note = note
         self.watched: dict[str, Watched] = {}
         self.spares = Spares()
@@ -257,6 +259,7 @@ class Processes:
         """Its roles' requests are answered with an error from now on, and who connects to them is refused."""
         watched.state = "failed"
         self.sockets.close_those_of(self.instance.config, watched.name)
+        self.parking.forget(self.instance.config.processes.get(watched.name, []))
         self.spares.drop(watched.name)
         log.error("%s is given up after %d deaths, the last by %s; see %s. `archipelago restart` tries again",
                   watched.name, watched.deaths, watched.last_death or "nothing",

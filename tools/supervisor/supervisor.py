@@ -12,6 +12,7 @@ This file is its life: how it begins, ends, and goes on as another. What it does
     clients.py      finishes for clients that died
     schedules.py    snapshots that volumes' schedules ask for
     sockets.py      sockets that peers listen at, kept while their process is restarted
+    parking.py      run/park.sock: descriptors that endpoints have the supervisor keep for their next life
     operators.py    run/supervisor.sock and its verbs
 
 * **Its own death** harms nobody: processes go on, unwatched, until `archipelago start` makes a new
@@ -42,6 +43,7 @@ from tools.instance import ending
 from tools.instance.instance import Instance
 from tools.supervisor.clients import Clients
 from tools.supervisor.operators import Operators
+from tools.supervisor.parking import Parking
 from tools.supervisor.processes import Processes
 from tools.supervisor.schedules import Schedules
 from tools.supervisor.sockets import Sockets
@@ -73,6 +75,7 @@ class Supervisor:
     def __init__(self, home: str) -> None:
         self.home = home
         self.sockets = Sockets()
+        self.parking = Parking()
         self.ended = asyncio.Event()
         self.notifier = Notifier()
         self.ending: asyncio.Task[None] | None = None
@@ -88,7 +91,7 @@ class Supervisor:
         try:
             self.segment = instance.prepare(processes)
             self.hub = Hub(self.segment)
-            self.processes = Processes(instance, self.segment, self.hub, self.sockets, self.note)
+            self.processes = Processes(instance, self.segment, self.hub, self.sockets, self.parking, self.note)
             self.clients = Clients(self.segment, self.hub, self.note)
             self.schedules = Schedules(self.segment, self.hub, instance.config.supervisor["schedule_s"])
             self.operators = Operators(self.processes, self._become_successor, self.end_instance,
@@ -101,11 +104,13 @@ class Supervisor:
             if successor:
                 self.processes.inherit()
             await self.operators.listen(instance.path("run"))
+            self.parking.listen(instance.path("run"))
             await self.processes.start(processes)
         except BaseException:
             if fresh:
                 ending.discard(instance, log.warning)
                 self.sockets.close_all()
+                self.parking.close()
             raise
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, self._told_to_end)
@@ -175,6 +180,7 @@ class Supervisor:
         self.clients.close()
         self.processes.spares.close()
         self.sockets.close_all()
+        self.parking.close()
         self.hub.close()
         self.segment.close()
 
