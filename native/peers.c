@@ -12,6 +12,7 @@ extern const struct peer_ops log_ops;
 extern const struct peer_ops memory_ops;
 extern const struct peer_ops nbd_ops;
 extern const struct peer_ops null_ops;
+extern const struct peer_ops vhost_ops;
 extern const struct peer_ops vlmc_ops;
 
 const struct peer_ops *const native_peers[] = {
@@ -23,6 +24,7 @@ const struct peer_ops *const native_peers[] = {
     &memory_ops,
     &nbd_ops,
     &null_ops,
+    &vhost_ops,
     &vlmc_ops,
     NULL,
 };

@@ -179,6 +179,7 @@ class Peer:
     targets: ClassVar[tuple[str, ...]] = ()
     listens: ClassVar[dict[str, str]] = {}      # options that name sockets, "unix" or "tcp", which the supervisor
                                                 # holds: the native half gets NAME_fd, a descriptor that listens
+    endpoint: ClassVar[bool] = False            # it has clients outside, whom the end of the instance disconnects
     keeps: ClassVar[tuple[str, ...]] = ()       # options that name folders, which the supervisor keeps open: NAME_fd
     told: ClassVar[str | None] = None           # an option that the native half is told of all roles of the type, as
                                                 # NAME_all: a line "ROLE VALUE" each

@@ -18,6 +18,8 @@
 #define store_relaxed(p, v)  __atomic_store_n((p), (v), __ATOMIC_RELAXED)
 #define exchange(p, v)       __atomic_exchange_n((p), (v), __ATOMIC_SEQ_CST)
 #define fetch_add(p, v)      __atomic_fetch_add((p), (v), __ATOMIC_RELAXED)
+#define fetch_or(p, v)       __atomic_fetch_or((p), (v), __ATOMIC_SEQ_CST)
+#define compiler_fence()     __atomic_signal_fence(__ATOMIC_SEQ_CST)
 #define full_fence()         __atomic_thread_fence(__ATOMIC_SEQ_CST)
 
 /* True when *p was `old` and is now `new`. Full barrier. */

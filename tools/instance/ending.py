@@ -171,7 +171,8 @@ def start_missing(instance: Instance, segment: Segment, launch: Launch) -> None:
 def wait_for_endpoints(instance: Instance, segment: Segment, until: float) -> None:
     """Returns when no endpoint that lives has a volume open, or after DRAIN_S."""
     until = min(until, time.monotonic() + DRAIN_S)
-    serving = [segment.port_of(role.name) for role in instance.config.roles.values() if role.cls.listens]
+    serving = [segment.port_of(role.name) for role in instance.config.roles.values()
+               if role.cls.listens or role.cls.endpoint]
 
     def served(place: int) -> bool:
         volume: Any = segment.c.volumes[place]

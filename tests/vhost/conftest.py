@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of the peer `vhost`: an instance that serves it, disks on it."""
+import shutil
+import tempfile
+from types import SimpleNamespace
+
+import pytest
+from guests import CONFIG
+from support import Instance
+
+from xseg.segment import Segment, name_for
+
+SIZE = 64 << 20
+
+
+@pytest.fixture(scope="module")
+def served():
+    """A supervised instance that serves vhost, for all tests of a module."""
+    path = tempfile.mkdtemp(prefix="ar-", dir="/tmp")
+    made = Instance(path, CONFIG + '[peers.blockerb]\nsync = false\n[peers.blockerm]\nsync = false\n', supervised=True)
+    try:
+        made.start()
+        yield made
+        made.finish()
+    finally:
+        Segment.unlink(name_for(path))
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def disk(served, request):
+    """A volume of the test's own, attached."""
+    name = "".join(c for c in request.node.name if c.isalnum() or c == "_")[-60:]
+    served.vlmc("create", name, "--size", str(SIZE))
+    yield SimpleNamespace(name=name, path=served.vlmc("attach", name, "--queues", "2").stdout.strip(), size=SIZE)
+    served.vlmc("detach", name, "--force", check=False)
