@@ -132,10 +132,11 @@ $(VENV)/.bench: requirements-bench.txt
 	@$(PY) -m pip install -q --disable-pip-version-check -r requirements-bench.txt
 	@touch $@
 
-bench: build ## measurements beside other servers, into benchmarks/results (ONLY=nbd,hop QUICK=1)
+bench: build ## measurements beside other servers (ONLY=nbd,hop QUICK=1), or an older COMPARE=revision; 15 minutes
 	$(call packages,$(BENCH_PACKAGES) $(if $(or $(if $(ONLY),,all),$(findstring rados,$(ONLY))),$(RADOS_BENCH_PACKAGES)))
 	@flock .build.lock $(MAKE) -s --no-print-directory $(VENV)/.bench build/tool_load
-	$(PY) -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick) $(ARGS)
+	$(PY) -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick) \
+		$(if $(COMPARE),--compare $(COMPARE)) $(ARGS)
 
 demo: build ## imports a real disk image, snapshots, clones, serves and maps it (IMAGE=path for yours, BACKEND=rados)
 	$(call packages,$(DEMO_PACKAGES) $(if $(filter rados,$(BACKEND)),$(CLUSTER_PACKAGES)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -54,6 +55,7 @@ class Claim:
     high: float
     at_least: bool = True
     disturbed: bool = False
+    noise: bool = False
 
     @property
     def met(self) -> bool:
@@ -61,13 +63,14 @@ class Claim:
 
     def row(self) -> list[str]:
         sign = "≥" if self.at_least else "≤"
-        dagger = "†" if self.disturbed else ""
+        dagger = ("†" if self.disturbed else "") + ("~" if self.noise else "")
         return [self.text, f"{sign} {self.goal:g}", f"{self.value:.2f}{dagger}",
                 f"{self.low:.2f}–{self.high:.2f}", "yes" if self.met else "**no**"]
 
 
 def claim(text: str, goal: float, ratio: Ratio, at_least: bool = True) -> Claim:
-    return Claim(text, goal, ratio.value, ratio.low, ratio.high, at_least, ratio.disturbed)
+    return Claim(text, goal, ratio.value, ratio.low, ratio.high, at_least, ratio.disturbed,
+                 ratio.noise)
 
 
 @dataclass
@@ -87,6 +90,11 @@ class Result:
     quick: bool = False
 
     @property
+    def kind(self) -> str:
+        """Of machine: number and model of its CPUs."""
+        return self.machine.get("cpu", "an unknown machine")
+
+    @property
     def command(self) -> str:
         return f"make bench ONLY={self.name}" + (" QUICK=1" if self.quick else "")
 
@@ -96,22 +104,28 @@ class Result:
                                 for n, sample in one.samples.items()} for name, one in series.items()}
 
     def save(self, folder: str) -> None:
-        """Writes FOLDER/results/NAME.json and NAME.svg."""
-        os.makedirs(os.path.join(folder, "results"), exist_ok=True)
-        with open(path_of(folder, self.name, "json"), "w", encoding="utf-8") as file:
+        """Writes FOLDER/results/KIND/NAME.json and NAME.svg."""
+        os.makedirs(os.path.dirname(path_of(folder, self, "json")), exist_ok=True)
+        with open(path_of(folder, self, "json"), "w", encoding="utf-8") as file:
             json.dump(asdict(self), file, indent=1, ensure_ascii=False)
             file.write("\n")
         draw(self, folder)
 
 
-def path_of(folder: str, name: str, kind: str) -> str:
-    return os.path.join(folder, "results", f"{name}.{kind}")
+def path_below(result: Result, suffix: str) -> str:
+    """Of a result's file: results/KIND/NAME.SUFFIX, KIND like "2-x-amd-epyc"."""
+    kind = re.sub(r"[^a-z0-9]+", "-", result.kind.lower()).strip("-")
+    return os.path.join("results", kind, f"{result.name}.{suffix}")
+
+
+def path_of(folder: str, result: Result, suffix: str) -> str:
+    return os.path.join(folder, path_below(result, suffix))
 
 
 def load_all(folder: str) -> list[Result]:
-    """The latest result of every question, in the order of their names."""
+    """The latest result of every question on every kind of machine, in the order of these and of their names."""
     results = []
-    for path in sorted(glob.glob(path_of(folder, "*", "json"))):
+    for path in sorted(glob.glob(os.path.join(folder, "results", "*", "*.json"))):
         with open(path, encoding="utf-8") as file:
             data = json.load(file)
         data["claims"] = [Claim(**each) for each in data["claims"]]
@@ -159,7 +173,7 @@ def section(result: Result) -> list[str]:
     if result.claims:
         lines += _table(["what", "goal", "measured", "range", "met"], [each.row() for each in result.claims])
     if result.plots:
-        lines += [f"![{result.title}](results/{result.name}.svg)", ""]
+        lines += [f"![{result.title}]({path_below(result, 'svg')})", ""]
     for table in result.tables:
         lines += [f"**{table.title}**", "", *_table(table.header, table.rows)]
         lines += [table.note, ""] if table.note else []
@@ -173,9 +187,15 @@ def write_markdown(results: list[Result], folder: str) -> str:
     """FOLDER/RESULTS.md from the results there are; its path."""
     lines = ["# What it costs", "",
              "Made by `make bench` (`benchmarks/__init__.py` tells how figures come about); do not edit.",
-             "Ratios are medians of neighbours in one run, with their range. † others used the CPU meanwhile.", ""]
-    for result in results:
-        lines += section(result)
+             "Ratios are medians of neighbours in one run, with their range. † others used the CPU meanwhile. "
+             "~ noise: their median is not sure to 3 %.",
+             "A table says on which machine it was made; there is one for each kind of processor that was measured.",
+             ""]
+    kinds = list(dict.fromkeys(result.kind for result in results))
+    for kind in kinds:
+        lines += [f"# On {kind}", ""] if len(kinds) > 1 else []
+        for result in results:
+            lines += section(result) if result.kind == kind else []
     path = os.path.join(folder, "RESULTS.md")
     with open(path, "w", encoding="utf-8") as file:
         file.write("\n".join(lines).rstrip() + "\n")
@@ -203,7 +223,7 @@ def _lines(axes: Any, plot: Plot) -> None:
 
 
 def draw(result: Result, folder: str) -> None:
-    """FOLDER/results/NAME.svg: its plots below one another."""
+    """FOLDER/results/KIND/NAME.svg: its plots below one another."""
     if not result.plots:
         return
     import matplotlib
@@ -226,5 +246,5 @@ def draw(result: Result, folder: str) -> None:
         axes.set_axisbelow(True)
         axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     figure.tight_layout()
-    figure.savefig(path_of(folder, result.name, "svg"), metadata={"Date": None})
+    figure.savefig(path_of(folder, result, "svg"), metadata={"Date": None})
     pyplot.close(figure)

@@ -24,9 +24,10 @@ START_TIMEOUT_S = 30.0
 LOAD_GRACE_S = 120.0
 
 
-def execute(*command: str, timeout: float = 300) -> str:
-    """A command's output. RuntimeError shows what it said when it failed."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=ROOT)
+def execute(*command: str, timeout: float = 300, root: str = ROOT) -> str:
+    """A command's output, run in a tree of ours. RuntimeError shows what it said when it failed."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=root,
+                          env={**os.environ, "PYTHONPATH": root})
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout
@@ -224,6 +225,26 @@ class Archipelago(Server):
 
     def stop(self) -> None:
         self.command("stop", "--force")
+
+
+class Revision(Archipelago):
+    """An instance of another tree that was built, whose segment a program of this one cannot join."""
+
+    def __init__(self, folder: str, name: str, config: str, short: str, root: str) -> None:
+        super().__init__(folder, name, config, short)
+        self.root = root
+
+    def tool(self, tool: str, *words: str) -> str:
+        call = f"import sys; from tools.{tool} import main; sys.exit(main())"
+        return execute(sys.executable, "-c", call, "--home", self.home, *words, root=self.root)
+
+    def command(self, *words: str) -> str:
+        return self.tool("archipelago", *words)
+
+    def serve(self, size: int) -> None:
+        self.size = size
+        self.start()
+        self.tool("vlmc", "create", self.volume, "--size", str(size))
 
 
 def fill_all(servers: Sequence[Server], size: int) -> None:

@@ -28,7 +28,7 @@
 #define POLL_EVENTS_MAX 64          /* taken at once */
 #define POLL_ALONE_FROM 32
 #define SPIN_NS_MIN 10000ull
-#define SPIN_NS_MAX 100000ull
+#define SPIN_NS_MAX 200000ull
 #define SPIN_SHARE 20
 #define SPIN_CREDIT_MAX 1000000ull  /* ns in vain, on end */
 #define SPIN_MEMORY 8               /* so many of the last count, about */
