@@ -8,11 +8,17 @@ with the mapper when it has chosen it (GO, EXPORT_NAME) and closes it when it en
 is resized meanwhile is served at its new size at once; clients see it when they connect again.
 
 Protocol: fixed newstyle with EXPORT_NAME, GO, INFO (name, description, block sizes: 1 byte at
-least, 4 KiB preferred, 32 MiB at most), LIST, ABORT, structured replies, the metadata context
-base:allocation, and the commands READ, WRITE, FLUSH, TRIM, CACHE, WRITE_ZEROES, BLOCK_STATUS and
+least, 4 KiB preferred, 32 MiB at most), LIST, ABORT, structured replies, the metadata contexts told
+below, and the commands READ, WRITE, FLUSH, TRIM, CACHE, WRITE_ZEROES, BLOCK_STATUS and
 DISC with the flags FUA, NO_HOLE, FAST_ZERO, DF and REQ_ONE. Any alignment is served. Several
 connections to one volume see one another's writes and flushes at once (multi-conn). There is no
 TLS: use the unix socket, or a tunnel.
+
+Contexts: base:allocation tells where there are zeros. "archipelago:diff:NAME" and "qemu:dirty-bitmap:NAME" are two
+names of one answer: where the export may differ from the volume or snapshot NAME (state 1), as `vlmc diff` tells it,
+so that backup programs which know qemu's dirty bitmaps read only what has changed. There are as many as there are
+names, so a list shows one only to who asks for it; a client may choose eight at once, of what `allow` lets him have.
+What was chosen is that volume whatever it is called later, and once it is removed BLOCK_STATUS fails.
 
 Simple replies cost a client less: with `structured_replies = false` a fio that reads 4 KiB at depth 32 takes a
 seventh less CPU. Then there is no base:allocation, so that who copies a volume reads its holes, too; and when a

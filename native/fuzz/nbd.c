@@ -110,6 +110,10 @@ static int serve(struct xreq *req)
     case XOP_NAMES:
         serve_names(req);
         return 0;
+    case XOP_DIFF:
+        assert(req->arg == 7);
+        serve_status(req);
+        break;
     case XOP_BLOCK_STATUS:
         serve_status(req);
         break;
@@ -122,7 +126,7 @@ static int serve(struct xreq *req)
     }
     assert(req->volume == 1 || req->volume == 2);
     assert(req->volume == 1 || req->op == XOP_READ || req->op == XOP_BLOCK_STATUS
-           || req->op == XOP_FLUSH || req->op == XOP_CACHE);
+           || req->op == XOP_DIFF || req->op == XOP_FLUSH || req->op == XOP_CACHE);
     assert(req->offset <= VOLUME_SIZE && req->size <= VOLUME_SIZE - req->offset);
     return req->offset % 13 == 12 ? -EIO : 0;
 }

@@ -60,20 +60,12 @@ static void refuse_open(struct nbd_connection *conn, int error)
         nbd_refuse(conn, NBD_ERR_UNKNOWN, "the volume cannot be opened: see the mapper's log");
 }
 
-/* Asks the mapper to open the export, or only to describe it. False: no slot; the option is tried again. */
-static bool ask(struct nbd_connection *conn, struct nbd_text name)
+/* Sends the mapper a name, and stops the connection until the answer comes. False: no slot. */
+static bool ask_mapper(struct nbd_connection *conn, enum nbd_errand errand, uint32_t op, struct nbd_text name)
 {
-    bool open = conn->option != NBD_OPT_INFO;
     struct peer *peer = conn->nbd->peer;
-    struct xreq *req;
+    struct xreq *req = nbd_must_queue(conn) ? NULL : nbd_errand(conn, errand, op);
 
-    memcpy(conn->name, name.data, name.size);
-    conn->name[name.size] = 0;
-    if (!nbd_may_ask(conn, conn->name)) {
-        refuse_open(conn, -ENOENT);
-        return true;
-    }
-    req = nbd_must_queue(conn) ? NULL : nbd_errand(conn, open ? NBD_OPEN : NBD_DESCRIBE, open ? XOP_OPEN : XOP_INFO);
     if (req && xbuf_get(peer->port, req, sizeof(struct xinfo)) != 0) {
         xreq_put(peer->port, req);
         req = NULL;
@@ -87,6 +79,20 @@ static bool ask(struct nbd_connection *conn, struct nbd_text name)
     conn->stop |= NBD_STOP_MAPPER;
     nbd_errand_send(conn, req, NBD_TO_MAPPER);
     return true;
+}
+
+/* Asks the mapper to open the export, or only to describe it. False: no slot; the option is tried again. */
+static bool ask(struct nbd_connection *conn, struct nbd_text name)
+{
+    bool open = conn->option != NBD_OPT_INFO;
+
+    memcpy(conn->name, name.data, name.size);
+    conn->name[name.size] = 0;
+    if (!nbd_may_ask(conn, conn->name)) {
+        refuse_open(conn, -ENOENT);
+        return true;
+    }
+    return ask_mapper(conn, open ? NBD_OPEN : NBD_DESCRIBE, open ? XOP_OPEN : XOP_INFO, name);
 }
 
 static uint32_t transmission_flags(const struct nbd_connection *conn, const struct xinfo *volume)
@@ -175,25 +181,32 @@ static void mapper_answered(struct nbd_connection *conn)
     conn->since_ns = loop_now(conn->nbd->peer->loop);
 }
 
-/* What was asked for by its id, or renamed meanwhile, is known by its own name now: that must be allowed. */
-void nbd_described(struct nbd_connection *conn, struct xreq *req)
+/* What the mapper says of a name; puts back the request. 0, or a negative errno. What was asked for by its id, or renamed
+ * meanwhile, is known by its own name now: that must be allowed. */
+static int take_info(struct nbd_connection *conn, struct xreq *req, struct xinfo *info)
 {
     struct peer *peer = conn->nbd->peer;
     int error = req->error;
-    struct xinfo info;
 
     mapper_answered(conn);
-    if (!error && req->done == sizeof(info) && xreq_data_ok(peer->seg, req, sizeof(info)))
-        memcpy(&info, xreq_data(peer->seg, req), sizeof(info));
+    if (!error && req->done == sizeof(*info) && xreq_data_ok(peer->seg, req, sizeof(*info)))
+        memcpy(info, xreq_data(peer->seg, req), sizeof(*info));
     else if (!error)
         error = -EIO;
     xreq_put(peer->port, req);
+    if (error)
+        return error;
+    info->name[XSEG_NAME_MAX] = 0;
+    return nbd_allowed(conn, info->name) ? 0 : -ENOENT;
+}
+
+void nbd_described(struct nbd_connection *conn, struct xreq *req)
+{
+    struct xinfo info;
+    int error = take_info(conn, req, &info);
+
     if (conn->phase == NBD_GONE)
         return;
-    if (!error) {
-        info.name[XSEG_NAME_MAX] = 0;
-        error = nbd_allowed(conn, info.name) ? 0 : -ENOENT;
-    }
     if (error)
         refuse_open(conn, error);
     else
@@ -227,13 +240,50 @@ void nbd_opened(struct nbd_connection *conn, struct xreq *req)
         refuse_open(conn, -EUSERS);
         return;
     }
-    conn->allocation = conn->allocation && strcmp(conn->name, conn->context) == 0;
+    if (strcmp(conn->name, conn->context) != 0) {
+        conn->allocation = false;
+        conn->diff_count = 0;
+    }
     nbd_serve(conn, handle);
     if (conn->option == NBD_OPT_GO)
         inform(conn, &info);
     else
         inform_old(conn, &info);
     xreq_put(peer->port, req);
+}
+
+/* --- what an export is to be compared with --------------------------------------------------- */
+
+static void found(struct nbd_connection *conn, uint64_t id)
+{
+    if (conn->lookups < NBD_DIFFS_MAX)
+        conn->found[conn->lookups++] = id;
+}
+
+bool nbd_look_up(struct nbd_connection *conn, struct nbd_text name)
+{
+    char text[XSEG_NAME_MAX + 1];
+
+    assert(!nbd_name_fault(name));
+    memcpy(text, name.data, name.size);
+    text[name.size] = 0;
+    if (nbd_may_ask(conn, text)) {
+        ask_mapper(conn, NBD_LOOK_UP, XOP_INFO, name);
+        return false;
+    }
+    found(conn, 0);
+    return true;
+}
+
+void nbd_looked_up(struct nbd_connection *conn, struct xreq *req)
+{
+    struct xinfo info;
+    int error = take_info(conn, req, &info);
+
+    if (conn->phase == NBD_GONE)
+        return;
+    found(conn, error ? 0 : info.id);
+    nbd_set_add(&conn->nbd->dirty, conn->index);    /* the option goes on */
 }
 
 /* --- choosing and describing: false if it must be tried again ----------------------- */

@@ -106,6 +106,8 @@ static void reply(struct peer *peer, struct xreq *req)
         nbd_described(conn, req);
     else if (note->errand == NBD_LIST)
         nbd_listed(conn, req);
+    else if (note->errand == NBD_LOOK_UP)
+        nbd_looked_up(conn, req);
     else if (note->errand != NBD_PIECE)
         xreq_put(peer->port, req);
     else if (conn->phase == NBD_GONE)

@@ -57,51 +57,105 @@ static bool option_structured_reply(struct nbd_connection *conn, struct nbd_read
     return true;
 }
 
-/* True if a query asks for base:allocation. Only a list knows "base:" for all of it. */
-static bool matches(const struct nbd_connection *conn, struct nbd_text query)
+/* What an option asks for. */
+struct queries {
+    bool allocation;
+    uint32_t diff_count;
+    struct nbd_text diff[NBD_DIFFS_MAX];    /* the contexts, */
+    struct nbd_text name[NBD_DIFFS_MAX];    /* and with what they compare the export */
+};
+
+/* The rest of a text that begins with `prefix`, if a volume can be called so; else nothing. */
+static struct nbd_text name_after(struct nbd_text text, const char *prefix)
 {
-    return text_is(query, allocation)
-        || (conn->option == NBD_OPT_LIST_META_CONTEXT && text_is(query, "base:"));
+    uint32_t size = (uint32_t)strlen(prefix);
+    struct nbd_text name = { 0 };
+
+    if (text.size < size || memcmp(text.data, prefix, size) != 0)
+        return name;
+    name = (struct nbd_text){ text.data + size, text.size - size };
+    return nbd_name_fault(name) ? (struct nbd_text){ 0 } : name;
 }
 
-static void answer_context(struct nbd_connection *conn)
+/* Takes one query. Only a list knows "base:" for all of it. */
+static void take_query(const struct nbd_connection *conn, struct queries *queries, struct nbd_text query)
 {
-    uint32_t size = sizeof(allocation) - 1;
+    struct nbd_text name = name_after(query, "archipelago:diff:");
 
-    nbd_answer(conn, NBD_REP_META_CONTEXT, 4 + size);
-    nbd_say32(conn, conn->option == NBD_OPT_SET_META_CONTEXT ? NBD_CONTEXT_ALLOCATION : 0);
-    nbd_say(conn, allocation, size);
+    if (name.size == 0)
+        name = name_after(query, "qemu:dirty-bitmap:");
+    if (name.size) {
+        if (queries->diff_count < NBD_DIFFS_MAX) {
+            queries->diff[queries->diff_count] = query;
+            queries->name[queries->diff_count] = name;
+        }
+        queries->diff_count++;
+    } else if (text_is(query, allocation)
+               || (conn->option == NBD_OPT_LIST_META_CONTEXT && text_is(query, "base:"))) {
+        queries->allocation = true;
+    }
+}
+
+static void answer_context(struct nbd_connection *conn, uint32_t number, struct nbd_text name)
+{
+    nbd_answer(conn, NBD_REP_META_CONTEXT, 4 + name.size);
+    nbd_say32(conn, conn->option == NBD_OPT_SET_META_CONTEXT ? number : 0);
+    nbd_say(conn, name.data, name.size);
+}
+
+/* When all names are looked up. What is not there is not mentioned. */
+static void answer_contexts(struct nbd_connection *conn, const struct queries *queries, struct nbd_text name)
+{
+    bool set = conn->option == NBD_OPT_SET_META_CONTEXT;
+    uint32_t known = 0;
+
+    if (queries->allocation)
+        answer_context(conn, NBD_CONTEXT_ALLOCATION,
+                       (struct nbd_text){ (const uint8_t *)allocation, sizeof(allocation) - 1 });
+    for (uint32_t i = 0; i < queries->diff_count; i++) {
+        if (!conn->found[i])
+            continue;
+        answer_context(conn, NBD_CONTEXT_DIFF + known, queries->diff[i]);
+        if (set)
+            conn->diffs[known] = conn->found[i];
+        known++;
+    }
+    if (set) {
+        conn->allocation = queries->allocation;
+        conn->diff_count = known;
+        memcpy(conn->context, name.data, name.size);
+        conn->context[name.size] = 0;
+    }
+    nbd_accept(conn);
 }
 
 static bool option_meta_context(struct nbd_connection *conn, struct nbd_reader *in)
 {
-    bool set = conn->option == NBD_OPT_SET_META_CONTEXT;
     struct nbd_text name = nbd_take_text(in);
     uint32_t count = nbd_take32(in);
-    bool wanted = !set && count == 0;
+    struct queries queries = { .allocation = conn->option == NBD_OPT_LIST_META_CONTEXT && count == 0 };
     const char *fault = NULL;
 
     for (uint32_t i = 0; i < count && !in->bad && i < NBD_QUERIES_MAX; i++)
-        wanted |= matches(conn, nbd_take_text(in));
-    if (set)
+        take_query(conn, &queries, nbd_take_text(in));
+    if (conn->option == NBD_OPT_SET_META_CONTEXT) {
         conn->allocation = false;
+        conn->diff_count = 0;
+    }
     if (count <= NBD_QUERIES_MAX && (in->bad || in->left)) {
         nbd_refuse(conn, NBD_ERR_INVALID, "the option's lengths do not add up");
-    } else if (count > NBD_QUERIES_MAX || name.size > NBD_PROTOCOL_NAME_MAX) {
-        nbd_refuse(conn, NBD_ERR_TOO_BIG, "64 queries and a name of 4096 bytes at most");
+    } else if (count > NBD_QUERIES_MAX || queries.diff_count > NBD_DIFFS_MAX || name.size > NBD_PROTOCOL_NAME_MAX) {
+        nbd_refuse(conn, NBD_ERR_TOO_BIG, "64 queries, 8 volumes to compare with and a name of 4096 bytes at most");
     } else if (!conn->structured) {
         nbd_refuse(conn, NBD_ERR_INVALID, "structured replies must be negotiated first");
     } else if ((fault = nbd_name_fault(name))) {
         nbd_refuse(conn, NBD_ERR_UNKNOWN, fault);
     } else {
-        if (wanted)
-            answer_context(conn);
-        if (set) {
-            conn->allocation = wanted;
-            memcpy(conn->context, name.data, name.size);
-            conn->context[name.size] = 0;
-        }
-        nbd_accept(conn);
+        while (conn->lookups < queries.diff_count)
+            if (!nbd_look_up(conn, queries.name[conn->lookups]))
+                return false;
+        answer_contexts(conn, &queries, name);
+        conn->lookups = 0;
     }
     return true;
 }

@@ -67,6 +67,13 @@
  * or all places are, the handshake that has waited longest for its client is ended instead. A volume has
  * `volume_max` places of its own.
  *
+ * Contexts
+ * --------
+ * Beside base:allocation a client may choose contexts that compare the export with another volume or snapshot:
+ * "archipelago:diff:NAME" and "qemu:dirty-bitmap:NAME" are two names of the same answer, state 1 where bytes may
+ * differ and 0 where they do not. NAME is looked up when it is chosen, and from then on its id is meant: if that is
+ * removed, BLOCK_STATUS fails. Each context of a BLOCK_STATUS is a piece of its own, which vlmc answers, or the mapper.
+ *
  * Reads
  * -----
  * With structured replies each piece is sent as a chunk when it comes back, in any order.
@@ -99,7 +106,8 @@ enum nbd_bound {
     NBD_NAMES_BUFFER = 32768,       /* bytes of names asked for at once */
     NBD_LIST_PAGES = 65536,         /* buffers of names in one list */
     NBD_PROTOCOL_NAME_MAX = 4096,   /* of an export, by the protocol */
-    NBD_QUERIES_MAX = 64,           /* metadata contexts asked for at once */
+    NBD_QUERIES_MAX = 64,           /* metadata contexts asked for at once, */
+    NBD_DIFFS_MAX = 8,              /* and of these such as compare the export with another volume */
     NBD_CONNECTIONS_MAX = 16384,
     NBD_PLACES = NBD_CONNECTIONS_MAX + 1024,    /* with those that have ended and are not over */
     NBD_VOLUME_CONNECTIONS_MAX = 1024,
@@ -134,7 +142,7 @@ enum nbd_stop {                     /* why no further command is begun */
 };
 
 enum nbd_errand {                   /* what a request of ours is for */
-    NBD_PIECE = 1, NBD_OPEN, NBD_CLOSE, NBD_DESCRIBE, NBD_LIST, NBD_CLOSE_REFUSED
+    NBD_PIECE = 1, NBD_OPEN, NBD_CLOSE, NBD_DESCRIBE, NBD_LIST, NBD_CLOSE_REFUSED, NBD_LOOK_UP
 };
 
 struct nbd_note {                   /* scratch of a request of ours */
@@ -201,7 +209,9 @@ struct nbd_connection {
     size_t untaken;                 /* sent, and likely not taken by the client yet; bytes, at most */
     bool structured;                /* negotiated, as are the next two */
     bool no_zeroes;
-    bool allocation;                /* base:allocation, for the export `context` */
+    bool allocation;                /* base:allocation, and, as the next two, for the export `context` */
+    uint32_t diff_count;            /* contexts that compare the export with others, */
+    uint64_t diffs[NBD_DIFFS_MAX];  /* of these ids */
     uint32_t volume;                /* its handle; 0: none open */
     uint32_t generation;            /* of the place it has in the segment */
     struct share share;             /* of the buffers */
@@ -215,6 +225,8 @@ struct nbd_connection {
     struct xreq *list;              /* asks for the next page of names when this one's are sent */
     char name[XSEG_NAME_MAX + 1];
     char context[XSEG_NAME_MAX + 1];
+    uint32_t lookups;               /* names that the mapper was asked for on behalf of the present option, */
+    uint64_t found[NBD_DIFFS_MAX];  /* and the ids they have; 0: there is none for this client */
     uint32_t talk_start, talk_end;
 
     /* in */
@@ -384,6 +396,12 @@ static inline bool nbd_must_queue(const struct nbd_connection *conn)
     return conn->nbd->queue_count > 0 && !conn->nbd->serving_queue;
 }
 
+/* Which context (enum nbd_context) a piece of a BLOCK_STATUS is about. */
+static inline uint32_t nbd_context_of(const struct nbd_connection *conn, uint32_t piece)
+{
+    return conn->allocation && piece == 0 ? NBD_CONTEXT_ALLOCATION : NBD_CONTEXT_DIFF + piece - conn->allocation;
+}
+
 /* --- nbd/drive.c: what a connection does next ------------------------------------------ */
 
 /* Takes over the socket. */
@@ -466,6 +484,7 @@ bool nbd_options(struct nbd_connection *conn);
 void nbd_described(struct nbd_connection *conn, struct xreq *req);
 void nbd_opened(struct nbd_connection *conn, struct xreq *req);
 void nbd_listed(struct nbd_connection *conn, struct xreq *req);
+void nbd_looked_up(struct nbd_connection *conn, struct xreq *req);
 
 /* --- nbd/request.c ------------------------------------------------------------------ */
 

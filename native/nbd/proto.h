@@ -95,7 +95,10 @@ enum nbd_chunk {
     NBD_CHUNK_NONE = 0, NBD_CHUNK_DATA = 1, NBD_CHUNK_STATUS = 5, NBD_CHUNK_ERROR = 0x8001
 };
 enum nbd_chunk_flag { NBD_DONE = 1 };
-enum nbd_context { NBD_CONTEXT_ALLOCATION = 1 };
+enum nbd_context {
+    NBD_CONTEXT_ALLOCATION = 1,
+    NBD_CONTEXT_DIFF = 2                /* the first of those that compare; the others follow */
+};
 
 enum nbd_errno {
     NBD_EPERM = 1, NBD_EIO = 5, NBD_ENOMEM = 12, NBD_EINVAL = 22, NBD_ENOSPC = 28,

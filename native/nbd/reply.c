@@ -27,6 +27,7 @@ static const struct { int error; uint32_t code; const char *message; } errors[] 
     { -ESHUTDOWN, NBD_ESHUTDOWN, "the server is shutting down" },
     { -ENOMEM, NBD_ENOMEM, "the server is out of memory" },
     { -ESTALE, NBD_EIO, "the volume was closed" },
+    { -ENOENT, NBD_EIO, "what it is to be compared with was removed" },
 };
 
 /* Which of errors[] says it; whatever has no name of its own is an I/O error. */
@@ -171,7 +172,8 @@ void nbd_read_stream(struct nbd_connection *conn, struct nbd_command *command)
 /* --- block status ---------------------------------------------------------------------- */
 
 /* Turns the extents of a reply into descriptors, in place: neighbours alike become one, and
- * none reaches beyond what was asked for. How many. The protocol's states have the bits of enum xextent_flag. */
+ * none reaches beyond what was asked for. How many. The protocol's states have the bits of enum xextent_flag, or of
+ * enum xextent_diff. */
 static uint32_t describe(struct xextent *extents, uint64_t count, uint64_t left)
 {
     uint32_t n = 0, length = 0, state = 0;
@@ -196,23 +198,32 @@ static uint32_t describe(struct xextent *extents, uint64_t count, uint64_t left)
     return n;
 }
 
+/* What is known of one context, or the error that another met if this is the last. */
 static void status_chunk(struct nbd_connection *conn, struct nbd_command *command, struct xreq *req)
 {
     struct xextent *extents = xreq_data(conn->nbd->peer->seg, req);
+    uint32_t context = nbd_context_of(conn, nbd_note_of(req)->piece), n;
+    bool last = command->arrived == command->pieces;
     uint8_t *head = (uint8_t *)&req->object;
     uint64_t count = req->done, room = req->data_size / sizeof(*extents);
-    uint32_t n = describe(extents, count < room ? count : room, command->length);
 
-    if (n == 0) {                   /* nothing is known of it: allocated, not zeros */
+    if (last && command->error) {
+        nbd_put(conn, req);
+        nbd_fail(conn, command, command->error, NULL);
+        return;
+    }
+    n = describe(extents, count < room ? count : room, command->length);
+    if (n == 0) {                   /* nothing is known of it: allocated, not zeros; or that it may differ */
         nbd_put32((uint8_t *)&extents[0].length, command->length);
-        nbd_put32((uint8_t *)&extents[0].flags, 0);
+        nbd_put32((uint8_t *)&extents[0].flags, context == NBD_CONTEXT_ALLOCATION ? 0 : XEXTENT_DIFFERS);
         n = 1;
     }
-    put_chunk(head, command, NBD_DONE, NBD_CHUNK_STATUS, NBD_STATUS_SIZE - NBD_CHUNK_SIZE + 8 * n);
-    nbd_put32(head + NBD_CHUNK_SIZE, NBD_CONTEXT_ALLOCATION);
+    put_chunk(head, command, last ? NBD_DONE : 0, NBD_CHUNK_STATUS, NBD_STATUS_SIZE - NBD_CHUNK_SIZE + 8 * n);
+    nbd_put32(head + NBD_CHUNK_SIZE, context);
     nbd_output_push(conn, head, NBD_STATUS_SIZE, NULL, NULL);
-    nbd_output_push(conn, extents, 8 * n, req, command);
-    count_served(conn, command, false);
+    nbd_output_push(conn, extents, 8 * n, req, last ? command : NULL);
+    if (last)
+        count_served(conn, command, false);
 }
 
 /* --- pieces come back ---------------------------------------------------------------------- */

@@ -38,10 +38,12 @@ static uint32_t next_piece(const struct nbd_command *command)
     return left < room ? left : room;
 }
 
-static uint8_t count_pieces(const struct nbd_command *command)
+static uint8_t count_pieces(const struct nbd_connection *conn, const struct nbd_command *command)
 {
     uint64_t span = rules[command->type].span;
 
+    if (command->type == NBD_CMD_BLOCK_STATUS)
+        return (uint8_t)(conn->allocation + conn->diff_count);      /* one a context */
     if (command->length <= span)
         return 1;
     return (uint8_t)((command->offset + command->length - 1) / span - command->offset / span + 1);
@@ -63,6 +65,17 @@ static void hold_back(struct nbd_connection *conn, struct nbd_command *command, 
         nbd_queue(conn);
     if (command->type == NBD_CMD_READ && !conn->structured)
         nbd_read_stream(conn, command);
+}
+
+/* Has a piece of a BLOCK_STATUS be about its context. */
+static void choose_context(const struct nbd_connection *conn, struct xreq *req, uint32_t piece)
+{
+    uint32_t context = nbd_context_of(conn, piece);
+
+    if (context == NBD_CONTEXT_ALLOCATION)
+        return;
+    req->op = XOP_DIFF;
+    req->arg = conn->diffs[context - NBD_CONTEXT_DIFF];
 }
 
 /* A request for the next piece of a command. NULL: the connection waits now. */
@@ -95,14 +108,17 @@ static struct xreq *make_piece(struct nbd_connection *conn, struct nbd_command *
         req->flags |= XREQ_NO_HOLE;
     if (command->flags & NBD_REQ_ONE)
         req->data_size = 2 * sizeof(uint32_t);
+    if (command->type == NBD_CMD_BLOCK_STATUS)
+        choose_context(conn, req, command->made);
     return req;
 }
 
 static void send_piece(struct nbd_connection *conn, struct nbd_command *command, struct xreq *req)
 {
     command->made++;
-    command->issued += (uint32_t)req->size;
-    nbd_errand_send(conn, req, NBD_TO_VLMC);
+    if (command->type != NBD_CMD_BLOCK_STATUS)
+        command->issued += (uint32_t)req->size;
+    nbd_errand_send(conn, req, req->op == XOP_DIFF ? NBD_TO_MAPPER : NBD_TO_VLMC);
 }
 
 /* Takes bytes of a write into its buffer. False: more must come first. */
@@ -212,7 +228,7 @@ static int check(const struct nbd_connection *conn, const struct nbd_command *co
         return -EINVAL;
     if (command->flags & NBD_DF && command->length > XSEG_IO_MAX)
         return -EOVERFLOW;
-    if (command->type == NBD_CMD_BLOCK_STATUS && (!conn->allocation || command->length == 0))
+    if (command->type == NBD_CMD_BLOCK_STATUS && ((!conn->allocation && !conn->diff_count) || command->length == 0))
         return -EINVAL;
     return check_range(conn, command);
 }
@@ -258,7 +274,7 @@ static void start(struct nbd_connection *conn, struct nbd_command *command)
     } else if (command->length == 0 && command->type != NBD_CMD_FLUSH) {
         nbd_succeed(conn, command);
     } else {
-        command->pieces = count_pieces(command);
+        command->pieces = count_pieces(conn, command);
         conn->current = command;
     }
 }

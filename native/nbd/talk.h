@@ -34,6 +34,8 @@ const char *nbd_name_fault(struct nbd_text name);
 bool nbd_option_export_name(struct nbd_connection *conn, struct nbd_reader *in);
 bool nbd_option_go(struct nbd_connection *conn, struct nbd_reader *in);
 bool nbd_option_list(struct nbd_connection *conn, struct nbd_reader *in);
+/* Asks for the id of a name, which is added to conn->found. False: no slot, or the answer is awaited. */
+bool nbd_look_up(struct nbd_connection *conn, struct nbd_text name);
 /* Asks for the next page of a list whose last page is sent. */
 void nbd_list_more(struct nbd_connection *conn);
 

@@ -13,11 +13,15 @@ from nbd_support import (
     OPT_GO,
     OPT_INFO,
     OPT_LIST,
+    OPT_LIST_META,
+    OPT_STRUCTURED,
     REP_ACK,
+    REP_META,
     REP_SERVER,
     Gone,
     Wire,
     go_data,
+    meta_data,
     text,
 )
 from strangers import STRANGER, as_stranger, give, needs_root
@@ -218,6 +222,20 @@ def test_what_is_not_for_a_client_does_not_exist_by_any_way_of_asking(served):
     c = served.client.segment.c
     wait_until(lambda: all(c.volumes[i].state == lib.XVOL_FREE for i in range(c.volume_count)),
                "what was opened to look at its name is closed")
+
+
+def test_an_export_is_compared_only_with_what_the_client_may_have(served):
+    path = f"{served.home}/run/nbd.sock"
+    ids = {name: f"/id/{served.client.control('info', name=name)['id']}" for name in NAMES}
+
+    def sees():
+        wire = Wire(path).hello()
+        assert wire.option(OPT_STRUCTURED)[-1].type == REP_ACK
+        return {name for name in NAMES for asked in (name, ids[name]) for answer in wire.option(
+            OPT_LIST_META, meta_data("open", f"archipelago:diff:{asked}")) if answer.type == REP_META}
+
+    assert as_stranger(sees, GUEST) == FOR_GUEST
+    assert as_stranger(sees) == {"open"}
 
 
 def test_the_present_name_counts_when_a_volume_is_opened_anew(served):
