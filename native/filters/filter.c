@@ -11,7 +11,7 @@ static const char *const op_names[XOP_COUNT] = {
     "ping", "read", "write", "write_zeroes", "discard", "flush", "block_status", "cache",
     "vol_snapshot", "vol_close", "vol_freeze", "vol_thaw", "open", "close", "names", "control",
     "map_load", "map_commit", "sync", "info", "list", "copy", "delete", "replace", "acquire",
-    "release", "hash", "put", "claim", "diff",
+    "release", "hash", "put", "claim", "diff", "own",
 };
 
 static const char *const kind_names[XOBJ_KINDS] = {

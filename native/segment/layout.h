@@ -163,7 +163,10 @@ enum xop {
     /* At the mapper: what of [offset, offset + size) of an open volume differs from the one whose id is `arg`. Answered
      * as BLOCK_STATUS is, by runs of enum xextent_diff, and, as that, maybe not up to the end. */
     XOP_DIFF = 29,
-    XOP_COUNT = 30
+    /* On a volume, at vlmc: what [offset, offset + size) holds comes to lie in the volume's own objects alone, whole
+     * chunks at either end. The bytes stay, and whoever writes some meanwhile has them written. */
+    XOP_OWN = 30,
+    XOP_COUNT = 31
 };
 
 enum xflag {

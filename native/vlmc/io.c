@@ -52,7 +52,7 @@ static void count_done(struct xvolume *vol, const struct xreq *req)
     if (req->op == XOP_READ) {
         counter_add(&vol->reads, 1);
         counter_add(&vol->bytes_read, req->size);
-    } else if (io_of((struct xreq *)req)->is_write) {
+    } else if (io_of((struct xreq *)req)->is_write && req->op != XOP_OWN) {
         counter_add(&vol->writes, 1);
         counter_add(&vol->bytes_written, req->size);
     }

@@ -12,7 +12,7 @@
  *   vlmc/steps.c    a request advances, a piece in one block at a time
  *   vlmc/write.c    WRITE, WRITE_ZEROES, DISCARD on blocks that are the volume's own
  *   vlmc/read.c     READ, BLOCK_STATUS
- *   vlmc/own.c      the first write to a block: new layer, filling up a chunk
+ *   vlmc/own.c      the first write to a block: new layer, filling up a chunk; OWN
  *   vlmc/merge.c    merging a stack that is at its bound
  *   vlmc/busy.c     the table of busy blocks
  *   vlmc/frames.c   leaf pages in the segment: finding, loading, evicting
@@ -138,7 +138,7 @@ struct vlmc_note {
     union {
         struct {
             uint32_t offset;        /* of the parent's bytes, in the chunk */
-            uint32_t length;        /* how many */
+            uint32_t length;        /* how many; of an OWN: bytes from the child's on that are to be written still */
         } fill;
         struct {
             uint32_t next;          /* the chunk to look at next. READ's and WRITE's are those before it */
@@ -446,6 +446,7 @@ void vlmc_merge_done(struct vlmc *v, struct xreq *child);
 /* vlmc/own.c */
 bool vlmc_own_block(struct vlmc *v, const struct vlmc_piece *piece);
 uint64_t vlmc_fill_chunk(struct vlmc *v, const struct vlmc_piece *piece);
+uint64_t vlmc_own_step(struct vlmc *v, struct vlmc_piece *piece);
 void vlmc_fill_done(struct vlmc *v, struct xreq *child);
 /* Notes that chunks are in the volume's own layer. EIO: the entry or its stack makes no sense. */
 int vlmc_set_chunks(struct vlmc *v, uint32_t slot, uint64_t block, uint64_t first, uint64_t count);

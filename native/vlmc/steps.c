@@ -22,6 +22,8 @@ static uint64_t step(struct vlmc *v, struct xreq *req)
         return vlmc_read_step(v, &piece);
     case XOP_BLOCK_STATUS:
         return vlmc_status_step(v, &piece);
+    case XOP_OWN:
+        return vlmc_own_step(v, &piece);
     case XOP_CACHE:
         return piece.length;        /* its leaf pages are loaded now */
     default:

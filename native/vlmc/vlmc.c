@@ -16,7 +16,8 @@ static_assert(sizeof(struct vlmc_io) <= 7 * sizeof(uint64_t), "io fits the scrat
 
 static bool changes(const struct xreq *req)
 {
-    return req->op == XOP_WRITE || req->op == XOP_WRITE_ZEROES || req->op == XOP_DISCARD;
+    return req->op == XOP_WRITE || req->op == XOP_WRITE_ZEROES || req->op == XOP_DISCARD
+        || req->op == XOP_OWN;
 }
 
 /* 0, or why the request cannot be served. */
@@ -162,7 +163,7 @@ static void take_in(struct vlmc *v, struct xreq *req)
     }
     switch (req->op) {
     case XOP_READ: case XOP_WRITE: case XOP_WRITE_ZEROES: case XOP_DISCARD:
-    case XOP_BLOCK_STATUS: case XOP_CACHE:
+    case XOP_BLOCK_STATUS: case XOP_CACHE: case XOP_OWN:
         if (!vlmc_order_wait(v, req))
             io_request(v, req);
         break;

@@ -36,7 +36,7 @@ TURNS_MAX = 1000                    # until a cut that is counted in turns
 REQUESTS_MAX = 150                  # ... in requests at the map store
 ROUNDS_MAX = 40
 KILLS = (0, 1, 1, 3)                # in one life
-KINDS = ("write",) * 6 + ("fua", "zero", "no_hole", "discard")
+KINDS = ("write",) * 6 + ("fua", "zero", "no_hole", "discard", "own")
 UNITS = (1, 1, 512, 4096, 4096, BLOCK)
 JOURNAL_LIMITS = (4096, 4096, 8192, 1 << 20)
 SCRUBS = 0.15                       # of the looks scrub the whole store, too
@@ -258,7 +258,9 @@ class History:
         image.busy.update(sectors)
         op, fields = Op(), {"volume": image.handle, "offset": offset, "size": length}
         self.changes += 1
-        if kind == "discard":
+        if kind == "own":
+            await self.node.call(lib.XOP_OWN, **fields)
+        elif kind == "discard":
             image.discard(offset, length, op)
             await self.node.call(lib.XOP_DISCARD, **fields)
         elif kind in ("zero", "no_hole"):
@@ -401,6 +403,20 @@ class History:
         self.add(to, self.images.pop(name))
         image.renaming = False
 
+    async def flatten(self) -> None:
+        """Beside whatever else is done to it; what it holds stays."""
+        with self.chosen(writable=True) as image:
+            if image is None or image.renaming:
+                return
+            await self.handle(image)
+            cursor = since = 0
+            with image.by_name():
+                while True:
+                    answer = await self.node.control("flatten", name=image.name, cursor=cursor, since=since)
+                    cursor, since = answer["cursor"], answer["since"]
+                    if cursor == 0:
+                        return
+
     async def rollback(self) -> None:
         with self.chosen(writable=True, alone=True) as image:
             snaps = [snap for _name, snap in sorted(self.images.items())
@@ -476,7 +492,8 @@ class History:
 
 
 STEPS = {"bytes": 40, "read": 6, "flush": 6, "reopen": 3, "snapshot": 7, "clone": 5, "create": 2, "resize": 4,
-         "rename": 2, "remove": 5, "deepen": 8, "scrub": 1, "rollback": 5}
+         "rename": 2, "remove": 5, "deepen": 8, "scrub": 1, "rollback": 5,
+         "flatten": 3}
 
 
 def main() -> None:

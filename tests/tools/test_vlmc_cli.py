@@ -63,7 +63,8 @@ WITH_NAMES = [["create", BROKEN, "--size", "1M"], ["clone", "v", BROKEN], ["clon
               ["rollback", "v", BROKEN], ["rename", "v", BROKEN], ["resize", BROKEN, "1M"], ["export", BROKEN, "/x/y"],
               *([verb, BROKEN] for verb in ("info", "remove", "du", "check", "open", "close", "lock", "unlock",
                                             "mapinfo", "map", "unmap",
-                                            "protect", "unprotect", "tree", "schedule"))]
+                                            "protect", "unprotect", "tree", "schedule",
+                                            "flatten"))]
 
 
 @pytest.mark.parametrize("words", WITH_NAMES, ids=lambda words: " ".join(map(ascii, words)))

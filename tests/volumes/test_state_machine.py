@@ -15,7 +15,7 @@ from world import BLOCK, LEAF_BYTES, SCANTY, Change, World
 
 CONFIG = SCANTY
 VOLUMES_MAX = 9
-KINDS = ("write", "write", "write", "fua", "zero", "no_hole", "discard", "read")
+KINDS = ("write", "write", "write", "fua", "zero", "no_hole", "discard", "read", "own")
 EDGES = (512, 4096, BLOCK)
 pick = st.integers(0, 2**16)
 seeds = st.integers(0, 2**32)
@@ -146,6 +146,10 @@ class Volumes(RuleBasedStateMachine):
     @rule(name=pick, to=pick, keep=st.booleans())
     def rollback(self, name, to, keep):
         self.world.rollback(self.world.chosen(name, writable=True), to, keep)
+
+    @rule(name=pick)
+    def flatten(self, name):
+        self.world.flatten(self.world.chosen(name, writable=True))
 
     @rule(name=pick)
     def rename(self, name):

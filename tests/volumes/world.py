@@ -47,7 +47,7 @@ layers = 4
 
 
 class Change(NamedTuple):
-    """One request of a batch: "read", "write", "fua", "zero", "no_hole" or "discard"."""
+    """One request of a batch: "read", "write", "fua", "zero", "no_hole", "discard" or "own"."""
 
     kind: str
     offset: int
@@ -69,6 +69,8 @@ def call_of(volume: Volume, change: Change) -> Call:
                     flags=lib.XREQ_FUA if change.kind == "fua" else 0, **fields)
     if change.kind == "discard":
         return Call(lib.XOP_DISCARD, **fields)
+    if change.kind == "own":
+        return Call(lib.XOP_OWN, **fields)
     return Call(lib.XOP_WRITE_ZEROES, flags=lib.XREQ_NO_HOLE if change.kind == "no_hole" else 0, **fields)
 
 
@@ -87,7 +89,7 @@ def apply(image: Image, change: Change) -> None:
         image.write(change.offset, pattern(change.seed, change.length))
     elif change.kind == "discard":
         image.discard(change.offset, change.length)
-    elif change.kind != "read":
+    elif change.kind not in ("read", "own"):
         image.zero(change.offset, change.length)
 
 
@@ -175,6 +177,21 @@ class World:
         self.client.control("adopt", name=made, size=image.size, block_size=BLOCK, hashes=digests, token=token())
         self.images[made] = image.copy()
         return made
+
+    def flatten(self, name: str) -> None:
+        """Nothing of it is another's afterwards, nor older than the beginning."""
+        self.volume(name)
+        cursor = since = 0
+        while True:
+            answer = self.client.control("flatten", name=name, cursor=cursor, since=since)
+            cursor, since = answer["cursor"], answer["since"]
+            if cursor == 0:
+                break
+        info = self.client.control("info", name=name)
+        assert info["parent_id"] is None
+        for portion in self.portions("mapinfo", name):
+            for block, layers in portion["entries"]:
+                assert all(layer[:2] == ["data", info["id"]] and layer[2] >= since for layer in layers), (block, layers)
 
     def rename(self, name: str) -> None:
         to = self.fresh()

@@ -32,6 +32,7 @@ notes in its request's `arg` that it is about to give back the name: what has th
     check     name, [cursor]                                blocks, objects, problems, left_out, cursor
     repair    name (that holds the id)                      name: see rename.py
     rollback  name, snapshot, [keep or discard], [token]    snapshot (that keeps what it was): see lineage.py
+    flatten   name, [cursor], [since]                       cursor, since, blocks: see flatten.py
     protect   name                                          -: see lineage.py
     unprotect name                                          -
     du        name, [cursor]                                logical, blocks, objects, exclusive, shared, cursor
@@ -52,6 +53,7 @@ from peers.mapper.verbs.arguments import Answer, Arguments, parse, shown
 from peers.mapper.verbs.change import remove, resize
 from peers.mapper.verbs.diff import diff
 from peers.mapper.verbs.end import close_all
+from peers.mapper.verbs.flatten import flatten
 from peers.mapper.verbs.hold import close_volume, lock, open_volume, unlock
 from peers.mapper.verbs.lineage import protect, rollback, schedule, unprotect
 from peers.mapper.verbs.look import check, du, info, list_volumes, mapinfo
@@ -71,7 +73,7 @@ VERBS: dict[str, Callable[[Volumes, Arguments, int], Awaitable[Answer]]] = {
     "rename": rename, "resize": resize, "remove": remove, "open": open_volume, "close": close_volume,
     "lock": lock, "unlock": unlock, "close_all": close_all, "mapinfo": mapinfo, "check": check, "du": du,
     "repair": repair, "finish": finish, "cancel": cancel, "protect": protect, "unprotect": unprotect,
-    "rollback": rollback, "diff": diff, "schedule": schedule,
+    "rollback": rollback, "diff": diff, "schedule": schedule, "flatten": flatten,
 }
 
 

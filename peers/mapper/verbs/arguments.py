@@ -138,6 +138,7 @@ ARGUMENTS: dict[str, dict[str, Argument]] = {
     "repair": {"name": NAME},
     "rollback": {"name": NAME, "snapshot": NAME, "keep": Argument(check_new_name, None), "discard": FORCE,
                  "token": TOKEN},
+    "flatten": {"name": NAME, "cursor": CURSOR, "since": CURSOR},
     "protect": {"name": NAME},
     "unprotect": {"name": NAME},
 }
