@@ -64,8 +64,7 @@ static int put_run(struct bf *bf, struct bf_work *work)
 
 /* --- HASH ---------------------------------------------------------------------------------- */
 
-/* Hashes a file. With `to`, that becomes a copy on the way: what is hashed is what is stored, even if somebody writes
- * into the object meanwhile. */
+/* Hashes a file. With `to`, that becomes a copy on the way. */
 static int hash_file(struct content *content, uint8_t *buffer, int from, int to, uint64_t size)
 {
     uint64_t offset = 0;
@@ -114,11 +113,23 @@ static int claim_now(struct bf *bf, const struct xobj *content)
     return rc;
 }
 
+/* Makes the temporary file a copy, and hashes what is stored, even if somebody writes into the object meanwhile. Of what
+ * is frozen the file system may share the space, so that is copied first. */
+static int copy_and_hash(struct bf_work *work, int from, uint64_t *length, uint8_t digest[32])
+{
+    const struct xreq *req = bf_work_request(work);
+    int rc;
+
+    if (!(req->flags & XREQ_FROZEN))
+        return digest_of(from, work->fd, req->size, length, digest);
+    rc = bf_copy_extents(from, work->fd, req->size);
+    return rc ? rc : digest_of(work->fd, -1, req->size, length, digest);
+}
+
 /* 1: the content is there. */
 static int hash_from(struct bf *bf, struct bf_work *work, int from)
 {
     struct xreq *req = bf_work_request(work);
-    bool frozen = req->flags & XREQ_FROZEN;
     struct xobj content = { .kind = XOBJ_CONTENT };
     uint64_t length;
     int rc;
@@ -126,7 +137,7 @@ static int hash_from(struct bf *bf, struct bf_work *work, int from)
     work->fd = bf_temporary(bf, NULL, &bf_held(req)->temporary);
     if (work->fd < 0)
         return work->fd;
-    rc = digest_of(from, frozen ? -1 : work->fd, req->size, &length, content.digest);
+    rc = copy_and_hash(work, from, &length, content.digest);
     if (rc)
         return rc;
     memcpy(xreq_data(bf->peer->seg, req), content.digest, sizeof(content.digest));
@@ -134,8 +145,7 @@ static int hash_from(struct bf *bf, struct bf_work *work, int from)
     rc = length ? claim_now(bf, &content) : 0;
     if (rc != -ENOENT)
         return rc ? rc : 1;
-    rc = frozen ? bf_copy_extents(from, work->fd, length) : 0;
-    return rc ? rc : settle(bf, work, length);
+    return settle(bf, work, length);
 }
 
 static int hash_run(struct bf *bf, struct bf_work *work)

@@ -80,7 +80,9 @@
  *   MAP_LOAD    volume; offset = first block, size = number of blocks (never across a leaf's
  *               end); data: room for a record. Reply: data holds a leaf record with the
  *               present, committed entries, done = its bytes. MORE: the record ends early,
- *               arg = first block to ask for next.
+ *               arg = first block to ask for next. FORCE: an object that the last answer named is
+ *               missing, so the map of a snapshot, which may have got other names for the same
+ *               bytes on another node, is read anew.
  *   MAP_COMMIT  volume; data, size: a complete journal record. Its sequence number is
  *               commit_seq + 1 of the volume; the last one appended, if it comes again
  *               with the same bytes, is acknowledged and skipped. Reply when durable: done = journal

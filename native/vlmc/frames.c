@@ -222,13 +222,13 @@ static void begin_frame(struct vlmc *v, struct xframe *frame, uint64_t id, uint6
     store_release(&frame->volume_id, id);
 }
 
-/* Sends a MAP_LOAD from block `first` to the end of the leaf. */
-static void send_load(struct vlmc *v, struct xreq *child, uint64_t first)
+/* Sends a MAP_LOAD from block `first` to the end of the leaf. FORCE: what the mapper remembers may be old. */
+static void send_load(struct vlmc *v, struct xreq *child, uint64_t first, uint16_t flags)
 {
     child->op = XOP_MAP_LOAD;
     child->offset = first;
     child->size = XMAP_LEAF - first % XMAP_LEAF;
-    child->flags = 0;
+    child->flags = flags;
     peer_send(v->peer, child, VLMC_MAPPER);
 }
 
@@ -250,7 +250,7 @@ static struct xreq *load_child(struct vlmc *v, struct xreq *req, struct xframe *
     return child;
 }
 
-static void load(struct vlmc *v, struct xreq *req, uint64_t id, uint64_t leaf)
+static void load(struct vlmc *v, struct xreq *req, uint64_t id, uint64_t leaf, uint16_t flags)
 {
     struct xframe *frame = victim(v, id, leaf);
     struct xreq *child = frame ? load_child(v, req, frame) : NULL;
@@ -261,7 +261,25 @@ static void load(struct vlmc *v, struct xreq *req, uint64_t id, uint64_t leaf)
     }
     begin_frame(v, frame, id, leaf, req->volume - 1);
     queue_push(v->peer, &v->frames[vlmc_frame_number(v, frame)].waiting, req);
-    send_load(v, child, leaf * XMAP_LEAF);
+    send_load(v, child, leaf * XMAP_LEAF, flags);
+}
+
+void vlmc_frame_stale(struct vlmc *v, uint32_t slot, uint64_t block)
+{
+    struct xframe *frame = find(v, v->volumes[slot].id, block / XMAP_LEAF);
+
+    if (frame)
+        v->frames[vlmc_frame_number(v, frame)].stale = true;
+}
+
+/* False: something in it is the volume's own by now, and it stays as it is. */
+static bool drop_stale(struct vlmc *v, struct vlmc_frame *mine)
+{
+    mine->stale = false;
+    if (!is_clean(mine))
+        return false;
+    drop_frame(v, &v->seg->frames[mine - v->frames]);
+    return true;
 }
 
 struct xframe *vlmc_frame_get(struct vlmc *v, struct xreq *req, uint64_t block)
@@ -274,10 +292,14 @@ struct xframe *vlmc_frame_get(struct vlmc *v, struct xreq *req, uint64_t block)
     if (!mine || mine->id != id || mine->leaf != leaf) {
         frame = find(v, id, leaf);
         if (!frame) {
-            load(v, req, id, leaf);
+            load(v, req, id, leaf, io_of(req)->missed == VLMC_MISSED_BEFORE ? XREQ_FORCE : 0);
             return NULL;
         }
         mine = &v->frames[vlmc_frame_number(v, frame)];
+    }
+    if (mine->stale && drop_stale(v, mine)) {
+        load(v, req, id, leaf, XREQ_FORCE);
+        return NULL;
     }
     if (!mine->valid) {
         queue_push(v->peer, &mine->waiting, req);
@@ -377,7 +399,7 @@ void vlmc_frame_loaded(struct vlmc *v, struct xreq *child)
     if (error == 0 && (child->flags & XREQ_MORE)) {
         uint64_t next = child->arg;
         if (next > child->offset && next / XMAP_LEAF == mine->leaf) {
-            send_load(v, child, next);
+            send_load(v, child, next, 0);
             return;
         }
         error = -EBADMSG;

@@ -72,11 +72,27 @@ static void leave(struct vlmc *v, struct xreq *req)
     }
 }
 
+/* True: the request runs once more, from its beginning, as an object was missing. */
+static bool begins_again(struct vlmc *v, struct xreq *req)
+{
+    struct vlmc_io *io = io_of(req);
+
+    if (io->missed != VLMC_MISSED_NOW)
+        return false;
+    io->missed = VLMC_MISSED_BEFORE;
+    io->error = 0;
+    io->cursor = 0;
+    queue_push(v->peer, &v->ready, req);
+    return true;
+}
+
 void vlmc_io_finish(struct vlmc *v, struct xreq *req)
 {
     struct vlmc_volume *volume = volume_of(v, req);
     struct vlmc_io *io = io_of(req);
 
+    if (begins_again(v, req))
+        return;
     leave(v, req);
     if (io->error == 0) {
         count_done(xvolume_of(v, req), req);

@@ -141,7 +141,7 @@ void vlmc_merge_done(struct vlmc *v, struct xreq *child)
     struct xstack *stack = vlmc_stack_at(v, stack_class(volume), note->stack);
 
     if (child->error) {
-        merge_end(v, child, vlmc_object_error(child));
+        merge_end(v, child, vlmc_object_error(v, child));
     } else if (note->kind == VLMC_CHILD_MERGE_READ) {
         child->op = XOP_WRITE;
         child->object = map_stack_object(stack, 0, note->block);

@@ -192,7 +192,7 @@ void vlmc_fill_done(struct vlmc *v, struct xreq *child)
             fill_write(v, child);
             return;
         }
-        error = vlmc_object_error(child);
+        error = vlmc_object_error(v, child);
     }
     if (error == 0) {
         data_written(xvolume_of(v, req));

@@ -15,6 +15,7 @@
  *   vlmc/own.c      the first write to a block: new layer, filling up a chunk; OWN
  *   vlmc/merge.c    merging a stack that is at its bound
  *   vlmc/busy.c     the table of busy blocks
+ *   vlmc/missed.c   objects that are not there
  *   vlmc/frames.c   leaf pages in the segment: finding, loading, evicting
  *   vlmc/stacks.c   the stack records that entries name
  *   vlmc/io.c       children, the end of a request, waking
@@ -148,6 +149,10 @@ struct vlmc_note {
 };
 XREQ_SENDER(note_of, struct vlmc_note)
 
+/* Whether an object that is not the volume's own was missing. The map may name others in its place by now, which the
+ * mapper is asked for once. */
+enum vlmc_missed { VLMC_MISSED_NONE = 0, VLMC_MISSED_NOW, VLMC_MISSED_BEFORE };
+
 /* A volume request's state. */
 struct vlmc_io {
     uint32_t outstanding;           /* children, + 1 while it runs */
@@ -156,6 +161,7 @@ struct vlmc_io {
     uint32_t extents;               /* BLOCK_STATUS: how many so far */
     uint32_t is_write;
     uint32_t noted;                 /* vlmc_order_note() has counted it */
+    uint32_t missed;                /* enum vlmc_missed */
 };
 XREQ_HOLDER(io_of, struct vlmc_io)
 
@@ -225,6 +231,7 @@ struct vlmc_frame {
     uint32_t pins;
     uint32_t contents;              /* digests that it owns */
     bool valid;                     /* entries may be used */
+    bool stale;                     /* an object that it names was missing: it is to be loaded anew */
     bool listed;                    /* in its volume's dirty_frames */
     bool committing;                /* in its volume's committing_frames */
     uint32_t dirty_next;
@@ -276,11 +283,7 @@ static inline void data_written(struct xvolume *vol)
 {
     store_relaxed(&vol->dirty, vol->dirty | XDIRTY_WRITTEN);
 }
-/* How a child on an object of the map ended. The map says that it is there: that it is not is damage, and no hole. */
-static inline int vlmc_object_error(const struct xreq *child)
-{
-    return child->error == -ENOENT ? -EIO : child->error;
-}
+static inline bool is_content(const struct xentry *entry) { return entry->volume == XENTRY_CONTENT; }
 static inline bool is_own(const struct vlmc *v, uint32_t slot, const struct xentry *entry)
 {
     return entry->volume == v->volumes[slot].id && entry->epoch >= v->seg->volumes[slot].writable_since;
@@ -388,6 +391,8 @@ void vlmc_frames_stop(struct vlmc *v);
 /* The frame that holds the block's entry. NULL: it is being loaded, or cannot be yet; the
  * request waits. */
 struct xframe *vlmc_frame_get(struct vlmc *v, struct xreq *req, uint64_t block);
+/* An object that the block's entry names is missing. */
+void vlmc_frame_stale(struct vlmc *v, uint32_t slot, uint64_t block);
 /* The frame of a block that is pinned. */
 struct xframe *vlmc_frame_pinned(struct vlmc *v, uint32_t slot, uint64_t block);
 void vlmc_frame_pin(struct vlmc *v, const struct xframe *frame);
@@ -409,7 +414,6 @@ static inline struct xentry entry_read(const struct xframe *frame, uint64_t bloc
 /* Number + 1 of a free stack record, or of a free digest, for this frame, or 0: none, commits were asked for. */
 uint32_t vlmc_stack_take(struct vlmc *v, const struct xframe *frame);
 uint32_t vlmc_content_take(struct vlmc *v, const struct xframe *frame);
-static inline bool is_content(const struct xentry *entry) { return entry->volume == XENTRY_CONTENT; }
 /* Counts the frame among the volume's dirty ones: an entry of it changes soon. */
 void vlmc_frame_dirty(struct vlmc *v, uint32_t slot, struct xframe *frame);
 /* True if the volume must commit before one more entry of this frame changes. */
@@ -417,6 +421,11 @@ bool vlmc_frame_too_dirty(struct vlmc *v, uint32_t slot, const struct xframe *fr
 /* Marks an entry changed. To be called before it changes. */
 void vlmc_entry_dirty(struct vlmc *v, uint32_t slot, struct xframe *frame, uint64_t block);
 void vlmc_entry_publish(struct xentry *entry, uint64_t volume, uint32_t epoch, uint32_t stack);
+
+/* vlmc/missed.c */
+/* How a child that has read an object of the map ended. The map says that it is there: that it is not is damage, and no
+ * hole, unless the mapper has not been asked once more what there is. */
+int vlmc_object_error(struct vlmc *v, struct xreq *child);
 
 /* vlmc/read.c */
 uint64_t vlmc_read_step(struct vlmc *v, struct vlmc_piece *piece);

@@ -256,7 +256,7 @@ static void vlmc_request(struct peer *peer, struct xreq *req)
 
 static void read_back(struct vlmc *v, struct xreq *child)
 {
-    vlmc_io_child_done(v, child, vlmc_object_error(child));
+    vlmc_io_child_done(v, child, vlmc_object_error(v, child));
 }
 
 static void vlmc_reply(struct peer *peer, struct xreq *child)

@@ -185,6 +185,8 @@ class Mapper(Peer):
             raise fail(errno.EINVAL, f"blocks {first}..{last} are not of one leaf")
         if volume.broken:
             raise volume.broken
+        if request.c.flags & lib.XREQ_FORCE and volume.header.readonly:
+            await volume.load()
         out = self.segment.c.base + request.c.data
         length, following = await self.load_latest(volume, first, count, out, room)
         request.c.flags = lib.XREQ_MORE if following <= last else 0

@@ -18,6 +18,7 @@ from xseg.request import DIGEST_SIZE
 
 CLAIM_S = 86400                     # for so long a content counts as used after it was claimed
 NOTHING = bytes.fromhex("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")     # digest of zeros
+ENTRY_BYTES = 56                    # of a leaf's entry of one content
 LIST_BYTES = lib.XSEG_IO_MAX        # of one content that holds a list; only the last may be shorter
 AT_ONCE = 16                        # pages under way
 TOLD_MAX = 8                        # unknown digests that a sentence names
@@ -49,9 +50,12 @@ class ContentTree(Rebuild):
         self.unknown_count = 0
 
     async def build(self) -> None:
-        """Writes the pages, durably. ENOENT: contents are unknown, and which."""
+        """Writes the pages, durably. ENOENT: contents are unknown, and which. EAGAIN: a blocker died meanwhile."""
+        lives = self.store.lives()
         await self.run()
         await self.store.sync(self.volume)
+        if lives != self.store.lives():
+            raise fail(errno.EAGAIN, f"volume '{self.view.name}': a blocker died while its map was written: try again")
 
     def check_clock(self) -> None:
         """To be called last before the write that makes a volume of it. ETIMEDOUT: claims may have run out."""
@@ -90,18 +94,22 @@ class ContentTree(Rebuild):
                                      + (f" and {more} more" if more > 0 else "") + ": put them first")
 
     async def content_leaf(self, part: tuple[int, bytes]) -> Ref | None:
-        """Writes one leaf; None for one of zeros."""
-        first, digests = part
-        ref = self.identity()
-        out = bytearray(lib.RECORD_HEADER + FANOUT * lib.RECORD_ENTRY_MAX // 32)
-        record, info = ffi.new("struct record *"), ffi.new("struct record_info *")
-        info.kind, info.block_shift, info.first = lib.RECORD_LEAF, self.view.block_shift, first
-        info.volume, info.epoch, info.seq = ref
-        lib.record_begin(record, ffi.from_buffer(out), len(out), info)
-        if lib.record_add_contents(record, first, digests, len(digests) // DIGEST_SIZE):
-            raise fail(errno.EOVERFLOW, f"volume '{self.view.name}': a leaf page has no room")
-        length = lib.record_end(record, 1)
-        if length == lib.RECORD_HEADER:
-            return None
-        await self.write(ref, bytes(memoryview(out)[:length]))
-        return ref
+        """Writes one leaf."""
+        return await write_content_leaf(self, *part)
+
+
+async def write_content_leaf(tree: Rebuild, first: int, digests: bytes) -> Ref | None:
+    """Writes a leaf of the blocks from `first` on; None for one of zeros."""
+    ref = tree.identity()
+    out = bytearray(lib.RECORD_HEADER + FANOUT * ENTRY_BYTES)
+    record, info = ffi.new("struct record *"), ffi.new("struct record_info *")
+    info.kind, info.block_shift, info.first = lib.RECORD_LEAF, tree.view.block_shift, first
+    info.volume, info.epoch, info.seq = ref
+    lib.record_begin(record, ffi.from_buffer(out), len(out), info)
+    if lib.record_add_contents(record, first, digests, len(digests) // DIGEST_SIZE):
+        raise fail(errno.EOVERFLOW, f"volume '{tree.view.name}': a leaf page has no room")
+    length = lib.record_end(record, 1)
+    if length == lib.RECORD_HEADER:
+        return None
+    await tree.write(ref, bytes(memoryview(out)[:length]))
+    return ref

@@ -13,7 +13,7 @@ from typing import Any
 from peers.mapper.header import frame_size
 from xseg._native import ffi, lib
 from xseg.errors import XsegError, error
-from xseg.request import Object, Reply, objects
+from xseg.request import DIGEST_SIZE, Object, Reply, objects
 
 DATA, CONTENT, HEADER, NAME, PAGE, JOURNAL, LOCK = (
     lib.XOBJ_DATA, lib.XOBJ_CONTENT, lib.XOBJ_HEADER, lib.XOBJ_NAME, lib.XOBJ_PAGE, lib.XOBJ_JOURNAL,
@@ -151,6 +151,17 @@ class MapStore:
         if reply.error not in (0, errno.ENOENT):
             raise error(reply.error)
         return reply.error == 0
+
+    async def hash(self, name: Object, size: int) -> bytes:
+        """The digest of the first `size` bytes of a data object that is never written again; that content is stored
+        and claimed. NotFound."""
+        reply = await self.blockerb(lib.XOP_HASH, object=name, size=size, room=DIGEST_SIZE, flags=lib.XREQ_FROZEN)
+        return reply.data
+
+    async def move(self, source: Object, target: Object, offset: int, length: int) -> None:
+        """Copies bytes, IO_MAX at most, of a data object or content to the same place of a data object. NotFound."""
+        found = await self.blockerb(lib.XOP_READ, object=source, offset=offset, size=length, room=length)
+        await self.blockerb(lib.XOP_WRITE, object=target, offset=offset, data=found.data)
 
     async def read_content(self, digest: bytes, length: int) -> bytes:
         """The first `length` bytes of a content, IO_MAX at most; zeros past its end. NotFound."""

@@ -41,6 +41,24 @@ def layer_chunks(item: Item) -> Iterator[int]:
         yield chunks
 
 
+def layer_runs(item: Item, block_shift: int) -> Iterator[tuple[int, int, int]]:
+    """The chunks of a block in runs of one layer each: (number of the layer, first chunk, end)."""
+    total = 1 << block_shift - 12
+    taken, masks = 0, []
+    for bits in layer_chunks(item) if item.form else (int.from_bytes(bitmap, "little") for bitmap in item.bitmaps):
+        masks.append(bits & ~taken)
+        taken |= bits
+    masks.append((1 << total) - 1 & ~taken)
+    first, now = 0, -1
+    for chunk in range(total):
+        layer = next(number for number, mask in enumerate(masks) if mask >> chunk & 1)
+        if layer != now and chunk:
+            yield now, first, chunk
+            first = chunk
+        now = layer
+    yield now, first, total
+
+
 def describe(layer: Layer) -> str:
     """A layer's object, for people."""
     return f"object of volume {id_text(layer[1])} epoch {layer[2]}" if layer[0] == "data" \

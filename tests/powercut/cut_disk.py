@@ -10,6 +10,7 @@ whatever is left of its neighbours, and an object that was made may be gone, or 
 from __future__ import annotations
 
 import errno
+import hashlib
 import random
 from collections.abc import Callable
 from typing import Any
@@ -233,6 +234,30 @@ class DiskPeer:
         self.disk.objects[name] = Stored(request.payload, there=True)
         return 0, None
 
+    def keep(self, name: Object, data: bytes) -> None:
+        """A content, durable from now on."""
+        if data:
+            self.disk.objects[name] = Stored(data, there=True)
+
+    def put(self, request: Request, name: Object) -> tuple[int, Change | None]:
+        self.keep(name, request.payload.rstrip(b"\0"))
+        request.c.done = request.c.size
+        return 0, None
+
+    def claim(self, request: Request, name: Object) -> tuple[int, Change | None]:
+        return 0 if name in self.disk.objects else errno.ENOENT, None
+
+    def hash(self, request: Request, name: Object) -> tuple[int, Change | None]:
+        stored = self.disk.objects.get(name)
+        if stored is None:
+            return errno.ENOENT, None
+        data = stored.read(0, request.c.size).rstrip(b"\0")
+        digest = hashlib.sha256(data).digest()
+        self.keep(Object(lib.XOBJ_CONTENT, digest=digest), data)
+        request.data[:len(digest)] = digest
+        request.c.done = len(digest)
+        return 0, None
+
     def acquire(self, request: Request, name: Object) -> tuple[int, Change | None]:
         token, owner = self.disk.locks.get(name, (0, b""))
         if token and token != request.c.arg:
@@ -259,5 +284,6 @@ OPERATIONS: dict[int, Callable[[DiskPeer, Request, Object], tuple[int, Change | 
     lib.XOP_READ: DiskPeer.read, lib.XOP_WRITE: DiskPeer.write, lib.XOP_WRITE_ZEROES: DiskPeer.write,
     lib.XOP_DISCARD: DiskPeer.discard, lib.XOP_DELETE: DiskPeer.delete, lib.XOP_INFO: DiskPeer.info,
     lib.XOP_LIST: DiskPeer.list, lib.XOP_REPLACE: DiskPeer.replace, lib.XOP_ACQUIRE: DiskPeer.acquire,
-    lib.XOP_RELEASE: DiskPeer.release}
+    lib.XOP_RELEASE: DiskPeer.release, lib.XOP_PUT: DiskPeer.put, lib.XOP_CLAIM: DiskPeer.claim,
+    lib.XOP_HASH: DiskPeer.hash}
 assert ffi.sizeof("struct xobj") == LIST_NAME_BYTES

@@ -448,6 +448,19 @@ class History:
         keep()
         image.become(snap)
 
+    async def hash(self) -> None:
+        """Content names for a snapshot. Its bytes stay what they are, however far that came."""
+        snaps = [image for _name, image in sorted(self.images.items())
+                 if image.readonly and not image.alone and not image.renaming]
+        if not snaps:
+            return
+        image, cursor = self.dice.choice(snaps), -1
+        image.users += 1
+        with image.by_name():
+            while cursor:
+                cursor = (await self.node.control("hash", name=image.name, cursor=max(cursor, 0)))["cursor"]
+        image.users -= 1
+
     async def remove(self, named: str | None = None) -> None:
         with self.chosen(alone=True, named=named) as image:
             if image is None:
@@ -493,7 +506,7 @@ class History:
 
 STEPS = {"bytes": 40, "read": 6, "flush": 6, "reopen": 3, "snapshot": 7, "clone": 5, "create": 2, "resize": 4,
          "rename": 2, "remove": 5, "deepen": 8, "scrub": 1, "rollback": 5,
-         "flatten": 3}
+         "flatten": 3, "hash": 3}
 
 
 def main() -> None:

@@ -61,7 +61,7 @@ def test_operations_under_way_survive_the_death_of_the_mapper(world, shared_inst
     """Volumes are made, cloned, renamed, resized and removed while it is killed again and again."""
     walk, kills = Walk(world, SEED), 0
     walk.weights = {"bytes": 6, "create": 2, "clone": 3, "snapshot": 3, "rename": 4, "resize": 4, "remove": 4,
-                    "reopen": 3, "flush": 1}
+                    "reopen": 3, "flush": 1, "adopt": 2, "hash": 4}
 
     def killer():
         nonlocal kills

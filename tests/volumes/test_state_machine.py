@@ -127,6 +127,10 @@ class Volumes(RuleBasedStateMachine):
     def adopt(self, name):
         self.world.adopt(self.world.chosen(name))
 
+    @rule(name=pick)
+    def hash(self, name):
+        self.world.hash(self.world.chosen(name))
+
     @rule(name=pick, seed=seeds, depth=st.integers(1, 7), offset=st.integers(0, 3 * BLOCK))
     def stack(self, name, seed, depth, offset):
         """Layers on one block: each snapshot is written over and removed."""

@@ -22,7 +22,8 @@ CHECK_EACH = 200                    # steps after which one volume is compared a
 KINDS = ("write",) * 6 + ("fua", "zero", "no_hole", "discard", "read", "read")
 UNITS = (1, 1, 512, 4096, 4096, BLOCK)
 STEPS = {"bytes": 60, "whole_blocks": 4, "flush": 3, "reopen": 2, "snapshot": 3, "snapshot_under_load": 2,
-         "clone": 3, "adopt": 2, "create": 1, "resize": 2, "rename": 1, "remove": 5, "beyond_the_end": 1, "deepen": 1}
+         "clone": 3, "adopt": 2, "hash": 3, "create": 1, "resize": 2, "rename": 1, "remove": 5,
+         "beyond_the_end": 1, "deepen": 1}
 MAKING = ("create", "clone", "adopt", "snapshot", "snapshot_under_load")
 ROLES = ("vlmc", "mapper", "blockerb", "blockerm", "nbd")
 
@@ -123,6 +124,9 @@ class Walk:
 
     def adopt(self) -> None:
         self.world.adopt(self.any())
+
+    def hash(self) -> None:
+        self.world.hash(self.any())
 
     def create(self) -> None:
         self.world.create(self.size())

@@ -193,6 +193,12 @@ class World:
             for block, layers in portion["entries"]:
                 assert all(layer[:2] == ["data", info["id"]] and layer[2] >= since for layer in layers), (block, layers)
 
+    def hash(self, name: str) -> None:
+        """Content names for a snapshot; nothing for what is none."""
+        cursor = -1
+        while self.images[name].readonly and cursor:
+            cursor = self.client.control("hash", name=name, cursor=max(cursor, 0))["cursor"]
+
     def rename(self, name: str) -> None:
         to = self.fresh()
         self.client.control("rename", name=name, to=to, token=token())

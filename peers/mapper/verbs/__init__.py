@@ -18,6 +18,8 @@ notes in its request's `arg` that it is about to give back the name: what has th
               with count and [first], [size], [token]
     snapshot  name, snapshot, [token], [schedule: its mark] id, name
     schedule  name, rule                                    -: see xseg/schedule.py
+    hash      name (snapshot), [cursor]                     blocks, hashed, of (leaves), cursor: see mapper/hashing.py
+    hashes    name, [cursor]                                id, size, block_size, hashes (raw digests), cursor
     list      [cursor]                                      volumes, cursor
     info      name                                          see info()
     rename    name, to, [token]                             id
@@ -54,6 +56,7 @@ from peers.mapper.verbs.change import remove, resize
 from peers.mapper.verbs.diff import diff
 from peers.mapper.verbs.end import close_all
 from peers.mapper.verbs.flatten import flatten
+from peers.mapper.verbs.hash import hash_snapshot, hashes
 from peers.mapper.verbs.hold import close_volume, lock, open_volume, unlock
 from peers.mapper.verbs.lineage import protect, rollback, schedule, unprotect
 from peers.mapper.verbs.look import check, du, info, list_volumes, mapinfo
@@ -69,7 +72,8 @@ ANSWER_MIN = 1024                   # bytes of a control request that its argume
 SENTENCE_FRAME = 16                 # bytes of {"error": sentence} beside the sentence
 
 VERBS: dict[str, Callable[[Volumes, Arguments, int], Awaitable[Answer]]] = {
-    "create": create, "adopt": adopt, "clone": clone, "snapshot": snapshot, "list": list_volumes, "info": info,
+    "create": create, "adopt": adopt, "hash": hash_snapshot, "hashes": hashes,
+    "clone": clone, "snapshot": snapshot, "list": list_volumes, "info": info,
     "rename": rename, "resize": resize, "remove": remove, "open": open_volume, "close": close_volume,
     "lock": lock, "unlock": unlock, "close_all": close_all, "mapinfo": mapinfo, "check": check, "du": du,
     "repair": repair, "finish": finish, "cancel": cancel, "protect": protect, "unprotect": unprotect,

@@ -121,6 +121,8 @@ ARGUMENTS: dict[str, dict[str, Argument]] = {
     "schedule": {"name": NAME, "rule": Argument(rule)},
     "list": {"cursor": CURSOR},
     "info": {"name": NAME},
+    "hash": {"name": NAME, "cursor": CURSOR},
+    "hashes": {"name": NAME, "cursor": CURSOR},
     "rename": {"name": NEW_NAME, "to": NEW_NAME, "token": TOKEN},
     "resize": {"name": NAME, "size": Argument(check_size)},
     "remove": {"name": NAME, "force": FORCE, "token": TOKEN, "making": TOKEN, "schedule": MARK},
