@@ -105,6 +105,15 @@ bool vlmc_busy_take(struct vlmc *v, const struct vlmc_piece *piece)
     return busy != NULL;
 }
 
+bool vlmc_busy_try(struct vlmc *v, uint32_t slot, uint64_t block, const struct xframe *frame)
+{
+    struct vlmc_busy *busy = busy_find(v, slot, block) ? NULL : busy_add(v, slot, block, frame);
+
+    if (busy)
+        busy->exclusive = true;
+    return busy != NULL;
+}
+
 void vlmc_busy_release(struct vlmc *v, uint32_t slot, uint64_t block)
 {
     struct vlmc_busy *busy = busy_find(v, slot, block);

@@ -310,6 +310,13 @@ struct xframe *vlmc_frame_get(struct vlmc *v, struct xreq *req, uint64_t block)
     return &v->seg->frames[mine - v->frames];
 }
 
+struct xframe *vlmc_frame_here(struct vlmc *v, uint32_t slot, uint64_t block)
+{
+    struct xframe *frame = find(v, v->volumes[slot].id, block / XMAP_LEAF);
+
+    return frame && v->frames[vlmc_frame_number(v, frame)].valid ? frame : NULL;
+}
+
 struct xframe *vlmc_frame_pinned(struct vlmc *v, uint32_t slot, uint64_t block)
 {
     struct xframe *frame = find(v, v->volumes[slot].id, block / XMAP_LEAF);

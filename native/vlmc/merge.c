@@ -2,83 +2,30 @@
  *
  * vlmc/merge.c - merging stacks that are at their bound.
  *
- * A stack of layers_max layers takes no more. Before the volume puts its own on top, some layers are merged: the
- * chunks that lie in them are copied into the new object, VLMC_MERGE_CHUNKS at a time. Each chunk lies in one layer, so
- * the order of layers does not matter, and those in which the fewest chunks lie are merged. As many go along as are
- * about equal: none has more than MERGE_EQUAL times the mean of those merged up to it. So what is copied comes to lie
- * in a layer several times as large, and is copied again only with others as large: with blocks of 4 MiB and one chunk
- * written between two snapshots each chunk is copied about twice, however many snapshots there are. A layer in which
- * no chunk lies any more is left out for nothing.
+ * A stack of layers_max layers takes no more. Before the volume puts its own on top, some layers are merged
+ * (vlmc_chunks_choose()): the chunks that lie in them are copied into the new object, VLMC_MERGE_CHUNKS at a time. A
+ * layer in which no chunk lies any more is left out for nothing; vlmc/ahead.c sees to it that there are such.
  */
 #include <assert.h>
 #include <errno.h>
 
 #include "vlmc/parts.h"
 
-#define MERGE_EQUAL 3
-
-/* Numbers of layers by how many chunks lie in them, fewest first. */
-static void sort_layers(const uint32_t *counts, uint32_t layers, uint32_t *order)
-{
-    for (uint32_t l = 0; l < layers; l++) {
-        uint32_t at = l;
-
-        for (; at > 0 && counts[order[at - 1]] > counts[l]; at--)
-            order[at] = order[at - 1];
-        order[at] = l;
-    }
-}
-
-/* How many of the layers in this order are merged: see above. 2 at least. */
-static uint32_t about_equal(const uint32_t *counts, uint32_t layers, const uint32_t *order)
-{
-    uint64_t sum = 0;
-    uint32_t equal = 2;
-
-    for (uint32_t i = 0; i < layers; i++) {
-        sum += counts[order[i]];
-        if (i >= 2 && (uint64_t)counts[order[i]] * (i + 1) <= MERGE_EQUAL * sum)
-            equal = i + 1;
-    }
-    return equal;
-}
-
-/* A bit for each layer to be merged: those in which no chunk lies, or else about equal ones. */
-static uint32_t choose_layers(const struct vlmc_volume *volume, struct xstack *old, uint32_t layers)
-{
-    uint32_t counts[XMAP_LAYERS], order[XMAP_LAYERS], merged = 0, equal;
-
-    vlmc_stack_count(volume, old, counts);
-    sort_layers(counts, layers, order);
-    equal = counts[order[0]] == 0 ? 0 : about_equal(counts, layers, order);
-    for (uint32_t i = 0; i < layers && (i < equal || counts[order[i]] == 0); i++)
-        merged |= 1u << order[i];
-    assert(merged);
-    return merged;
-}
-
 /* Says which chunks are copied next. False: none. */
 static bool merge_next(struct vlmc *v, struct xreq *child, struct xstack *old)
 {
     const struct vlmc_volume *volume = volume_of(v, xreq_parent(v->peer->port, child));
     struct vlmc_note *note = note_of(child);
-    uint64_t chunks = block_size(volume) / XMAP_CHUNK, first = note->merge.next, end;
-    uint32_t layer;
+    struct vlmc_run run = { .end = note->merge.next };
 
-    while (first < chunks && !(note->merge.layers >> vlmc_layer_of(volume, old, first) & 1))
-        first++;
-    if (first == chunks)
+    if (!vlmc_chunks_run(volume, old, note->merge.layers, &run))
         return false;
-    layer = vlmc_layer_of(volume, old, first);
-    for (end = first + 1; end < chunks && end - first < VLMC_MERGE_CHUNKS; end++)
-        if (vlmc_layer_of(volume, old, end) != layer)
-            break;
     child->op = XOP_READ;
-    child->object = map_stack_object(old, layer, note->block);
-    child->offset = first * XMAP_CHUNK;
-    child->size = (end - first) * XMAP_CHUNK;
+    child->object = map_stack_object(old, run.layer, note->block);
+    child->offset = run.first * XMAP_CHUNK;
+    child->size = (run.end - run.first) * XMAP_CHUNK;
     note->kind = VLMC_CHILD_MERGE_READ;
-    note->merge.next = (uint32_t)end;
+    note->merge.next = (uint32_t)run.end;
     return true;
 }
 
@@ -97,6 +44,8 @@ static void put_merged(struct vlmc *v, uint32_t slot, uint64_t block, uint32_t n
     vlmc_stack_give(v, frame, old);
     if (full)
         vlmc_stack_give(v, frame, number);
+    else
+        vlmc_ahead_want(v, slot, block, stack);
     counter_add(&vol->merges, 1);
     counter_add(&vol->first_writes, 1);
 }
@@ -185,7 +134,7 @@ bool vlmc_merge_start(struct vlmc *v, const struct vlmc_piece *piece, uint32_t n
         return false;
     }
     vlmc_frame_dirty(v, slot, piece->frame);
-    merged = choose_layers(&v->volumes[slot], old, layers);
+    merged = vlmc_chunks_choose(&v->volumes[slot], old, 0, layers);
     note_of(child)->merge.layers = merged;
     vlmc_stack_without(v, slot, vlmc_stack_at(v, stack_class(&v->volumes[slot]), number), old, merged);
     if (!merge_next(v, child, old)) {

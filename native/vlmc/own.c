@@ -7,31 +7,6 @@
 
 #include "vlmc/parts.h"
 
-/* --- bits -------------------------------------------------------------------------- */
-
-int vlmc_set_chunks(struct vlmc *v, uint32_t slot, uint64_t block, uint64_t first, uint64_t count)
-{
-    const struct vlmc_volume *volume = &v->volumes[slot];
-    struct xframe *frame = vlmc_frame_pinned(v, slot, block);
-    const struct xentry entry = entry_read(frame, block);
-    struct xstack *stack = vlmc_stack_of(v, frame, &entry);
-    uint8_t *top;
-
-    if (is_own(v, slot, &entry) && !entry.stack)
-        return 0;                   /* another write has filled the bitmap meanwhile */
-    if (!is_own(v, slot, &entry) || !stack)
-        return -EIO;
-    top = stack_bits(volume, stack, 0);
-    vlmc_entry_dirty(v, slot, frame, block);
-    for (uint64_t c = first; c < first + count; c++)
-        top[c / 8] |= (uint8_t)(1u << (c % 8));
-    if (vlmc_bits_all_set(top, 0, block_size(volume) / XMAP_CHUNK)) {
-        vlmc_entry_publish(entry_of(frame, block), entry.volume, entry.epoch, 0);
-        vlmc_stack_give(v, frame, entry.stack);
-    }
-    return 0;
-}
-
 /* --- a new layer ------------------------------------------------------------------- */
 
 /* `old`: the stack it has until now, of `layers` layers, fewer than XMAP_LAYERS, or NULL. */
@@ -50,6 +25,7 @@ static void put_layer_on(struct vlmc *v, const struct vlmc_piece *piece, uint32_
     vlmc_entry_dirty(v, slot, piece->frame, piece->block);
     vlmc_entry_publish(entry_of(piece->frame, piece->block), volume->id, stack->layer[0].epoch, number);
     vlmc_record_give(v, piece->frame, &entry);
+    vlmc_ahead_want(v, slot, piece->block, stack);
     counter_add(&v->seg->volumes[slot].first_writes, 1);
 }
 

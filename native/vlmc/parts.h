@@ -14,6 +14,8 @@
  *   vlmc/read.c     READ, BLOCK_STATUS
  *   vlmc/own.c      the first write to a block: new layer, filling up a chunk; OWN
  *   vlmc/merge.c    merging a stack that is at its bound
+ *   vlmc/ahead.c    ... in the background, before a first write finds it there
+ *   vlmc/chunks.c   which layers are merged; the bits of chunks
  *   vlmc/busy.c     the table of busy blocks
  *   vlmc/missed.c   objects that are not there
  *   vlmc/frames.c   leaf pages in the segment: finding, loading, evicting
@@ -106,6 +108,9 @@
 #define VLMC_COMMIT_RECORDS 32           /* records (1 MiB each) one commit may take */
 #define VLMC_ZEROES_MAX (1ull << 30)     /* bytes of one WRITE_ZEROES or DISCARD */
 #define VLMC_MERGE_CHUNKS 16             /* chunks copied at a time when a stack is merged */
+#define VLMC_AHEAD_MAX 8192              /* blocks noted whose stacks are at their bound; others their first writes merge */
+#define VLMC_AHEAD_AWAY 4                /* ... of which so many are copied at a time, */
+#define VLMC_AHEAD_LOOKS 16              /* and so many looked at in a turn */
 #define VLMC_DOUBT_MAX_NS 120000000000ull    /* requests are held back in doubt for so long at most */
 #define VLMC_DOUBT_ASK_NS 100000000ull       /* between two questions to the blocker because of that */
 
@@ -120,6 +125,8 @@ enum vlmc_child_kind {
     VLMC_CHILD_DROP,                     /* discard of a whole block with a stack. Exclusive */
     VLMC_CHILD_MERGE_READ,               /* stack being merged: see vlmc/merge.c. Exclusive */
     VLMC_CHILD_MERGE_WRITE,
+    VLMC_CHILD_AHEAD_READ,               /* the same in the background, for no request: see vlmc/ahead.c. Exclusive */
+    VLMC_CHILD_AHEAD_WRITE,
     VLMC_CHILD_LOAD,                     /* leaf page */
     VLMC_CHILD_SYNC,                     /* of a commit */
     VLMC_CHILD_COMMIT,                   /* one of its records */
@@ -131,7 +138,7 @@ struct vlmc_note {
     uint32_t kind;                  /* enum vlmc_child_kind */
     union {
         uint32_t frame;             /* LOAD: its number */
-        uint32_t slot;              /* SYNC, COMMIT: the volume's */
+        uint32_t slot;              /* SYNC, COMMIT, AHEAD: the volume's */
         uint32_t stack;             /* MERGE: number of the new one */
         uint32_t cursor;            /* FILL: where in the parent's data its bytes are */
     };
@@ -142,7 +149,7 @@ struct vlmc_note {
             uint32_t length;        /* how many; of an OWN: bytes from the child's on that are to be written still */
         } fill;
         struct {
-            uint32_t next;          /* the chunk to look at next. READ's and WRITE's are those before it */
+            uint32_t next;          /* the chunk to look at next. Those read or written are before it */
             uint32_t layers;        /* a bit for each layer that is merged */
         } merge;
     };
@@ -181,6 +188,21 @@ struct vlmc_busy {
     uint32_t shared;
     bool exclusive;
     struct queue waiting;
+};
+
+/* Chunks of one layer. */
+struct vlmc_run {
+    uint64_t first, end;
+    uint32_t layer;
+};
+
+/* A block whose stack is to be merged in the background. */
+struct vlmc_ahead {
+    uint64_t id;                    /* of its volume */
+    uint64_t block;
+    uint32_t slot;
+    uint32_t layers;                /* a bit for each that is merged; 0: not chosen yet */
+    uint32_t next;                  /* the chunk to look at next */
 };
 
 /* A port's requests on a volume that change it and are not answered: all of one life. */
@@ -252,6 +274,9 @@ struct vlmc {
     struct vlmc_busy *busy;
     uint32_t busy_bucket[VLMC_BUSY_BUCKETS];
     uint32_t busy_free;
+    struct vlmc_ahead *ahead;       /* a ring */
+    uint32_t ahead_first, ahead_count;
+    uint32_t ahead_away;            /* portions under way, which are not in the ring */
     uint64_t turn;
     uint32_t layers_max;            /* a stack of so many is merged before it takes another */
     struct queue ready;             /* requests that were woken: to be run in this turn */
@@ -393,6 +418,8 @@ void vlmc_frames_stop(struct vlmc *v);
 struct xframe *vlmc_frame_get(struct vlmc *v, struct xreq *req, uint64_t block);
 /* An object that the block's entry names is missing. */
 void vlmc_frame_stale(struct vlmc *v, uint32_t slot, uint64_t block);
+/* The same if it is there, without a wait or a load; else NULL. */
+struct xframe *vlmc_frame_here(struct vlmc *v, uint32_t slot, uint64_t block);
 /* The frame of a block that is pinned. */
 struct xframe *vlmc_frame_pinned(struct vlmc *v, uint32_t slot, uint64_t block);
 void vlmc_frame_pin(struct vlmc *v, const struct xframe *frame);
@@ -442,6 +469,8 @@ bool vlmc_busy_wait(struct vlmc *v, const struct vlmc_piece *piece);
 /* Takes a block for a request, which waits if that cannot be yet. */
 bool vlmc_busy_share(struct vlmc *v, const struct vlmc_piece *piece);
 bool vlmc_busy_take(struct vlmc *v, const struct vlmc_piece *piece);
+/* The same for no request. False: it is busy, or there is no room. */
+bool vlmc_busy_try(struct vlmc *v, uint32_t slot, uint64_t block, const struct xframe *frame);
 /* Those that waited are woken when nobody has it any more. */
 void vlmc_busy_release(struct vlmc *v, uint32_t slot, uint64_t block);
 
@@ -452,13 +481,28 @@ bool vlmc_merge_start(struct vlmc *v, const struct vlmc_piece *piece, uint32_t n
                       uint32_t layers);
 void vlmc_merge_done(struct vlmc *v, struct xreq *child);
 
+/* vlmc/ahead.c */
+int vlmc_ahead_start(struct vlmc *v);
+/* Notes the block if this stack, which it has now, is at its bound. */
+void vlmc_ahead_want(struct vlmc *v, uint32_t slot, uint64_t block, const struct xstack *stack);
+/* Goes on with what is noted, as far as it may. */
+void vlmc_ahead_go_on(struct vlmc *v);
+void vlmc_ahead_done(struct vlmc *v, struct xreq *child);
+
+/* vlmc/chunks.c */
+/* A bit for each layer from `first` on, of so many there are, that is to be merged: those in which no chunk lies, or
+ * else about equal ones. */
+uint32_t vlmc_chunks_choose(const struct vlmc_volume *volume, struct xstack *stack, uint32_t first, uint32_t layers);
+/* The next chunks, from run->end on, that lie together in one of these layers, VLMC_MERGE_CHUNKS at most. False: none. */
+bool vlmc_chunks_run(const struct vlmc_volume *volume, struct xstack *stack, uint32_t layers, struct vlmc_run *run);
+/* Notes that chunks are in the volume's own layer. EIO: the entry or its stack makes no sense. */
+int vlmc_set_chunks(struct vlmc *v, uint32_t slot, uint64_t block, uint64_t first, uint64_t count);
+
 /* vlmc/own.c */
 bool vlmc_own_block(struct vlmc *v, const struct vlmc_piece *piece);
 uint64_t vlmc_fill_chunk(struct vlmc *v, const struct vlmc_piece *piece);
 uint64_t vlmc_own_step(struct vlmc *v, struct vlmc_piece *piece);
 void vlmc_fill_done(struct vlmc *v, struct xreq *child);
-/* Notes that chunks are in the volume's own layer. EIO: the entry or its stack makes no sense. */
-int vlmc_set_chunks(struct vlmc *v, uint32_t slot, uint64_t block, uint64_t first, uint64_t count);
 
 /* vlmc/order.c */
 /* True: the request waits in `behind` for those of a port that has died. */

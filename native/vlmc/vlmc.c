@@ -270,6 +270,7 @@ static void vlmc_reply(struct peer *peer, struct xreq *child)
         break;
     case VLMC_CHILD_FILL_READ: case VLMC_CHILD_FILL_WRITE: vlmc_fill_done(v, child); break;
     case VLMC_CHILD_MERGE_READ: case VLMC_CHILD_MERGE_WRITE: vlmc_merge_done(v, child); break;
+    case VLMC_CHILD_AHEAD_READ: case VLMC_CHILD_AHEAD_WRITE: vlmc_ahead_done(v, child); break;
     case VLMC_CHILD_LOAD: vlmc_frame_loaded(v, child); break;
     case VLMC_CHILD_SYNC: vlmc_commit_synced(v, child); break;
     case VLMC_CHILD_COMMIT: vlmc_commit_appended(v, child); break;
@@ -299,6 +300,8 @@ static bool vlmc_flush(struct peer *peer)
                 vlmc_look(v, slot);
     }
     go_on(v);
+    if (v->ahead_count && !doubtful(v))
+        vlmc_ahead_go_on(v);
     return moved || is_left(v);
 }
 
@@ -311,6 +314,7 @@ static void vlmc_stop(struct peer *peer)
     vlmc_frames_stop(v);
     free(v->volumes);
     free(v->busy);
+    free(v->ahead);
 }
 
 static const struct peer_option options[] = {
@@ -331,6 +335,8 @@ static int vlmc_start(struct peer *peer)
     assert(v->layers_max > 1 && v->layers_max <= XMAP_LAYERS);
     vlmc_volumes_adopt(v);
     rc = vlmc_busy_start(v);
+    if (rc == 0)
+        rc = vlmc_ahead_start(v);
     return rc ? rc : vlmc_frames_start(v);
 }
 
