@@ -51,9 +51,16 @@ QCOW2_INCOMPATIBLE_AT, QCOW2_LENGTH_AT = 72, 100
 QCOW2_V2_LENGTH = 72
 QCOW2_DIRTY, QCOW2_CORRUPT = 1 << 0, 1 << 1     # incompatible features: not closed in order; known to be damaged
 QCOW2_DATA_FILE = 1 << 2                # incompatible feature: the data lie in another file
-QCOW2_CRYPT_AT = 32
+CRYPT_AT = {"qcow": 36, "qcow2": 32}    # the word that says how it is encrypted, or 0
 VPC_FOOTER_BYTES, VPC_MAGIC = 512, b"conectix"
 VDI_DATA_AT, VDI_BLOCK_AT, VDI_USED_AT = 0x158, 0x178, 0x184    # offset of the blocks, bytes of one, how many there are
+PARALLELS_HEADER = struct.Struct("<II")      # sectors of a cluster, entries of the table
+PARALLELS_HEADER_AT, PARALLELS_TABLE_AT = 28, 64
+PARALLELS_BY_CLUSTER = b"WithouFreSpacExt"      # the table's entries are clusters, in the older form sectors
+PARALLELS_ENTRIES_MAX = 1 << 26
+SECTOR = 512
+CHECKS = ("qcow2", "qed", "parallels", "vhdx", "vmdk")      # that qemu-img check looks through
+CHECKED = ("raw", "vdi", "vpc", *CHECKS)    # that are refused when they end before their content does
 QCOW2_EXTENSION = struct.Struct(">II")  # type, length; then the content, to a multiple of 8
 QCOW2_DATA_FILE_NAME = 0x44415441
 NAME_MAX = 1023                         # bytes of a name in a qcow2
@@ -69,6 +76,11 @@ class Image:
     size: int                           # bytes the disk in it has
     words: list[str] = field(default_factory=list)      # that qemu-img needs before `source`
     files: tuple[int, ...] = ()         # descriptors that it inherits
+
+    @property
+    def uncheckable(self) -> bool:
+        """True if nobody can tell whether it is complete."""
+        return self.format not in CHECKED
 
 
 @contextlib.contextmanager
@@ -126,7 +138,8 @@ def refuse_no_image(file: str, head: bytes) -> None:
 
 def refuse_state(file: str, image_format: str, head: bytes, size: int, number: int) -> None:
     """Invalid: it is encrypted, or dirty. Damaged: it ends before its content does, as far as the format tells."""
-    if image_format == "luks" or (image_format in ("qcow", "qcow2") and any(head[QCOW2_CRYPT_AT:QCOW2_CRYPT_AT + 4])):
+    crypt_at = CRYPT_AT.get(image_format, len(head))
+    if image_format == "luks" or any(head[crypt_at:crypt_at + 4]):
         raise Invalid(f"{file}: it is encrypted: decrypt it first, by `qemu-img convert --image-opts`")
     if image_format == "qcow2" and head[4:8] >= b"\0\0\0\x03":
         features = int.from_bytes(head[QCOW2_INCOMPATIBLE_AT:QCOW2_INCOMPATIBLE_AT + 8], "big")
@@ -141,6 +154,23 @@ def refuse_state(file: str, image_format: str, head: bytes, size: int, number: i
         data, block, used = (int.from_bytes(head[at:at + 4], "little") for at in places)
         if size < data + block * used:
             raise Damaged(f"{file} is cut short: it has {size} bytes, and its blocks end at {data + block * used}")
+    if image_format == "parallels" and size < (end := parallels_end(head, number)):
+        raise Damaged(f"{file} is cut short: it has {size} bytes, and its clusters end at {end}")
+
+
+def parallels_end(head: bytes, number: int) -> int:
+    """Where the last cluster of a parallels image ends, in bytes; 0: it has none, or no table."""
+    if len(head) < PARALLELS_TABLE_AT:
+        return 0
+    cluster, entries = PARALLELS_HEADER.unpack_from(head, PARALLELS_HEADER_AT)
+    last, wanted = 0, min(entries, PARALLELS_ENTRIES_MAX) * 4
+    for at in range(0, wanted, HEAD):
+        found = os.pread(number, min(HEAD, wanted - at), PARALLELS_TABLE_AT + at)
+        last = max([last, *(entry for entry, in struct.iter_unpack("<I", found[:len(found) // 4 * 4]))])
+        if not found:
+            break
+    last *= (cluster if head.startswith(PARALLELS_BY_CLUSTER) else 1)
+    return (last + cluster) * SECTOR if last else 0
 
 
 def format_of(file: str) -> str:
@@ -254,7 +284,7 @@ def is_image(said: object) -> bool:
 
 def check(file: str, image_format: str, source: str, files: tuple[int, ...] = ()) -> None:
     """EIO...: one that was cut short would read as zeros beyond its end."""
-    if image_format == "qcow2":
+    if image_format in CHECKS:
         known = [] if source.startswith("json:") else ["-f", image_format]
         images.inspect(f"{file} is damaged or cut short", "check", "-q", *known, source,
                        good=images.CHECK_GOOD, files=files)

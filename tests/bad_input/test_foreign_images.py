@@ -243,15 +243,25 @@ def test_a_qcow2_that_is_marked_is_called_what_it_is(tmp_path, bit, words):
         pass
 
 
-@pytest.mark.parametrize("kind, least", [("qcow2", 2 * 65536), ("vdi", 512), ("vpc", 512)])
+@pytest.mark.parametrize("kind, least", [("qcow2", 2 * 65536), ("vdi", 512), ("vpc", 512), ("vhdx", 512), ("qed", 512),
+                                         ("parallels", 512), ("vmdk", 70000)])
 def test_an_image_that_is_cut_short_is_refused(tmp_path, kind, least):
-    """A qcow2's last cluster may be written in part, so that cannot be told from one that is cut there."""
+    """The last cluster of a qcow2 or vmdk may be written in part, so that cannot be told from one that is cut there."""
     raw, path = tmp_path / "x.raw", tmp_path / "x.img"
-    raw.write_bytes(os.urandom(4 << 20))
+    raw.write_bytes(os.urandom(8 << 20))
     run("qemu-img", "convert", "-f", "raw", "-O", kind, str(raw), str(path))
-    with image_source.opened(str(path)) as image:
-        assert image.format == kind
+    follow = kind not in image_source.ALONE
+    with image_source.opened(str(path), follow=follow) as image:
+        assert image.format == kind and not image.uncheckable
     for cut in (least, 1 << 20, 2 << 20):
         os.truncate(path, path.stat().st_size - cut)
-        with pytest.raises(XsegError, match="cut short"), image_source.opened(str(path)):
+        with pytest.raises(XsegError, match="cut short|truncated"), image_source.opened(str(path), follow=follow):
             pass
+
+
+def test_a_format_that_tells_nothing_of_its_end_is_uncheckable(tmp_path):
+    raw, path = tmp_path / "x.raw", tmp_path / "x.img"
+    raw.write_bytes(os.urandom(1 << 20))
+    run("qemu-img", "convert", "-f", "raw", "-O", "qcow", str(raw), str(path))
+    with image_source.opened(str(path), follow=True) as image:
+        assert image.uncheckable

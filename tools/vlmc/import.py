@@ -10,7 +10,8 @@ Whoever made it would read them through the volume, so such an image is refused;
 origin is known. What FILE is, is read from its first bytes; a raw one whose content is a guest's is named by
 --format raw, as that content may look like anything.
 
-An image that is cut short is refused, as far as its format tells (raw does not, nor do the last 64 KiB of a qcow2).
+An image that is cut short is refused, as far as its format tells (raw does not, nor do the last 64 KiB of a qcow2;
+of formats that tell nothing a note says so).
 So are encrypted and dirty images, archives, what is compressed, and pages of HTML.
 
 FILE may be - or /dev/stdin. A pipe brings a raw disk, whose size is known when it ends: the volume grows meanwhile, and
@@ -20,6 +21,7 @@ what was read is said at the end. A pipe tells nobody whether whoever wrote to i
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
@@ -59,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
         return bring_in(args, args.size or ROOM_FIRST, "raw",
                         lambda client, ours: copy_stream(client, args, number, data, ours))
     with image_source.opened(path or args.file, args.format, args.follow) as image:
+        if image.uncheckable:
+            print(f"note: whether {args.file}, a {image.format} image, is complete cannot be told", file=sys.stderr)
         return bring_in(args, checked_size(args, image), image.format,
                         lambda client, ours: copy(client, args, image, ours))
 
