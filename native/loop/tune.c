@@ -39,7 +39,8 @@ static void set_level(struct tune_knob *knob, uint32_t level)
 
 void tune_start(struct tune *tune)
 {
-    *tune = (struct tune){ .pause = 1, .rest = 1, .credit = TUNE_CREDIT_MAX, .noise = TUNE_NOISE_FIRST };
+    *tune = (struct tune){ .pause = 1, .rest = 1, .credit = TUNE_CREDIT_MAX, .noise = TUNE_NOISE_FIRST,
+                            .epoch_ns = TUNE_EPOCH_NS };
     for (uint32_t i = 0; i < TUNE_NAMES; i++)
         set_level(&tune->knobs[i], mechanisms[i].first);
 }
@@ -107,9 +108,9 @@ static bool is_better(const struct tune *tune, const struct tune_try *way)
         && (way->rate > 1 + TUNE_GAIN + doubt || (way->rate > 1 - TUNE_EVEN && way->cost < 1 - TUNE_SAVING - doubt));
 }
 
-static bool is_another_load(const struct tune_sample *a, const struct tune_sample *b)
+static bool differ(const struct tune_sample *a, const struct tune_sample *b, double factor)
 {
-    return a->rate > b->rate * TUNE_CHANGE || b->rate > a->rate * TUNE_CHANGE;
+    return a->rate > b->rate * factor || b->rate > a->rate * factor;
 }
 
 static void note_noise(struct tune *tune, const struct tune_sample *sample)
@@ -117,6 +118,13 @@ static void note_noise(struct tune *tune, const struct tune_sample *sample)
     double ratio = clip(sample->rate / tune->before.rate);
 
     tune->noise += ((ratio > 1 ? ratio - 1 : 1 - ratio) - tune->noise) / TUNE_NOISE_MEMORY;
+    if (tune->noise > TUNE_LENGTHEN && tune->epoch_ns < TUNE_EPOCH_LONG * TUNE_EPOCH_NS) {
+        tune->epoch_ns *= 2;
+        tune->noise /= TUNE_ROOT;
+    } else if (tune->noise < TUNE_SHORTEN && tune->epoch_ns > TUNE_EPOCH_NS) {
+        tune->epoch_ns /= 2;
+        tune->noise *= TUNE_ROOT;
+    }
 }
 
 /* True: a level has changed. */
@@ -174,9 +182,9 @@ static void end(struct tune *tune, const struct tune_sample *sample)
     }
     if (tune->before.ns)
         note_noise(tune, sample);
-    if (tune->before.ns && is_another_load(&tune->before, sample))
+    if (tune->before.ns && differ(&tune->before, sample, TUNE_CHANGE + TUNE_CHANGE_NOISE * tune->noise))
         forget(tune);
-    else if (tune->phase == TUNE_AFTER)
+    else if (tune->phase == TUNE_AFTER && !differ(&tune->before, sample, TUNE_CHANGE))
         changed = judge(tune, sample);
     tune->phase = TUNE_BASE;
     tune->before = changed ? (struct tune_sample){ 0 } : *sample;
@@ -188,7 +196,7 @@ void tune_turn(struct tune *tune, uint64_t now_ns, const struct tune_work *work,
 {
     uint64_t ns = now_ns - tune->began_ns, answers = work->answers - tune->began.answers;
     uint64_t bytes = work->bytes - tune->began.bytes + answers * TUNE_ANSWER_BYTES;
-    bool enough = answers >= (uint64_t)TUNE_EPOCH_ANSWERS * peers;
+    bool enough = ns >= tune->epoch_ns && answers >= (uint64_t)TUNE_EPOCH_ANSWERS * peers;
 
     assert(now_ns >= tune->began_ns);
     if (ns > TUNE_EPOCH_MAX_NS) {

@@ -6,7 +6,8 @@
  * sleeping, to hold a part of the reads back. So none of that is on for good. Each mechanism has levels, of which 0
  * is its absence and the highest its bound, and the loop finds out, while it runs, which level serves it best.
  *
- * Time is cut into epochs of TUNE_EPOCH_NS and TUNE_EPOCH_ANSWERS at least. In most of them each mechanism is at
+ * Time is cut into epochs of TUNE_EPOCH_NS and TUNE_EPOCH_ANSWERS at least, and up to TUNE_EPOCH_LONG as long where
+ * epochs beside each other differ much, as on a machine where others want the CPU. In most of them each mechanism is at
  * its level. In one of them now and then, a try, a mechanism that was in use in the epoch before is one level higher
  * or lower, and that epoch is compared with the mean of its two neighbours: by its rate, which is bytes a second with
  * TUNE_ANSWER_BYTES for each answer, and by its cost, the CPU that the process took for them. What is measured so,
@@ -21,7 +22,7 @@
  * belong, 1 % is lost by trying.
  *
  * Epochs that last longer than TUNE_EPOCH_MAX_NS, as the load is light or gone, say nothing, and what was measured
- * before counts no more. A rate that changes by a half is a new load, too. Levels stay meanwhile.
+ * before counts no more. A rate that changes by TUNE_CHANGE and more is a new load, too. Levels stay meanwhile.
  *
  * All of it is the loop's thread's. Nothing here waits, and an epoch's end takes a microsecond.
  */
@@ -32,6 +33,7 @@
 #include <stdint.h>
 
 #define TUNE_EPOCH_NS 4000000ull
+#define TUNE_EPOCH_LONG 16
 #define TUNE_EPOCH_ANSWERS 32       /* of each peer, in the mean */
 #define TUNE_EPOCH_MAX_NS 200000000ull
 #define TUNE_ANSWER_BYTES 4096
@@ -41,12 +43,16 @@
 #define TUNE_DOUBT 0.12             /* and twice the noise: divided by the number of tries, */
 #define TUNE_DOUBT_TRIES 12         /* this at most */
 #define TUNE_UNSTEADY 0.25
-#define TUNE_NOISE_FIRST 0.35       /* until more is known */
+#define TUNE_LENGTHEN 0.15          /* noise, from which on epochs become twice as long, */
+#define TUNE_SHORTEN 0.03           /* and below which half as long */
+#define TUNE_ROOT 1.4               /* by so much does that change the noise */
+#define TUNE_NOISE_FIRST 0.14       /* until more is known */
 #define TUNE_NOISE_MEMORY 8         /* neighbours that count, about */
 #define TUNE_TRIES_MIN 2            /* before a level changes */
 #define TUNE_MEMORY 6               /* tries that count, about */
 #define TUNE_CLIP 2.0               /* one try tells of no larger factor */
-#define TUNE_CHANGE 1.5             /* a factor of the rate: another load */
+#define TUNE_CHANGE 1.5             /* by such a factor neighbours may not differ that a try is compared with; */
+#define TUNE_CHANGE_NOISE 4         /* and this by the noise added: another load */
 #define TUNE_HOPELESS 0.90
 #define TUNE_PASSES 3               /* times a hopeless one is passed over */
 #define TUNE_PAUSE_MAX 32
@@ -86,6 +92,7 @@ struct tune {
     struct tune_knob knobs[TUNE_NAMES];
     enum tune_phase phase;
     uint64_t began_ns;              /* this epoch */
+    uint64_t epoch_ns;              /* the shortest now */
     struct tune_work began;
     struct tune_sample before, tried;       /* before.ns 0: there is none */
     uint32_t candidate;             /* that is tried, or was last: 2 * its name, and 1 if higher */
@@ -106,7 +113,7 @@ static inline uint32_t tune_level(struct tune *tune, enum tune_name name)
 /* True if the epoch may be over, so that tune_turn() is worth its while. */
 static inline bool tune_is_due(const struct tune *tune, uint64_t now_ns)
 {
-    return now_ns - tune->began_ns >= TUNE_EPOCH_NS;
+    return now_ns - tune->began_ns >= tune->epoch_ns;
 }
 /* Between two turns. `peers`: whose answers `work` has. */
 void tune_turn(struct tune *tune, uint64_t now_ns, const struct tune_work *work, uint32_t peers);
