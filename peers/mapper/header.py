@@ -22,7 +22,8 @@ Payload of a header. Numbers lie in RANGES, so that what follows from them fits 
     key             what
     id              64-bit id: milliseconds since 1970 << 22 | a random start that counts up; never reused
     name            the volume's name
-    kind            "volume", "snapshot", or "removed": its space is being given back, the name is free
+    kind            "volume", "snapshot", or "removed": what it alone had is being given back, the name is free. The
+                    header of what shared something stays as a *tombstone*, until the collector has deleted it
     size            bytes
     block_shift     block size is 1 << block_shift bytes
     epoch           largest epoch known to be in use when the header was written
@@ -50,6 +51,7 @@ Payload of a header. Numbers lie in RANGES, so that what follows from them fits 
                     it is true
     schedule        a volume: the rule by which snapshots of it are taken; a snapshot: its mark, if it was taken by
                     such a rule (see xseg/schedule.py). Only there when it is not empty
+    removed_at      milliseconds since 1970 at which it was removed. Only there when it was
 """
 import errno
 import os
@@ -167,6 +169,7 @@ class Header:
     settled: bool = False
     protected: bool = False
     schedule: str = ""
+    removed_at: int = 0
     generation: int = 1
 
     @property
@@ -202,8 +205,8 @@ class Header:
 
 
 STORED = tuple(f.name for f in fields(Header) if f.name != "generation")
-OPTIONAL = ("renaming", "making", "in_place_since", "settled", "protected",   # are left out while they say nothing
-            "schedule")
+# Left out while they say nothing.
+OPTIONAL = ("renaming", "making", "in_place_since", "settled", "protected", "schedule", "removed_at")
 KINDS = ("volume", "snapshot", "removed")
 RANGES = {                          # of the numbers of a header: from, below
     "id": (1, 1 << 64), "size": (0, SIZE_MAX + 1), "block_shift": (BLOCK_MIN_SHIFT, BLOCK_MAX_SHIFT + 1),
@@ -230,6 +233,8 @@ def unpack_header(data: bytes, wanted: int) -> Header:
         raise ValueError("its mark of being made is damaged")
     if not is_number(payload.get("in_place_since", 0), 0, EPOCH_LIMIT):
         raise ValueError("its in_place_since is no epoch")
+    if not is_number(payload.get("removed_at", 0), 0, COUNT_LIMIT):
+        raise ValueError("the time at which it was removed is no time")
     for key in ("settled", "protected"):
         if not isinstance(payload.get(key, False), bool):
             raise ValueError(f"whether it is {key} is no truth value")
@@ -361,6 +366,11 @@ def check_block_size(block_size: object) -> int:
     return block_size.bit_length() - 1
 
 
+def now_ms() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
 class Ids:
     """Gives out ids: growing within a process, and different between processes of one millisecond."""
 
@@ -369,7 +379,7 @@ class Ids:
 
     def next(self) -> int:
         """A fresh 64-bit id."""
-        fresh = time.time_ns() // 1_000_000 << 22 | int.from_bytes(os.urandom(3), "little") & 0x3FFFFF
+        fresh = now_ms() << 22 | int.from_bytes(os.urandom(3), "little") & 0x3FFFFF
         self.last = max(self.last + 1, fresh)
         return self.last
 

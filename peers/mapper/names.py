@@ -28,13 +28,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 
 from peers.mapper.frames import create_frame, read_header, replace_frame
-from peers.mapper.header import BLOCK_MIN_SHIFT, Header, name_digest, pack_name, unpack_name
+from peers.mapper.header import BLOCK_MIN_SHIFT, Header, name_digest, now_ms, pack_name, unpack_name
 from peers.mapper.store import HEADER, NAME, MapStore, named
 from xseg.errors import Damaged, NotFound, Stale
 from xseg.errors import error as fail
 from xseg.request import Object
 from xseg.volume_name import id_in
 
+LATE_MS = 20_000                    # after a new volume got its id: see make()
+COLLECTOR_STATE = "/collector"      # "name" of what the collector notes: no volume has such a name
 TAKE_TRIES = 16                     # of a pointer that others change at the same time
 Settle = Callable[[str, int], Awaitable[None]]          # name, id
 
@@ -52,6 +54,14 @@ def means(name: str, header: Header) -> bool:
 def exists(name: str) -> OSError:
     """EEXIST."""
     return fail(errno.EEXIST, f"'{name}' exists already: choose another name, or remove it first")
+
+
+async def fence(store: MapStore, name: str, volume: int) -> Header:
+    """Makes sure that a create which got as far as the pointer does not complete. Its header if it has just done so."""
+    tomb = Header(id=volume, name=name, kind="removed", size=0, block_shift=BLOCK_MIN_SHIFT, removed_at=now_ms())
+    if await create_frame(store, named(HEADER, volume), tomb.pack()) is None:
+        return tomb
+    return await read_header(store, volume)
 
 
 class Names:
@@ -140,16 +150,8 @@ class Names:
         except Damaged:
             raise exists(name) from None
         except NotFound:
-            header = await self.fence(name, volume)
+            header = await fence(self.store, name, volume)
         return header if header.kind != "removed" and name in (header.name, header.renaming) else None
-
-    async def fence(self, name: str, volume: int) -> Header:
-        """Makes sure that a create which got as far as the pointer does not complete. Its header if
-        it has just done so."""
-        tomb = Header(id=volume, name=name, kind="removed", size=0, block_shift=BLOCK_MIN_SHIFT)
-        if await create_frame(self.store, named(HEADER, volume), tomb.pack()) is None:
-            return tomb
-        return await read_header(self.store, volume)
 
     async def release(self, name: str, volume: int) -> None:
         """Removes the pointer if it still leads to that id. Under locked()."""
@@ -163,8 +165,13 @@ class Names:
         await self.store.delete(pointer(name))
 
     async def make(self, header: Header) -> None:
-        """Creates the header whose name has been claimed: the commit point. EEXIST: fenced off."""
+        """Creates the header whose name has been claimed: the commit point. EEXIST: fenced off.
+
+        Who comes very late may find that the collector has taken the pointer away, and the fence as well."""
         if await create_frame(self.store, named(HEADER, header.id), header.pack()) is not None:
+            raise exists(header.name)
+        if now_ms() - (header.id >> 22) > LATE_MS and await self.take(header.name, header.id) is not None:
+            await self.store.delete(named(HEADER, header.id), header.generation)
             raise exists(header.name)
 
 

@@ -32,7 +32,7 @@ from peers.mapper.frames import read_header
 from peers.mapper.header import Header, id_text, name_digest, unpack_frame, unpack_header
 from peers.mapper.journal import load_stretches
 from peers.mapper.making import ALIVE, ELSEWHERE, REMEDY, object_of
-from peers.mapper.names import pointer
+from peers.mapper.names import COLLECTOR_STATE, pointer
 from peers.mapper.store import (
     CONTENT,
     DATA,
@@ -160,7 +160,8 @@ class Scrub:
         self.began_ms = time.time_ns() // 1_000_000
         self.problems: list[str] = []                   # of no volume
         self.contents = 0
-        self.leftover = 0                               # name pointers and headers of what was removed
+        self.leftover = 0                               # name pointers of what is not there
+        self.removed = 0                                # headers that wait for the collector
         self.unreachable: dict[str, int] = {}
 
     async def run(self) -> dict[str, Any]:
@@ -172,6 +173,7 @@ class Scrub:
         await self.all_contents()
         await self.rest()
         return {"volumes": volumes, "names": names, "contents": self.contents, "leftover": self.leftover,
+                "removed": self.removed,
                 "unreachable": self.unreachable, "problems": self.problems}
 
     # --- lists
@@ -234,6 +236,8 @@ class Scrub:
                     self.problems.append(f"the name pointer {name.digest.hex()} is damaged: {damage}")
                     return
             await asyncio.sleep(RETRY_S)
+        if payload["name"] == COLLECTOR_STATE:
+            return
         try:
             header = await read_header(self.store, payload["id"])
         except OSError:
@@ -263,7 +267,7 @@ class Scrub:
             except NotFound:
                 return None
             if found.kind == "removed":
-                self.leftover += 1
+                self.removed += 1
                 return None
             if not found.problems:
                 break

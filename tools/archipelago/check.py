@@ -104,7 +104,8 @@ def show(result: dict[str, Any]) -> None:
     if "unreachable" in result:
         rest = ", ".join(f"{count} {kind}" for kind, count in result["unreachable"].items() if count) or "none"
         print(f"{len(result['volumes'])} volumes and snapshots, {result['names']} names, {result['contents']} contents")
-        print(f"unreachable objects: {rest}; leftover names and headers: {result['leftover']}")
+        print(f"unreachable objects: {rest}; leftover names: {result['leftover']}; "
+              f"removed, waiting for the collector: {result['removed']}")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -4,10 +4,10 @@ import errno
 from contextlib import suppress
 
 from peers.mapper.contents import LIST_BYTES, ContentTree, portions
-from peers.mapper.header import Header, check_block_size, id_text
+from peers.mapper.header import Header, check_block_size, id_text, now_ms
 from peers.mapper.making import Making
 from peers.mapper.verbs.arguments import Answer, Arguments
-from peers.mapper.verbs.make import make_all, now_ms, undo_all
+from peers.mapper.verbs.make import make_all, undo_all
 from peers.mapper.volumes import Volumes
 from xseg.errors import error as fail
 from xseg.request import DIGEST_SIZE

@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 
 from peers.mapper import walk
 from peers.mapper.frames import read_header
-from peers.mapper.header import ENTRIES_PER_PAGE_SHIFT, Header
+from peers.mapper.header import ENTRIES_PER_PAGE_SHIFT, Header, now_ms
 from peers.mapper.journal import Stretch
 from peers.mapper.names import missing
 from peers.mapper.store import HEADER, LOCK, named
@@ -20,6 +20,7 @@ from xseg.errors import error as fail
 from xseg.volume_name import id_in
 
 REMOVED = 1 << 63                   # in a remove's slot, with a count: a mapper that is killed now has but to answer
+FIRST_EPOCH = 1                     # of a new volume
 NO_EPOCH = 1 << 32                  # later than any: a volume that is writable since then has nothing of its own
 
 
@@ -125,11 +126,11 @@ async def remove(hand: Volumes, a: Arguments, room: int) -> Answer:
         await volume_may_go(hand, volume, name)
         with gone_all_the_same(volume, name):
             async with hand.locked(volume):
-                count = await remove_space(hand, volume, name, token)
+                count, since = await remove_space(hand, volume, name, token)
             slot.arg = REMOVED | max(count, slot.arg & ~REMOVED)
             lib.xreq_note(request.port, slot)
     with gone_all_the_same(volume, name):
-        await clear_away(hand, header)
+        await clear_away(hand, volume.header, shared_nothing(header, since))
     return {"objects": slot.arg & ~REMOVED}
 
 
@@ -163,16 +164,23 @@ def gone_all_the_same(volume: Volume, name: str) -> Iterator[None]:
                                                f"back, which is left to the collector: {failure}") from None
 
 
-async def clear_away(hand: Volumes, header: Header) -> None:
-    """Gives back the names of a volume whose space is given back, and removes the last that is left of it."""
+async def clear_away(hand: Volumes, header: Header, wholly: bool) -> None:
+    """Gives back the names of a volume whose space is given back, and removes what is left of it. Of what may
+    share something the header stays as a tombstone, which the collector deletes."""
     async with hand.names.locked([header.name]):
         await hand.names.release(header.name, header.id)
     if header.renaming:
         await hand.names.release(header.renaming, header.id)
     with suppress(Busy):                # another node tries to open what is gone
         await hand.store.delete(named(LOCK, header.id))
-    await hand.store.delete(named(HEADER, header.id))
+    if wholly:
+        await hand.store.delete(named(HEADER, header.id))
     await hand.marks.removed(header)
+
+
+def shared_nothing(header: Header, since: int) -> bool:
+    """True of a volume that neither came from another nor was another made from it. `since` it is writable in place."""
+    return header.kind == "volume" and not header.parent and since <= FIRST_EPOCH
 
 
 async def volume_may_go(hand: Volumes, volume: Volume, name: str) -> None:
@@ -199,28 +207,30 @@ def refuse_protected(header: Header) -> None:
         raise fail(errno.EPERM, f"'{header.name}' is protected: `vlmc unprotect {header.name}` first")
 
 
-async def remove_space(hand: Volumes, volume: Volume, name: str, token: int) -> int:
-    """Marks the header removed, which frees the name, and removes what the volume alone had."""
+async def remove_space(hand: Volumes, volume: Volume, name: str, token: int) -> tuple[int, int]:
+    """Marks the header removed, which frees the name, and removes what the volume alone had: how many objects, and
+    since which epoch they are its own."""
     def damage(failure: object) -> None:
         log.warning("removing '%s': %s: its space is left to the collector", name, failure)
 
     try:
         await volume.load()
+        since = volume.writable_since
     except Damaged as failure:
         if volume.header.kind == "removed":     # an earlier attempt got as far as the journals, which go last
             volume.stretches = [Stretch(*listed[:3]) for listed in volume.header.listed]
-            volume.writable_since = volume.header.writable_since
+            since = volume.header.writable_since
         else:                                   # nobody knows what the journal's marks have shared
             damage(failure)
-            volume.stretches, volume.writable_since = [], NO_EPOCH
+            volume.stretches, since = [], NO_EPOCH
     if volume.header.kind != "removed":
         refuse_protected(volume.header)
-        await volume.write_header(kind="removed", token=token)
-    view, since, count = volume.view(), volume.writable_since, 0
+        await volume.write_header(kind="removed", token=token, removed_at=now_ms())
+    view, count = volume.view(), 0
     async for names in walk.own_objects(hand.store, view, volume.header, since, damage=damage):
         count += await hand.store.delete_all(names)
     names = [found async for found in walk.own_map(hand.store, view, volume.header, since, damage)]
-    return count + await hand.store.delete_all(names)
+    return count + await hand.store.delete_all(names), since
 
 
 async def remove_damaged(hand: Volumes, name: str) -> Answer:

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Verbs of the mapper that make something: create, finish, cancel, clone, snapshot. See mapper/verbs/."""
 import errno
-import time
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
-from peers.mapper.header import Header, check_block_size, check_new_name, id_text
+from peers.mapper.frames import read_header
+from peers.mapper.header import Header, check_block_size, check_new_name, id_text, now_ms
 from peers.mapper.journal import STRETCHES_LIMIT
 from peers.mapper.making import Making
+from peers.mapper.names import missing
 from peers.mapper.store import HEADER, gather_bounded, named
 from peers.mapper.tree import View
 from peers.mapper.verbs.arguments import Answer, Arguments
@@ -20,12 +22,8 @@ from xseg.volume_name import token_in
 
 BULK_AT_ONCE = 1024                 # requests under way while clones are made
 EPOCHS_OF_SNAPSHOT = 1024           # that an open volume must have left: what vlmc may be ahead, and some more
+SOURCE_TRIES = 4                    # of clones whose source is folded meanwhile
 AUTO_NAME_BYTES = 220               # of the volume's name that a snapshot made for cloning keeps
-
-
-def now_ms() -> int:
-    """Milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
 
 
 async def create(hand: Volumes, a: Arguments, room: int) -> Answer:
@@ -56,9 +54,10 @@ async def cancel(hand: Volumes, a: Arguments, room: int) -> Answer:
     return {"running": await hand.under_way.cancel(a["token"])}
 
 
-async def make_all(hand: Volumes, headers: list[Header], made: Making) -> None:
+async def make_all(hand: Volumes, headers: list[Header], made: Making, source: Header | None = None) -> None:
     """Claims the names of new volumes, all of them before the first header is made. Of a token's
     earlier attempt, what is there is kept. On failure none of them stays. EEXIST names the first. ECANCELED.
+    What they are made from must still be as it was when all are there: see confirm().
 
     Many have a mark until all are there; one that has a mark keeps it."""
     mark = headers[0].making
@@ -86,6 +85,8 @@ async def make_all(hand: Volumes, headers: list[Header], made: Making) -> None:
             if mark and todo:
                 await hand.marks.put(mark, [header.id for header in headers])
             await gather_bounded(make, todo, BULK_AT_ONCE)
+            if source is not None:
+                await confirm(hand, source)
         except BaseException as failure:
             await undo_all(hand, claimed, mark, failure, headers if resumed else [])
             raise
@@ -93,12 +94,29 @@ async def make_all(hand: Volumes, headers: list[Header], made: Making) -> None:
             await hand.marks.take(mark)
 
 
+class Moved(Exception):
+    """What clones were made from has another map by now, which says the same."""
+
+
+async def confirm(hand: Volumes, source: Header) -> None:
+    """Looks at what clones were made from once their headers are there. If it is as it was, the collector has seen
+    either it or them, however long this took, and has kept what they share. ENOENT: it is removed. Moved."""
+    try:
+        now = await read_header(hand.store, source.id)
+    except NotFound:
+        raise missing(source.name) from None
+    if now.kind == "removed":
+        raise missing(source.name)
+    if (now.root, now.level, now.journals) != (source.root, source.level, source.journals):
+        raise Moved
+
+
 async def undo_all(hand: Volumes, claimed: list[Header], mark: str, failure: BaseException,
                    resumed: list[Header]) -> None:
     """Removes what was made, by its ids, before it was anybody's; of those `resumed`, what an earlier attempt made or
     claimed, too: it may have come further. What is left of it has the mark still."""
     async def undo(header: Header) -> None:
-        await hand.store.delete(named(HEADER, header.id))
+        await hand.store.delete(named(HEADER, header.id), header.generation)     # unless somebody has opened it since
         await hand.names.release(header.name, header.id)
 
     async def undo_earlier(header: Header) -> None:
@@ -156,7 +174,18 @@ async def clone(hand: Volumes, a: Arguments, room: int) -> Answer:
 
 
 async def clone_all(hand: Volumes, source: Header, names: list[str], a: Arguments, wanted: Making) -> None:
-    """Clones of a snapshot."""
+    """Clones of a snapshot. EAGAIN: its map is folded all the time."""
+    for _ in range(SOURCE_TRIES):
+        try:
+            await clone_once(hand, source, names, a, wanted)
+            return
+        except Moved:
+            source = await read_header(hand.store, source.id)
+    raise fail(errno.EAGAIN, f"the map of '{source.name}' changes too fast to be cloned: try again")
+
+
+async def clone_once(hand: Volumes, source: Header, names: list[str], a: Arguments, wanted: Making) -> None:
+    """The same if nobody folds its map meanwhile. Moved."""
     token = a["token"]
     if len(source.journals) > STRETCHES_LIMIT:
         source = await fold_snapshot(hand, source)
@@ -169,7 +198,7 @@ async def clone_all(hand: Volumes, source: Header, names: list[str], a: Argument
                 "created": now_ms(), "token": token}
     if len(names) > 1:
         template["making"] = hand.marks.new(a["request"], f"{token or hand.ids.next():x}")
-    await make_all(hand, [Header(id=hand.ids.next(), name=name, **template) for name in names], wanted)
+    await make_all(hand, [Header(id=hand.ids.next(), name=name, **template) for name in names], wanted, source)
 
 
 async def drop_snapshot(hand: Volumes, snapshot: Header) -> None:
@@ -180,14 +209,16 @@ async def drop_snapshot(hand: Volumes, snapshot: Header) -> None:
                 return
             await volume.read_header()
             await remove_space(hand, volume, snapshot.name, hand.ids.next())
-        await clear_away(hand, snapshot)
+        await clear_away(hand, snapshot, False)
     except OSError as failure:
         log.warning("the snapshot '%s' was made for clones that failed, and is left: %s", snapshot.name, failure)
 
 
 async def fold_snapshot(hand: Volumes, source: Header) -> Header:
-    """Folds the long list of stretches of a snapshot into pages, once for all clones to come."""
+    """Folds the long list of stretches of a snapshot into pages, once for all clones to come. As another node may be
+    at it, too, or a life that was cut short was, the numbers of the pages are nobody else's."""
     async with hand.using(source.id) as volume:
+        volume.pages_used = max(volume.pages_used, hand.ids.next() >> 1)
         if volume.handle:
             await volume.checkpoint()
             return volume.header
@@ -218,8 +249,7 @@ async def take_snapshot(hand: Volumes, name: str, snap: str, token: int, auto: b
         if mine is not None:
             return mine
         try:
-            async with hand.by_name(name) as volume:
-                view = await fix_open(hand, volume) if volume.handle else await fix_closed(hand, volume)
+            async with hand.by_name(name) as volume, fixed(hand, volume) as view:
                 header = Header(
                     id=fresh_id, name=snap, kind="snapshot", size=volume.header.size,
                     block_shift=volume.header.block_shift, epoch=volume.epoch, writable_since=volume.epoch + 1,
@@ -233,9 +263,21 @@ async def take_snapshot(hand: Volumes, name: str, snap: str, token: int, auto: b
     return header
 
 
+@asynccontextmanager
+async def fixed(hand: Volumes, volume: Volume) -> AsyncIterator[View]:
+    """What a volume is at this instant. Until a header says so, too, the volume's own does: nobody folds its journal,
+    and no other node opens it. So the collector meets what the view reaches in one of them."""
+    if volume.handle:
+        await volume.keep_up()
+        async with volume.folding:
+            yield await fix_open(hand, volume)
+    else:
+        async with hand.locked(volume):
+            yield await fix_closed(volume)
+
+
 async def fix_open(hand: Volumes, volume: Volume) -> View:
     """What an open volume is when vlmc has let the writes under way finish."""
-    await volume.keep_up()
     volume.need_epochs(EPOCHS_OF_SNAPSHOT)
     volume.marked = None
     await hand.vlmc(lib.XOP_VOL_SNAPSHOT, volume)
@@ -244,12 +286,11 @@ async def fix_open(hand: Volumes, volume: Volume) -> View:
     return volume.marked
 
 
-async def fix_closed(hand: Volumes, volume: Volume) -> View:
-    """What a volume is that is not open; from now on its objects are shared."""
-    async with hand.locked(volume):
-        await volume.load()
-        await volume.close_journal()
-        volume.epoch = min(EPOCH_LAST, volume.epoch + 1)     # no object has it: so all are shared
-        volume.writable_since = volume.epoch
-        await volume.write_header()
-        return volume.view()
+async def fix_closed(volume: Volume) -> View:
+    """What a volume is that is not open, and whose lock is ours; from now on its objects are shared."""
+    await volume.load()
+    await volume.close_journal()
+    volume.epoch = min(EPOCH_LAST, volume.epoch + 1)     # no object has it: so all are shared
+    volume.writable_since = volume.epoch
+    await volume.write_header()
+    return volume.view()
