@@ -20,7 +20,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 NATIVE = os.path.join(ROOT, "native")
 LAYOUT = "segment/layout.h"
 HEADERS = [LAYOUT, "map/layout.h", "segment/xseg.h", "segment/share.h", "loop/tune.h", "loop/peer.h", "map/map.h",
-           "map/index.h", "map/leaves.h", "map/merge.h", "map/diff.h", "export.h", "nbd/keeper.h"]
+           "map/index.h", "map/leaves.h", "map/merge.h", "map/diff.h", "map/reach.h", "export.h", "nbd/keeper.h"]
 PROGRAMS = ("fuzz", "load")         # folders of native/ that are programs of their own
 
 

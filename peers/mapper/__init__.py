@@ -23,7 +23,7 @@ Its parts: header.py (formats), store.py (object I/O), frames.py (headers on the
 volume.py (an open volume), names.py, making.py (what is being made), locks.py (which are noted), volumes.py (the
 volumes in hand, which all that follows works on), walk.py (check, du), diff.py (two maps), scrub.py (`archipelago
 check`), keep.py (locks, closing what nobody uses), takeover.py (after a restart), listing.py (rows of lists), verbs/
-(a file a kind of verb).
+(a file a kind of verb). collector/ deletes what nothing reaches, in a process of its own.
 """
 import asyncio
 import errno

@@ -2,7 +2,7 @@
 """The command `archipelago`: starts, stops and shows an instance. One file a verb."""
 from tools import cli
 
-VERBS = ("start", "stop", "restart", "route", "status", "check")
+VERBS = ("start", "stop", "restart", "route", "status", "check", "collect", "df")
 
 
 def main(argv: list[str] | None = None) -> int:

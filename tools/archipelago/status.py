@@ -9,20 +9,22 @@ and all it is asked for fails; stopped. Exit status 0 when all run, 3 when some 
 
 Below: whether a supervisor is there and moves, whether stores are there, processes that may have too few files open,
 and clients that others may suffer from: which hold nearly all the requests or buffers they may, or are frozen, or
-died and have requests under way.
+died and have requests under way. The last line is about the collector, if it has been at work here.
 """
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import resource
+import time
 from typing import Any
 
 from tools import cli
 from tools.instance.instance import Instance
 from tools.instance.process import FILES_WANTED
-from xseg import look
+from xseg import look, ours
 from xseg._native import ffi, lib
 from xseg.errors import Busy, NotRunning, Unfinished
 from xseg.removed import ELSEWHERE, supervisor_answers
@@ -141,6 +143,26 @@ def file_notes(instance: Instance) -> list[str]:
     return said
 
 
+def collector(instance: Instance) -> dict[str, Any]:
+    """What the last cycle of the collector on this instance told; empty: there was none."""
+    try:
+        found = json.loads(ours.read(instance.path("run", "collector.json")))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def collector_line(found: dict[str, Any]) -> list[str]:
+    """The same in a line, if there is something to say."""
+    if not isinstance(found.get("ended"), int):
+        return []
+    ago = f"the collector, {max(0, time.time() - found['ended'] / 1000):.0f} s ago"
+    if found.get("refused"):
+        return [f"{ago}, deleted nothing: {found['refused']}"]
+    freed = sum(kind["freed_bytes"] for kind in found.get("kinds", {}).values())
+    return [f"{ago}: {cli.human(freed)} freed; {found.get('waiting', 0)} removed volumes and snapshots wait"]
+
+
 def picture(instance: Instance, segment: Segment | None) -> str:
     """The pipeline: a box a process, and below it who sends to whom."""
     lines = []
@@ -169,18 +191,19 @@ def run(args: argparse.Namespace) -> int:
     segment, said = joined(instance)
     shown = peers(instance, segment)
     said += notes(instance, segment)
+    collected = collector(instance)
     if args.json:
         from tools.mapping import mapping  # takes long to import
 
         cli.print_json({"home": args.home, "segment": instance.segment_name if segment else None,
                         "layout": instance.config.layout, "peers": shown,
                         "mapped": [entry.name for entry in mapping.mapped(instance.home)],
-                        "notes": said})
+                        "collector": collected, "notes": said})
     elif args.picture:
         print(picture(instance, segment))
     else:
         cli.print_table([[peer[key] if peer[key] is not None else "-" for key in COLUMNS] for peer in shown],
                         [key.replace("_", " ") for key in COLUMNS])
-        for line in said:
+        for line in [*said, *collector_line(collected)]:
             print(line)
     return 0 if all(peer["state"] == "running" for peer in shown) else NOT_ALL_RUN

@@ -46,6 +46,8 @@ All of it is optional; without the file the instance is this:
     spares = 1                  # a process stands by for each, to take its place at once; 0: none, to save memory
     schedule_s = 60             # from the start until snapshots are taken that schedules ask for, and between attempts
 
+    [collector]                 # enabled, every_s, grace_s, claim_s, ops_per_s, bytes_per_s, memory: COLLECTOR below
+
 A role other than these five needs a type. In an explicit layout each role that has a table must
 appear, and the five do not exist unless they appear. Every error names the file and the key.
 
@@ -84,6 +86,10 @@ IN_FORCE = os.path.join("run", FILE)
 CHANGES = os.path.join("run", "pipeline.json")
 SUPERVISOR = {"deaths": 8, "window_s": 60, "back_off_ms": 5000, "start_s": 30, "stop_s": 120, "spares": 1,
               "schedule_s": 60}
+# Seconds, requests and bytes a second (0: any), bytes; the least of each. claim_s is that of mapper/contents.py.
+COLLECTOR = {"enabled": True, "every_s": 86400, "grace_s": 3600, "claim_s": 86400, "ops_per_s": 1000,
+             "bytes_per_s": 64 << 20, "memory": 256 << 20}
+COLLECTOR_MINIMA = {"every_s": 1, "claim_s": 86400, "memory": 1 << 20}
 SUPERVISOR_BOUNDS = {"spares": (0, 1)}
 SUPERVISOR_USUAL = (1, 1000000)         # bounds of the others
 DEFAULT_PEERS: dict[str, dict[str, Any]] = {
@@ -94,7 +100,7 @@ DEFAULT_PEERS: dict[str, dict[str, Any]] = {
     "blockerm": {"type": "blocker-file", "path": "map"},
 }
 COLOCATED = [["nbd", "vlmc", "blockerb"], ["mapper", "blockerm"]]
-KEYS = ("layout", "segment", "peers", "routes", "tuning", "supervisor")
+KEYS = ("layout", "segment", "peers", "routes", "tuning", "supervisor", "collector")
 TUNING = {"naps": "auto", "alone": "auto", "hold": "auto", "reads": "auto", "writes": "auto"}
 TUNING_CHOICES = ("auto", "on", "off")
 LAYOUTS = ("colocated", "separate")
@@ -180,6 +186,7 @@ class Config:
     routes: dict[str, str] = field(default_factory=dict)    # "from>to" -> role
     segment: dict[str, Any] = field(default_factory=dict)
     supervisor: dict[str, int] = field(default_factory=dict)
+    collector: dict[str, int] = field(default_factory=dict)
     written_routes: dict[str, str] = field(default_factory=dict)    # `routes` without what `archipelago route` did
     tuning: dict[str, str] = field(default_factory=dict)
 
@@ -240,6 +247,19 @@ class _Reader:
             if value not in TUNING_CHOICES:
                 raise self.fail(f"[tuning]: {key} = {value!r} must be one of {', '.join(TUNING_CHOICES)}")
         return {**TUNING, **raw}
+
+    def collector(self, raw: dict[str, Any]) -> dict[str, int]:
+        for key, value in raw.items():
+            if key not in COLLECTOR:
+                raise self.fail(f"[collector]: there is no key {key}; there are: {', '.join(COLLECTOR)}")
+            if key == "enabled":
+                if not isinstance(value, bool):
+                    raise self.fail(f"[collector]: {key} = {value!r} must be true or false")
+                continue
+            least = COLLECTOR_MINIMA.get(key, 0)
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 1 << 63:
+                raise self.fail(f"[collector]: {key} = {value!r} must be a whole number, {least} at least")
+        return {**COLLECTOR, **raw}
 
     def table(self, raw: dict[str, Any], key: str) -> dict[str, Any]:
         value = raw.get(key, {})
@@ -394,8 +414,8 @@ class _Reader:
         written = self.table(raw, "routes")
         routes = {**written, **changes["routes"]}
         return Config(self.home, kind, roles, processes, self.routes(routes, roles) if checked else routes,
-                      self.segment(self.table(raw, "segment")), self.supervisor(self.table(raw, "supervisor")), written,
-                      self.tuning(self.table(raw, "tuning")))
+                      self.segment(self.table(raw, "segment")), self.supervisor(self.table(raw, "supervisor")),
+                      self.collector(self.table(raw, "collector")), written, self.tuning(self.table(raw, "tuning")))
 
 
 def read_changes(home: str) -> dict[str, dict[str, Any]]:

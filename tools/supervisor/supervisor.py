@@ -11,6 +11,7 @@ This file is its life: how it begins, ends, and goes on as another. What it does
     spares.py       processes that stand by
     clients.py      finishes for clients that died
     schedules.py    snapshots that volumes' schedules ask for
+    collecting.py   cycles of the collector
     sockets.py      sockets that peers listen at, kept while their process is restarted
     parking.py      run/park.sock: descriptors that endpoints have the supervisor keep for their next life
     operators.py    run/supervisor.sock and its verbs
@@ -42,6 +43,7 @@ from typing import Any
 from tools.instance import ending
 from tools.instance.instance import Instance
 from tools.supervisor.clients import Clients
+from tools.supervisor.collecting import Collectors
 from tools.supervisor.operators import Operators
 from tools.supervisor.parking import Parking
 from tools.supervisor.processes import Processes
@@ -94,6 +96,7 @@ class Supervisor:
             self.processes = Processes(instance, self.segment, self.hub, self.sockets, self.parking, self.note)
             self.clients = Clients(self.segment, self.hub, self.note)
             self.schedules = Schedules(self.segment, self.hub, instance.config.supervisor["schedule_s"])
+            self.collectors = Collectors(instance)
             self.operators = Operators(self.processes, self._become_successor, self.end_instance,
                                        self.ended, self.note)
             if successor:
@@ -116,6 +119,7 @@ class Supervisor:
             self.loop.add_signal_handler(number, self._told_to_end)
         self.clients.begin()
         self.schedules.begin()
+        self.collectors.begin()
         self._watchdog()
         self.note()
         self.notifier.say("READY=1")
@@ -154,6 +158,7 @@ class Supervisor:
         except BaseException:
             self.processes.take_up()
             self.schedules.begin()
+            self.collectors.begin()
             raise
         self.over = True
         return [*said, f"stopped {', '.join(ran) or 'the supervisor'}"]
@@ -161,6 +166,7 @@ class Supervisor:
     def _let_go(self) -> Instance:
         """Watches nothing any more; the instance as it is configured now."""
         self.schedules.close()
+        self.collectors.close()
         self.processes.let_go()
         with contextlib.suppress(OSError):
             self.processes.renew()
@@ -177,6 +183,7 @@ class Supervisor:
     def close(self) -> None:
         self.operators.close()
         self.schedules.close()
+        self.collectors.close()
         self.clients.close()
         self.processes.spares.close()
         self.sockets.close_all()
@@ -206,6 +213,7 @@ class Supervisor:
         """Goes on as a new supervisor, of the program as it is on disk now; it learns from supervisor.json what it does
         not find running. Nothing in the segment is this process's any more, as for others it would still be alive."""
         self.schedules.close()
+        self.collectors.close()
         await self.clients.finish(FINISH_S)
         log.info("goes on as a new one")
         self.note()
