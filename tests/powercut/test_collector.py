@@ -7,14 +7,12 @@ The seeds of CI are fixed; ARCHIPELAGO_CUT_SEED=N begins elsewhere. A failure na
 import os
 import random
 import time
-from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
 from collect_work import History
 
 from peers.mapper.collector import marks, roots
-from peers.mapper.verbs import make
 
 FIRST_SEED = int(os.environ.get("ARCHIPELAGO_CUT_SEED", "1"))
 HISTORIES = 40                      # in one part
@@ -64,17 +62,6 @@ async def nothing(*_words):
     """In the place of something that matters."""
 
 
-@asynccontextmanager
-async def fixed_and_let_go(hand, volume):
-    """A snapshot whose volume may be folded, or opened elsewhere, before its header is there."""
-    if volume.handle:
-        yield await make.fix_open(hand, volume)
-    else:
-        async with hand.locked(volume):
-            view = await make.fix_closed(volume)
-        yield view
-
-
 def all_old(_known, names, _kind):
     """As if nobody could be about to make anything."""
     return np.ones(len(names), bool), np.zeros(len(names), bool)
@@ -83,9 +70,6 @@ def all_old(_known, names, _kind):
 FAULTS = {
     "not listed again": (roots.MapRoots, "mark_again", nothing),
     "epochs not looked at": (roots.Known, "old", all_old),
-    "clones not confirmed": (make, "confirm", nothing),
-    "snapshots not held": (make, "fixed", fixed_and_let_go),
-    "open volumes as they are": (roots.Walk, "everything", roots.Walk.present),
     "range not final": (marks.Marks, "covers", lambda self, hashes: np.ones(len(hashes), bool)),
 }
 

@@ -14,7 +14,7 @@ from xseg.client import Client
 MIB = 1 << 20
 BLOCK = 65536
 BLOCKS = 40
-ROUNDS, CLONES = 4, 12              # of a life; soak has what a store may see
+ROUNDS, CLONES = 3, 5              # of a life; soak has what a store may see
 SOAK_ROUNDS, SOAK_CLONES = 20, 200
 CONFIG = '[collector]\ngrace_s = 0\n[peers.blockerb]\nsync = false\n[peers.blockerm]\nsync = false\n'
 
