@@ -45,6 +45,8 @@ Payload of a header. Numbers lie in RANGES, so that what follows from them fits 
                     mapper/names.py). Only there when it is not empty
     settled         true: no epoch later than `epoch` was ever used, as its last life has ended in order. Only there
                     when it is true
+    origin          of a snapshot that was received: the id of the one whose bytes it has, where that was first taken.
+                    Only there when it is not 0
     making          the mark of what it was made with: while there is such a mark, it is nobody's to use (see
                     mapper/making.py). Only there when it is not empty
     protected       true: it is not removed, and nothing of it is given up, until that is taken back. Only there when
@@ -170,6 +172,7 @@ class Header:
     protected: bool = False
     schedule: str = ""
     removed_at: int = 0
+    origin: int = 0
     generation: int = 1
 
     @property
@@ -206,7 +209,8 @@ class Header:
 
 STORED = tuple(f.name for f in fields(Header) if f.name != "generation")
 # Left out while they say nothing.
-OPTIONAL = ("renaming", "making", "in_place_since", "settled", "protected", "schedule", "removed_at")
+OPTIONAL = ("renaming", "making", "in_place_since", "settled", "protected", "schedule", "removed_at",
+            "origin")
 KINDS = ("volume", "snapshot", "removed")
 RANGES = {                          # of the numbers of a header: from, below
     "id": (1, 1 << 64), "size": (0, SIZE_MAX + 1), "block_shift": (BLOCK_MIN_SHIFT, BLOCK_MAX_SHIFT + 1),
@@ -235,6 +239,8 @@ def unpack_header(data: bytes, wanted: int) -> Header:
         raise ValueError("its in_place_since is no epoch")
     if not is_number(payload.get("removed_at", 0), 0, COUNT_LIMIT):
         raise ValueError("the time at which it was removed is no time")
+    if not is_number(payload.get("origin", 0), 0, 1 << 64):
+        raise ValueError("its origin is no id")
     for key in ("settled", "protected"):
         if not isinstance(payload.get(key, False), bool):
             raise ValueError(f"whether it is {key} is no truth value")

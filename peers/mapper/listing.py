@@ -53,7 +53,8 @@ async def row(hand: Volumes, found: Object) -> Answer | None:
     answer = {"id": id_text(header.id), "name": header.name, "kind": header.kind, "size": header.size,
               "block_size": header.block_size, "readonly": header.readonly, "parent_id": id_or_none(header.parent),
               "created": header.created, "open": opened, "auto": header.auto, "protected": header.protected,
-              "schedule": header.schedule, "making": await hand.marks.state(header)}
+              "schedule": header.schedule, "origin": id_or_none(header.origin),
+              "making": await hand.marks.state(header)}
     if found.index and not opened and not is_open(hand, volume_id) and answer["making"] is None:
         packed = msgpack.packb(answer)
         hand.rows.put(found, packed, len(packed))

@@ -13,9 +13,11 @@ notes in its request's `arg` that it is about to give back the name: what has th
     adopt     name, size, [block_size], token, hashes (raw digests) or lists (digests of contents that hold them)
                                                             id, name: see mapper/contents.py
     finish    name (with id and token)                      -: see mapper/making.py
+    seal      name (with id and token), origin              -: see make.py
     cancel    token (of a create or clone under way)        running
     clone     name (snapshot or volume), names or pattern   count, snapshot (the one made for a live volume)
-              with count and [first], [size], [token]
+              with count and [first], [size], [token],
+              [making]
     snapshot  name, snapshot, [token], [schedule: its mark] id, name
     schedule  name, rule                                    -: see xseg/schedule.py
     hash      name (snapshot), [cursor]                     blocks, hashed, of (leaves), cursor: see mapper/hashing.py
@@ -60,7 +62,7 @@ from peers.mapper.verbs.hash import hash_snapshot, hashes
 from peers.mapper.verbs.hold import close_volume, lock, open_volume, unlock
 from peers.mapper.verbs.lineage import protect, rollback, schedule, unprotect
 from peers.mapper.verbs.look import check, du, info, list_volumes, mapinfo
-from peers.mapper.verbs.make import cancel, clone, create, finish, snapshot
+from peers.mapper.verbs.make import cancel, clone, create, finish, seal, snapshot
 from peers.mapper.verbs.rename import rename, repair
 from peers.mapper.volume import log
 from peers.mapper.volumes import Volumes
@@ -78,6 +80,7 @@ VERBS: dict[str, Callable[[Volumes, Arguments, int], Awaitable[Answer]]] = {
     "lock": lock, "unlock": unlock, "close_all": close_all, "mapinfo": mapinfo, "check": check, "du": du,
     "repair": repair, "finish": finish, "cancel": cancel, "protect": protect, "unprotect": unprotect,
     "rollback": rollback, "diff": diff, "schedule": schedule, "flatten": flatten,
+    "seal": seal,
 }
 
 

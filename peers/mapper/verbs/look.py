@@ -45,6 +45,7 @@ async def info(hand: Volumes, a: Arguments, room: int) -> Answer:
         "epochs_left": None if header.readonly else EPOCH_MAX - header.epoch,
         "readonly": header.readonly, "parent": None, "parent_id": id_or_none(header.parent),
         "created": header.created, "auto": header.auto, "protected": header.protected, "schedule": header.schedule,
+        "origin": id_or_none(header.origin),
         "journals": len(header.journals),
         "map_level": header.level, "making": await hand.marks.state(header), "open": None, "lock_number": 0}
     if header.parent:

@@ -49,6 +49,26 @@ async def finish(hand: Volumes, a: Arguments, room: int) -> Answer:
     return {}
 
 
+async def seal(hand: Volumes, a: Arguments, room: int) -> Answer:
+    """As finish, and what was made is a snapshot from then on, of the bytes that the snapshot `origin` had elsewhere.
+    EBUSY: it is open."""
+    async with hand.by_name(a["name"]) as volume:
+        if not token_in(a["name"]) or token_in(a["name"]) != volume.header.token or not volume.header.making:
+            raise fail(errno.EPERM, f"volume '{volume.header.name}' is finished by who makes it, by a name with its "
+                                    "token")
+        if volume.handle:
+            raise fail(errno.EBUSY, f"volume '{volume.header.name}' is open: close it before it becomes a snapshot")
+        if not volume.header.readonly:
+            async with hand.locked(volume):
+                await volume.load()
+                await volume.close_journal()
+                volume.epoch = min(EPOCH_LAST, volume.epoch + 1)    # no object has it: so all are shared
+                volume.writable_since = volume.epoch + 1
+                await volume.write_header(kind="snapshot", origin=a["origin"])
+        await hand.marks.take(volume.header.making)
+    return {}
+
+
 async def cancel(hand: Volumes, a: Arguments, room: int) -> Answer:
     """Has what is made with this token undone, and waits for that. running: whether there was something."""
     return {"running": await hand.under_way.cancel(a["token"])}
@@ -157,6 +177,8 @@ def new_names(a: Arguments) -> list[str]:
 async def clone(hand: Volumes, a: Arguments, room: int) -> Answer:
     """Clones of a snapshot; a volume gets a snapshot first, which goes again if they fail. ENOENT, EEXIST, EINVAL."""
     names, made = new_names(a), None
+    if a["making"] and (len(names) > 1 or not a["token"]):
+        raise fail(errno.EINVAL, "clone: who makes a clone bit by bit makes one at a time, and needs a token")
     async with hand.under_way.making(a["request"], a["token"]) as wanted:
         source = await hand.names.lookup(a["name"])
         await hand.marks.refuse_unfinished(source, a["name"])
@@ -198,7 +220,10 @@ async def clone_once(hand: Volumes, source: Header, names: list[str], a: Argumen
                 "created": now_ms(), "token": token}
     if len(names) > 1:
         template["making"] = hand.marks.new(a["request"], f"{token or hand.ids.next():x}")
-    await make_all(hand, [Header(id=hand.ids.next(), name=name, **template) for name in names], wanted, source)
+    headers = [Header(id=hand.ids.next(), name=name, **template) for name in names]
+    if a["making"]:
+        headers[0].making = hand.marks.new(a["request"], id_text(headers[0].id))
+    await make_all(hand, headers, wanted, source)
 
 
 async def drop_snapshot(hand: Volumes, snapshot: Header) -> None:
