@@ -21,9 +21,10 @@ from peers.mapper.header import HEADER_MAGIC, NAME_MAGIC, STORED, Header, pack_f
 from tools import image_source
 from tools.instance import config, messages
 from tools.mapping import mapping
+from tools.vlmc._stream import DATA_MAX, Head, Reader, Writer, unpack_head
 from xseg import hashes
 from xseg.client import control_answer
-from xseg.errors import XsegError
+from xseg.errors import Damaged, Invalid, XsegError
 from xseg.request import Reply
 
 from . import mutate
@@ -192,6 +193,33 @@ CONFIG = {"layout": "colocated", "segment": {"static_slots": 256, "buffers": [51
           "routes": {"vlmc>blockerb": "slow"}, "supervisor": {"deaths": 3, "spares": 0}}
 
 
+def sent_stream(dice: random.Random) -> None:
+    """A stream of `vlmc send`: what is not as it was written is refused, and nothing lies outside the snapshot."""
+    out, size = io.BytesIO(), 1 << 22
+    writer = Writer(out.write, dice.choice((None, 1)))
+    writer.begin(Head("snap", 7, dice.choice((0, 5)), "", size, 65536, 1))
+    for at in sorted(dice.sample(range(0, size, 65536), dice.randrange(4))):
+        writer.piece(at, dice.choice((bytes(5000), dice.randbytes(300), b"x" * 9000)), zeros_count=True)
+    if dice.random() < 0.5:             # records that are in order themselves, and say anything
+        kind = dice.choice((b"DATA", b"ZDAT", b"ZERO", b"DONE", b"HEAD", b"XXXX"))
+        writer.record(kind, mutate.data(dice, dice.randbytes(dice.randrange(40))))
+    writer.end()
+    data = mutate.data(dice, out.getvalue()) if dice.random() < 0.5 else out.getvalue()
+    try:
+        end = 0
+        for piece in Reader(io.BytesIO(data).read).pieces():
+            assert end <= piece.offset and 0 < piece.length <= size - piece.offset
+            assert piece.data is None or len(piece.data) == piece.length <= DATA_MAX
+            end = piece.offset + piece.length
+    except (Damaged, Invalid) as refused:
+        assert str(refused)
+    head = mutate.value(dice, {"name": "s", "id": 7, "base": 0, "base_name": "", "size": size, "block_size": 65536,
+                               "created": 1})
+    with contextlib.suppress(Damaged):
+        assert 0 < unpack_head(msgpack.packb(head, default=str)).size <= 1 << 60
+
+
+
 def toml(value: Any) -> str:
     """A value as TOML, or something like it."""
     if isinstance(value, dict):
@@ -234,7 +262,8 @@ VERBS = {"create": {"name": "v", "size": 1 << 20, "block_size": 65536, "token": 
          "resize": {"name": "v", "size": 1 << 21}, "remove": {"name": "w", "force": False, "token": 2},
          "open": {"name": "v"}, "close": {"name": "v", "force": True}, "lock": {"name": "v"},
          "unlock": {"name": "v", "force": False}, "mapinfo": {"name": "v", "cursor": 0}, "close_all": {},
-         "check": {"name": "v", "cursor": 0}, "du": {"name": "v", "cursor": 0}}
+         "check": {"name": "v", "cursor": 0}, "du": {"name": "v", "cursor": 0},
+         "diff": {"name": "v", "base": "s", "cursor": 0}, "seal": {"name": "v", "origin": 3}}
 LOOK_EACH = 100                     # rounds between two looks at all volumes
 VOLUMES_MAX = 30
 
@@ -302,5 +331,5 @@ TARGETS: dict[str, Callable[[], Any]] = {
     "header": plain(header), "name": plain(name_pointer), "journal": in_loop(journal_round),
     "page": in_loop(page_round), "order": plain(order), "answer": plain(answer), "notes": plain(notes),
     "mapped": plain(mapped_entry), "image": plain(image), "mapper_answer": plain(mapper_answer),
-    "hashes": plain(hash_list), "config": configuration, "control": control,
+    "hashes": plain(hash_list), "stream": plain(sent_stream), "config": configuration, "control": control,
 }

@@ -43,6 +43,7 @@ DECODERS = {
     ("tools/instance/config.py", "read"): ["config"],
     ("tools/instance/messages.py", "parse_order parse_answer parse_deaths parse_changes parse_pid parse_sockets"): [
         "order", "answer", "notes"],
+    ("tools/vlmc/_stream.py", "unpack_head unpack_piece"): ["stream"],
     ("tools/mapping/mapping.py", "parse_entry"): ["mapped"],
     ("tools/image_source.py", "parse_info detect refuse_references data_file_name"): ["image"],
     ("xseg/client.py", "control_answer"): ["mapper_answer"],

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 FORMATS = ("raw", "qcow2")
 HELP = "copy a disk image into a new volume"
-REMOVE_S = 60.0                 # how long the NBD server is given to notice that qemu-img is gone
-POLL_S = 0.05
 SECTOR = 512                    # sizes of volumes are rounded up to these bytes, as qemu-img does with a raw image's
 ROOM_FIRST = 1 << 30            # bytes a volume has while it is not known how many will come; then twice as many...
 
@@ -78,6 +76,7 @@ def checked_size(args: argparse.Namespace, image: Image) -> int:
 def bring_in(args: argparse.Namespace, size: int, image_format: str, fill: Callable[[Client, str], None]) -> int:
     """A new volume of that size, which `fill` fills and may resize; it is told the name for who makes the volume."""
     from tools import cli
+    from tools.vlmc._making import remove
     from xseg.client import Client
     from xseg.volume_name import by_id
     key = token()
@@ -134,30 +133,3 @@ def bar(args: argparse.Namespace, size: int | None) -> AbstractContextManager[Pr
 
     from tools import images
     return images.progress_bar(args.name, size, args.progress or sys.stderr.isatty())
-
-
-def remove(client: Client, name: str, key: int) -> None:
-    """Removes the half-made volume, and no other of that name, as soon as nobody has it open. Says so if that cannot
-    be."""
-    import sys
-    import time
-
-    from xseg.errors import Busy, NotFound
-    end = time.monotonic() + REMOVE_S
-    while True:
-        try:
-            client.control("cancel", token=key, timeout=REMOVE_S)
-            client.control("remove", name=name, token=token(), making=key, timeout=REMOVE_S)
-            return
-        except NotFound:                # it was not made, or another has the name
-            return
-        except Busy as failure:
-            if time.monotonic() < end:
-                time.sleep(POLL_S)
-                continue
-            left: OSError = failure
-        except OSError as failure:
-            left = failure
-        print(f"vlmc: the half-made volume {name} is still there: {left}; `vlmc remove {name}` removes it",
-              file=sys.stderr)
-        return
