@@ -13,6 +13,7 @@ extern const struct peer_ops memory_ops;
 extern const struct peer_ops nbd_ops;
 extern const struct peer_ops null_ops;
 extern const struct peer_ops vhost_ops;
+extern const struct peer_ops throttle_ops;
 extern const struct peer_ops vlmc_ops;
 
 const struct peer_ops *const native_peers[] = {
@@ -25,6 +26,7 @@ const struct peer_ops *const native_peers[] = {
     &nbd_ops,
     &null_ops,
     &vhost_ops,
+    &throttle_ops,
     &vlmc_ops,
     NULL,
 };

@@ -307,6 +307,13 @@ enum xlost { XLOST_ERRNO = 0xffff, XLOST_TOLD = 0x10000 };
 
 /* An open volume. The mapper writes it while OPENING and, of an open one, only
  * while vlmc has it frozen; vlmc writes the second part; everyone reads. */
+/* What a guest may have of a volume a second: requests, bytes; of all, of reads, of writes. As KINDS in
+ * xseg/throttle.py. */
+enum xquota {
+    XQUOTA_IOPS, XQUOTA_READ_IOPS, XQUOTA_WRITE_IOPS, XQUOTA_BPS, XQUOTA_READ_BPS, XQUOTA_WRITE_BPS,
+    XQUOTAS
+};
+
 struct xvolume {
     uint32_t state;                 /* atomic; enum xvolume_state */
     uint32_t generation;            /* grows with each use of this slot */
@@ -343,6 +350,10 @@ struct xvolume {
     uint64_t commits;
     uint64_t snapshots;
     uint64_t snapshots_held_ns;     /* so long in all they kept new writes waiting */
+    uint64_t quota[XQUOTAS];        /* the mapper's; 0: none */
+    uint64_t burst_ms;              /* the mapper's: what was not used in so long may come at once */
+    uint64_t throttled;             /* a throttle's counters: requests that it held back */
+    uint64_t throttled_ns;          /* so long in all */
 };
 
 /* What INFO answers at the mapper. */

@@ -54,6 +54,7 @@ Payload of a header. Numbers lie in RANGES, so that what follows from them fits 
     schedule        a volume: the rule by which snapshots of it are taken; a snapshot: its mark, if it was taken by
                     such a rule (see xseg/schedule.py). Only there when it is not empty
     removed_at      milliseconds since 1970 at which it was removed. Only there when it was
+    limits          what a guest may have of it a second (see xseg/throttle.py). Only there when it is not empty
 """
 import errno
 import os
@@ -68,7 +69,7 @@ from typing import Any, NamedTuple, TypeGuard
 import msgpack
 import xxhash
 
-from xseg import schedule
+from xseg import schedule, throttle
 from xseg.errors import error as fail
 
 HEADER_MAGIC = b"ARCH"
@@ -173,6 +174,7 @@ class Header:
     schedule: str = ""
     removed_at: int = 0
     origin: int = 0
+    limits: str = ""
     generation: int = 1
 
     @property
@@ -210,7 +212,7 @@ class Header:
 STORED = tuple(f.name for f in fields(Header) if f.name != "generation")
 # Left out while they say nothing.
 OPTIONAL = ("renaming", "making", "in_place_since", "settled", "protected", "schedule", "removed_at",
-            "origin")
+            "origin", "limits")
 KINDS = ("volume", "snapshot", "removed")
 RANGES = {                          # of the numbers of a header: from, below
     "id": (1, 1 << 64), "size": (0, SIZE_MAX + 1), "block_shift": (BLOCK_MIN_SHIFT, BLOCK_MAX_SHIFT + 1),
@@ -247,6 +249,8 @@ def unpack_header(data: bytes, wanted: int) -> Header:
     good_schedule = schedule.good_mark if payload["kind"] == "snapshot" else schedule.good_text
     if payload["kind"] != "removed" and not good_schedule(payload.get("schedule", "")):
         raise ValueError("its schedule is damaged")
+    if not throttle.good_text(payload.get("limits", "")):
+        raise ValueError("its limits are damaged")
     if not isinstance(payload["auto"], bool) or not 0 < generation < COUNT_LIMIT:
         raise ValueError("its mark or generation is damaged")
     if payload["size"] % SECTOR or (payload["size"] == 0 and payload["kind"] != "removed"):

@@ -37,6 +37,7 @@ from peers.mapper.journal import (
 )
 from peers.mapper.store import HEADER, JOURNAL, MapStore, named, record_header
 from peers.mapper.tree import Rebuild, View, own, page_name, view_of
+from xseg import throttle
 from xseg._native import ffi, lib
 from xseg.errors import NotFound
 from xseg.errors import error as fail
@@ -160,8 +161,7 @@ class Volume:
         await self.note(name=name, token=token, renaming=renaming)
 
     async def note(self, **changes: Any) -> None:
-        """Replaces the header by one that differs in these members only, none of which says what its map is: so it
-        may be of one that was not loaded. Stale."""
+        """Replaces the header by one that differs in these members only, none of them of its map. Stale."""
         async with self.writing_header:
             await self.put_header(replace(self.header, generation=self.header.generation + 1, **changes))
 
@@ -571,6 +571,7 @@ class Volume:
         lib.export_volume_state(shared, lib.XVOL_OPENING)
         ffi.memmove(ffi.cast("char *", shared) + 4, ffi.cast("char *", filled) + 4, ffi.sizeof("struct xvolume") - 4)
         self.shared, self.handle = shared, handle
+        throttle.share(self.header.limits, shared)
         lib.export_volume_state(shared, lib.XVOL_OPEN)
 
     def filled(self, generation: int) -> Any:

@@ -22,7 +22,8 @@ from xseg.errors import XsegError
 FULL = Header(id=7 << 22, name="vol-ü", kind="volume", size=3 << 40, block_shift=22, epoch=9, writable_since=4,
               parent=5, root=[3, 2, 11], level=2, journals=[[3, 2, 1, 512], [7 << 22, 9, 2, None]], seq=17,
               next_page=12, next_journal=3, created=1700000000000, token=99, auto=True, in_place_since=8,
-              protected=True, schedule="hourly=24 daily=7", origin=9, generation=6)
+              protected=True, schedule="hourly=24 daily=7", origin=9,
+              limits="iops=5 burst_ms=0", generation=6)
 
 
 def test_a_header_comes_back_as_it_was():
@@ -72,6 +73,7 @@ def test_another_volumes_header_is_refused():
     {"journals": [[1, 2, 3, 4]] * 100}, {"protected": 1}, {"schedule": "hourly=0"}, {"schedule": 3},
     {"origin": -1}, {"origin": "x"},
     {"schedule": "daily-2026-11-26"}, {"schedule": "daily=7 hourly=24"},
+    {"limits": "iops=0"}, {"limits": "burst_ms=5"}, {"limits": 7},
     {"kind": "snapshot", "journals": [], "schedule": "daily=7"}])
 def test_a_header_with_impossible_values_is_refused(change):
     values = {key: getattr(FULL, key) for key in Header.__slots__} | change

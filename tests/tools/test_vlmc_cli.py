@@ -64,7 +64,7 @@ WITH_NAMES = [["create", BROKEN, "--size", "1M"], ["clone", "v", BROKEN], ["clon
               *([verb, BROKEN] for verb in ("info", "remove", "du", "check", "open", "close", "lock", "unlock",
                                             "mapinfo", "map", "unmap",
                                             "protect", "unprotect", "tree", "schedule",
-                                            "flatten"))]
+                                            "flatten", "limit"))]
 
 
 @pytest.mark.parametrize("words", WITH_NAMES, ids=lambda words: " ".join(map(ascii, words)))

@@ -37,6 +37,7 @@ notes in its request's `arg` that it is about to give back the name: what has th
     repair    name (that holds the id)                      name: see rename.py
     rollback  name, snapshot, [keep or discard], [token]    snapshot (that keeps what it was): see lineage.py
     flatten   name, [cursor], [since]                       cursor, since, blocks: see flatten.py
+    limit     name, limits                                  -: see xseg/throttle.py
     protect   name                                          -: see lineage.py
     unprotect name                                          -
     du        name, [cursor]                                logical, blocks, objects, exclusive, shared, cursor
@@ -60,7 +61,7 @@ from peers.mapper.verbs.end import close_all
 from peers.mapper.verbs.flatten import flatten
 from peers.mapper.verbs.hash import hash_snapshot, hashes
 from peers.mapper.verbs.hold import close_volume, lock, open_volume, unlock
-from peers.mapper.verbs.lineage import protect, rollback, schedule, unprotect
+from peers.mapper.verbs.lineage import limit, protect, rollback, schedule, unprotect
 from peers.mapper.verbs.look import check, du, info, list_volumes, mapinfo
 from peers.mapper.verbs.make import cancel, clone, create, finish, seal, snapshot
 from peers.mapper.verbs.rename import rename, repair
@@ -80,7 +81,7 @@ VERBS: dict[str, Callable[[Volumes, Arguments, int], Awaitable[Answer]]] = {
     "lock": lock, "unlock": unlock, "close_all": close_all, "mapinfo": mapinfo, "check": check, "du": du,
     "repair": repair, "finish": finish, "cancel": cancel, "protect": protect, "unprotect": unprotect,
     "rollback": rollback, "diff": diff, "schedule": schedule, "flatten": flatten,
-    "seal": seal,
+    "seal": seal, "limit": limit,
 }
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peers.mapper.header import BLOCK_DEFAULT_SHIFT, check_block_size, check_new_name, check_size
-from xseg import schedule
+from xseg import schedule, throttle
 from xseg.errors import error as fail
 from xseg.request import DIGEST_SIZE
 
@@ -94,6 +94,13 @@ def rule(value: Any) -> str:
     return str(value)
 
 
+def limits(value: Any) -> str:
+    """What a guest may have a second."""
+    if not throttle.good_text(value):
+        raise ValueError("are no limits")
+    return str(value)
+
+
 def mark(value: Any) -> str:
     """Of a snapshot that is taken by a rule."""
     if not schedule.good_mark(value):
@@ -142,6 +149,7 @@ ARGUMENTS: dict[str, dict[str, Argument]] = {
     "rollback": {"name": NAME, "snapshot": NAME, "keep": Argument(check_new_name, None), "discard": FORCE,
                  "token": TOKEN},
     "flatten": {"name": NAME, "cursor": CURSOR, "since": CURSOR},
+    "limit": {"name": NAME, "limits": Argument(limits)},
     "protect": {"name": NAME},
     "unprotect": {"name": NAME},
 }

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verbs of the mapper about what a volume was: protect, unprotect, schedule, rollback. See mapper/verbs/.
+"""Verbs of the mapper about what a volume was, and is to be: protect, unprotect, limit, schedule, rollback. See
+mapper/verbs/.
 
 What is protected is not removed, not thinned by a schedule, and not rolled back unless what it was before is kept. The
 header says so, so it is the same on all nodes.
@@ -30,6 +31,7 @@ from peers.mapper.verbs.change import refuse_protected, volume_may_go
 from peers.mapper.verbs.make import Moved, confirm
 from peers.mapper.volume import EPOCH_LAST, Volume, log
 from peers.mapper.volumes import Volumes
+from xseg import throttle
 from xseg.errors import NotFound
 from xseg.errors import error as fail
 
@@ -55,6 +57,20 @@ async def note_protected(hand: Volumes, name: str, protected: bool) -> Answer:
             await volume.read_header()          # by another node, until it was locked
         if volume.header.protected != protected:
             await volume.note(protected=protected)
+    return {}
+
+
+# --- limits
+
+async def limit(hand: Volumes, a: Arguments, room: int) -> Answer:
+    """Notes what a guest may have of a volume or snapshot; one that is open here has it at once. EBUSY."""
+    async with hand.by_name(a["name"]) as volume, hand.locked(volume):
+        if not volume.handle:
+            await volume.read_header()
+        if volume.header.limits != a["limits"]:
+            await volume.note(limits=a["limits"])
+        if volume.handle:
+            throttle.share(a["limits"], volume.shared)
     return {}
 
 

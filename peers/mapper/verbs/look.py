@@ -45,7 +45,7 @@ async def info(hand: Volumes, a: Arguments, room: int) -> Answer:
         "epochs_left": None if header.readonly else EPOCH_MAX - header.epoch,
         "readonly": header.readonly, "parent": None, "parent_id": id_or_none(header.parent),
         "created": header.created, "auto": header.auto, "protected": header.protected, "schedule": header.schedule,
-        "origin": id_or_none(header.origin),
+        "origin": id_or_none(header.origin), "limits": header.limits,
         "journals": len(header.journals),
         "map_level": header.level, "making": await hand.marks.state(header), "open": None, "lock_number": 0}
     if header.parent:
@@ -66,7 +66,7 @@ def usage(hand: Volumes, volume: Volume) -> Answer:
         role = text(hand.segment.c.ports[port].role) or f"port {port}"
         ports[role] = ports.get(role, 0) + times
     counters = ("reads", "writes", "bytes_read", "bytes_written", "first_writes", "merges", "flushes",
-                "commits", "snapshots", "snapshots_held_ns")
+                "commits", "snapshots", "snapshots_held_ns", "throttled", "throttled_ns")
     by_hand = volume.shared.administrative
     return {"handle": volume.handle, "by": ports, "administrative": bool(by_hand & lib.XVOL_BY_OPEN),
             "locked": bool(by_hand & lib.XVOL_BY_LOCK), "lost": str(volume.lost) if volume.lost else None,
