@@ -301,6 +301,7 @@ def test_a_receiver_that_is_killed_leaves_what_nobody_uses_and_remove_removes(ot
     child.kill()
     child.communicate()
     wait_until(lambda: other.vlmc_json("info", f"{name}-r")["making"] == "half-made", "it is known to be half-made")
+    wait_until(lambda: other.vlmc_json("info", f"{name}-r")["open"] is None, "it is closed")
     for words in (("clone", f"{name}-r", f"{name}-c"), ("send", f"{name}-r"), ("diff", f"{name}-r")):
         assert other.vlmc(*words, check=False).returncode == 1
     code, said = receive(other, stream, f"{name}-r", check=False)

@@ -53,3 +53,18 @@ def test_what_is_being_made_is_not_compared(node, pair):
     failed = node.vlmc("diff", pair[0], f"{pair[0]}-half", check=False)
     assert failed.returncode == 1 and "being made" in failed.stderr
     node.client.control("remove", name=f"{pair[0]}-half", making=5)
+
+
+def test_blocks_of_one_content_name_are_the_same_in_volumes_of_two_families(node, pair):
+    name, snap = pair
+    twin = f"{name}-twin"
+    node.vlmc("create", twin, "--size", "1M", "--block-size", "64K")
+    with node.client.open(twin) as volume:
+        volume.write(0, b"x" * BLOCK)
+        volume.write(4 * BLOCK, b"z" * BLOCK)
+        node.vlmc("snapshot", twin, f"{twin}-s")
+    both = [{"offset": 0, "length": BLOCK}, {"offset": 4 * BLOCK, "length": BLOCK}]
+    assert node.vlmc_json("diff", snap, f"{twin}-s") == both
+    node.vlmc("hash", snap)
+    node.vlmc("hash", f"{twin}-s")
+    assert node.vlmc_json("diff", snap, f"{twin}-s") == both[1:]

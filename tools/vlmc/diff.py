@@ -3,8 +3,10 @@
 
 A and B are volumes or snapshots. If they are of one family (snapshots and clones of each other), only what one of them
 has of its own is looked at, so that it takes as long as there are differences, whatever their size; no data are read.
-The answer covers every difference. It is exact to 4 KiB, but for two cases: a block that one of them has and the other
-has not at all is told as a whole, and so may be a part that was copied within the store when layers were merged.
+The answer covers every difference. It is exact to 4 KiB, but for three cases: a block that one of them has and the
+other has not at all is told as a whole; so may be a part that was copied within the store when layers were merged; and
+of a snapshot whose blocks have content names (`vlmc hash`) and another whose have none, all those may be told. Of two
+that were hashed, blocks of one name are the same, whatever family they are of.
 
 What lies beyond the end of A counts as zeros there, and beyond the end of B nothing is told. Of a volume that is open,
 what was written before the command began is in the answer; what is written meanwhile may be: of that, take a snapshot.
