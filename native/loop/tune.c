@@ -153,6 +153,7 @@ static bool judge(struct tune *tune, const struct tune_sample *after)
 static void begin(struct tune *tune, uint64_t now_ns, const struct tune_work *work)
 {
     tune->began_ns = now_ns;
+    tune->due_ns = now_ns + tune->epoch_ns;
     tune->began = *work;
     for (uint32_t i = 0; i < TUNE_NAMES; i++)
         tune->knobs[i].used = false;
@@ -206,6 +207,7 @@ void tune_turn(struct tune *tune, uint64_t now_ns, const struct tune_work *work,
                                       .cost = (double)(work->cpu_ns - tune->began.cpu_ns) / (double)bytes };
         end(tune, &sample);
     } else {
+        tune->due_ns = now_ns + tune->epoch_ns / TUNE_LOOKS;
         return;
     }
     begin(tune, now_ns, work);

@@ -34,6 +34,7 @@
 
 #define TUNE_EPOCH_NS 4000000ull
 #define TUNE_EPOCH_LONG 16
+#define TUNE_LOOKS 4                /* in so many parts of the shortest, whether one that lasts longer is over */
 #define TUNE_EPOCH_ANSWERS 32       /* of each peer, in the mean */
 #define TUNE_EPOCH_MAX_NS 200000000ull
 #define TUNE_ANSWER_BYTES 4096
@@ -93,6 +94,7 @@ struct tune {
     enum tune_phase phase;
     uint64_t began_ns;              /* this epoch */
     uint64_t epoch_ns;              /* the shortest now */
+    uint64_t due_ns;                /* when to look whether it is over */
     struct tune_work began;
     struct tune_sample before, tried;       /* before.ns 0: there is none */
     uint32_t candidate;             /* that is tried, or was last: 2 * its name, and 1 if higher */
@@ -113,7 +115,7 @@ static inline uint32_t tune_level(struct tune *tune, enum tune_name name)
 /* True if the epoch may be over, so that tune_turn() is worth its while. */
 static inline bool tune_is_due(const struct tune *tune, uint64_t now_ns)
 {
-    return now_ns - tune->began_ns >= tune->epoch_ns;
+    return now_ns >= tune->due_ns;
 }
 /* Between two turns. `peers`: whose answers `work` has. */
 void tune_turn(struct tune *tune, uint64_t now_ns, const struct tune_work *work, uint32_t peers);
