@@ -186,11 +186,18 @@ class Mapper(Peer):
         if volume.broken:
             raise volume.broken
         if request.c.flags & lib.XREQ_FORCE and volume.header.readonly:
-            await volume.load()
+            await self.look_again(volume)
         out = self.segment.c.base + request.c.data
         length, following = await self.load_latest(volume, first, count, out, room)
         request.c.flags = lib.XREQ_MORE if following <= last else 0
         request.reply(done=length, arg=following)
+
+    async def look_again(self, volume: Volume) -> None:
+        """Reads a snapshot's header anew: what another node has hashed has other names. EIO: it is gone."""
+        try:
+            await volume.load()
+        except NotFound:
+            raise fail(errno.EIO, f"volume '{volume.header.name}' was removed while it was read here") from None
 
     async def load_latest(self, volume: Volume, first: int, count: int, out: Any, room: int) -> tuple[int, int]:
         """load_range() of the present view. A view whose pages a checkpoint has just replaced is let go."""

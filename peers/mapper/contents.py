@@ -49,13 +49,13 @@ class ContentTree(Rebuild):
         self.unknown: list[bytes] = []  # the first of them
         self.unknown_count = 0
 
-    async def build(self) -> None:
-        """Writes the pages, durably. ENOENT: contents are unknown, and which. EAGAIN: a blocker died meanwhile."""
+    async def build(self) -> bool:
+        """Writes the pages, durably. ENOENT: contents are unknown, and which. False: a peer died meanwhile, and may
+        have met an error that its successor does not hear of, so all of it is to be done again."""
         lives = self.store.lives()
         await self.run()
         await self.store.sync(self.volume)
-        if lives != self.store.lives():
-            raise fail(errno.EAGAIN, f"volume '{self.view.name}': a blocker died while its map was written: try again")
+        return lives == self.store.lives()
 
     def check_clock(self) -> None:
         """To be called last before the write that makes a volume of it. ETIMEDOUT: claims may have run out."""

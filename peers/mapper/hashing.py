@@ -48,14 +48,14 @@ class HashTree(Rebuild):
         self.blocks = self.hashed = self.going_on = 0
         self.began = time.monotonic()
 
-    async def build(self) -> None:
-        """Hashes and writes, durably. EAGAIN: a blocker died meanwhile."""
+    async def build(self) -> bool:
+        """Hashes and writes, durably. False: a peer died meanwhile, and may have met an error that its successor does
+        not hear of, so all of it is to be done again."""
         lives = self.store.lives()
         await self.run()
         if self.made:
             await self.store.sync(self.volume)
-        if lives != self.store.lives():
-            raise fail(errno.EAGAIN, f"volume '{self.view.name}': a blocker died while it was hashed: try again")
+        return lives == self.store.lives()
 
     async def leaves(self) -> dict[int, Ref | None]:
         """Hashes leaves until the portion is full. Those in which nothing was to be done stay."""

@@ -22,8 +22,9 @@ from peers.mapper.scrub import Scrub
 from peers.mapper.store import MapStore
 from xseg._native import ffi, lib
 from xseg.aio import AsyncPort, Hub
+from xseg.contents import NOTHING, digest_of
 from xseg.errors import check, error
-from xseg.request import Reply
+from xseg.request import Object, Reply
 from xseg.segment import Segment
 
 TURN_S = 0.0001                     # of the event loop's clock
@@ -221,6 +222,14 @@ class Node:
     async def call(self, op: int, **fields: Any) -> Reply:
         """A request to vlmc. Its error is raised."""
         return await self.client.call(self.vlmc_port, op, **fields)
+
+    async def put(self, data: bytes) -> bytes:
+        """Stores a content; its digest."""
+        digest = digest_of(data)
+        if digest != NOTHING:
+            await self.client.call(self.segment.port_of("blockerb"), lib.XOP_PUT, data=data,
+                                   object=Object(lib.XOBJ_CONTENT, digest=digest))
+        return digest
 
     async def control(self, verb: str, **arguments: Any) -> dict[str, Any]:
         """An operation of the mapper. Its error is raised, with the mapper's sentence."""

@@ -17,7 +17,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from cut_disk import Disk
@@ -25,11 +25,13 @@ from cut_node import Node, TurnLoop
 from cut_oracle import CHUNK, SECTOR, Image, Op, Snap
 
 from xseg._native import lib
+from xseg.errors import NotFound
 
 BLOCK = 65536
 LEAF_BYTES = BLOCK * lib.XMAP_LEAF
 READ_MOST = 1 << 18
 VOLUMES_MAX = 10
+ADOPTED_MAX = 12 * BLOCK
 CUTS = 12                           # in one history
 EARLY = 0.15                        # of the cuts come while what the last one left is looked at
 TURNS_MAX = 1000                    # until a cut that is counted in turns
@@ -55,6 +57,7 @@ class History:
         self.data, self.maps = Disk(self.dice), Disk(self.dice)
         self.images: dict[str, Image] = {}
         self.unsure: list[Settle] = []  # what was under way at a cut
+        self.half_made: list[str] = []  # names of what a cut may have left so
         self.made = self.cuts = self.changes = 0
 
     def run(self, cuts: int) -> None:
@@ -111,6 +114,10 @@ class History:
         for settle in self.unsure:
             settle(names)
         self.unsure.clear()
+        while self.half_made:
+            with suppress(NotFound):
+                await self.node.control("remove", name=self.half_made[-1], force=True)
+            self.half_made.pop()
         assert names == set(self.images), f"these should (not) be there: {sorted(names ^ set(self.images))}"
         await asyncio.gather(*(self.look_at(self.images[name]) for name in sorted(self.images)))
         if self.dice.random() < SCRUBS:
@@ -448,10 +455,37 @@ class History:
         keep()
         image.become(snap)
 
+    def snapshots(self) -> list[Image]:
+        """Those that may be worked on."""
+        return [image for _name, image in sorted(self.images.items())
+                if image.readonly and not image.alone and not image.renaming]
+
+    async def adopt(self) -> None:
+        """A volume from the hashes of a small snapshot's blocks, which are put first."""
+        snaps = [image for image in self.snapshots() if image.size <= ADOPTED_MAX]
+        if not snaps or len(self.images) >= VOLUMES_MAX:
+            return
+        image, made, digests = self.dice.choice(snaps), self.fresh(), b""
+        image.users += 1
+        await self.handle(image)
+        for at in range(0, image.size, BLOCK):
+            size = min(BLOCK, image.size - at)
+            reply = await self.node.call(lib.XOP_READ, volume=image.handle, offset=at, size=size, room=size)
+            digests += await self.node.put(reply.data)
+
+        def settle(names: set[str]) -> None:
+            if made in names:
+                self.add(made, image.copy(image.size))
+            else:
+                self.half_made.append(made)
+
+        await self.unsure_of(settle, "adopt", name=made, size=image.size, block_size=BLOCK, hashes=digests)
+        self.add(made, image.copy(image.size))
+        image.users -= 1
+
     async def hash(self) -> None:
         """Content names for a snapshot. Its bytes stay what they are, however far that came."""
-        snaps = [image for _name, image in sorted(self.images.items())
-                 if image.readonly and not image.alone and not image.renaming]
+        snaps = self.snapshots()
         if not snaps:
             return
         image, cursor = self.dice.choice(snaps), -1
@@ -506,7 +540,7 @@ class History:
 
 STEPS = {"bytes": 40, "read": 6, "flush": 6, "reopen": 3, "snapshot": 7, "clone": 5, "create": 2, "resize": 4,
          "rename": 2, "remove": 5, "deepen": 8, "scrub": 1, "rollback": 5,
-         "flatten": 3, "hash": 3}
+         "flatten": 3, "hash": 3, "adopt": 3}
 
 
 def main() -> None:

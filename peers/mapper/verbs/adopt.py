@@ -12,6 +12,8 @@ from peers.mapper.volumes import Volumes
 from xseg.errors import error as fail
 from xseg.request import DIGEST_SIZE
 
+TRIES = 4                           # of writing a map, while peers die
+
 
 def check_list(a: Arguments, header: Header) -> None:
     """EINVAL: the list is not one of this volume's blocks."""
@@ -50,10 +52,9 @@ async def fill(hand: Volumes, a: Arguments, header: Header, made: Making) -> Non
         known = await volume.read_header()
         if await hand.marks.is_whole(known):
             return
-        tree = ContentTree(hand.store, known, portions(hand.store, a["hashes"] or b"", a["lists"] or [], known.blocks))
         try:
             if known.root is None:
-                await tree.build()
+                tree = await built(hand, a, known)
                 made.go_on()
                 async with hand.locked(volume):
                     tree.check_clock()
@@ -61,7 +62,22 @@ async def fill(hand: Volumes, a: Arguments, header: Header, made: Making) -> Non
                                               next_page=tree.next_page)
         except BaseException as failure:
             await undo_all(hand, [known], known.making, failure, [])
+            raise
+    await hand.marks.take(known.making)
+
+
+async def built(hand: Volumes, a: Arguments, header: Header) -> ContentTree:
+    """The tree of its list, durable. On failure nothing of it is left, as far as the store can. No page gets a name
+    that an attempt has used, as what is written over that may seem durable and not be."""
+    for _ in range(TRIES):
+        header.next_page += hand.ids.next() >> 2
+        lists = portions(hand.store, a["hashes"] or b"", a["lists"] or [], header.blocks)
+        tree = ContentTree(hand.store, header, lists)
+        try:
+            if await tree.build():
+                return tree
+        except BaseException:
             with suppress(OSError):
                 await hand.store.delete_all(tree.made)
             raise
-    await hand.marks.take(known.making)
+    raise fail(errno.EAGAIN, f"volume '{header.name}': peers die too often while its map is written: try again")

@@ -4,13 +4,14 @@ import errno
 
 from peers.mapper.hashing import HashTree, digests_of
 from peers.mapper.header import id_text
-from peers.mapper.tree import View, view_of
+from peers.mapper.tree import FANOUT, View, view_of
 from peers.mapper.verbs.arguments import Answer, Arguments
 from peers.mapper.verbs.look import walked
 from peers.mapper.volume import EPOCH_LAST, Volume
 from peers.mapper.volumes import Volumes
 from xseg.errors import error as fail
 
+TRIES = 4                           # of a portion, while peers die
 HASHES_LEAVES = 16                  # of one answer to hashes: 512 KiB
 
 
@@ -37,20 +38,29 @@ async def hash_portion(hand: Volumes, volume: Volume, cursor: int) -> Answer:
     await volume.checkpoint()
     if volume.header.epoch >= EPOCH_LAST - 1:
         raise fail(errno.EOVERFLOW, f"'{volume.header.name}' has no epochs left")
-    first_page = volume.header.next_page + (hand.ids.next() >> 2)
-    tree = HashTree(hand.store, view_of(volume.header, []), volume.header, cursor, first_page)
-    try:
-        await tree.build()
-        if tree.hashed:
-            tree.check_clock()
-            epoch = volume.header.epoch + 1
-            await volume.write_header(root=list(tree.root) if tree.root else None, level=tree.level, epoch=epoch,
-                                      writable_since=epoch + 1)
-    except BaseException:
+    for _ in range(TRIES):
+        first_page = volume.header.next_page + (hand.ids.next() >> 2)
+        tree = HashTree(hand.store, view_of(volume.header, []), volume.header, cursor, first_page)
+        try:
+            if await tree.build():
+                await adopt_tree(volume, tree)
+                return {"blocks": tree.blocks, "hashed": tree.hashed, "cursor": tree.going_on,
+                        "of": -(-volume.header.blocks // FANOUT)}
+        except BaseException:
+            await volume.delete_quietly(tree.made)
+            raise
         await volume.delete_quietly(tree.made)
-        raise
-    return {"blocks": tree.blocks, "hashed": tree.hashed, "cursor": tree.going_on,
-            "of": -(-volume.header.blocks // 1024)}
+    raise fail(errno.EAGAIN, f"volume '{volume.header.name}': peers die too often while it is hashed: try again")
+
+
+async def adopt_tree(volume: Volume, tree: HashTree) -> None:
+    """Has the header name the new tree, if there is one."""
+    if not tree.hashed:
+        return
+    tree.check_clock()
+    epoch = volume.header.epoch + 1
+    await volume.write_header(root=list(tree.root) if tree.root else None, level=tree.level, epoch=epoch,
+                              writable_since=epoch + 1)
 
 
 async def hashes(hand: Volumes, a: Arguments, room: int) -> Answer:
