@@ -79,8 +79,8 @@ class Known:
     def put(self, header: Header) -> None:
         """One that was there when the cycle began."""
         bounds = EPOCH_END, EPOCH_END, EPOCH_END, NUMBER_END
-        if header.kind == "snapshot":       # its map may be being folded, into pages of any number
-            bounds = EPOCH_END, 0, EPOCH_END, NUMBER_END
+        if header.kind == "snapshot":       # its map may be being folded or hashed, into pages and objects of its epoch
+            bounds = header.epoch, header.epoch, EPOCH_END, NUMBER_END
         elif header.open_ended:
             now = header.listed[-1]
             bounds = now.epoch, now.epoch, now.epoch, now.number
