@@ -421,7 +421,7 @@ class History:
         await self.remove_half_made(node)
         for _ in range(2):
             await asyncio.sleep((self.grace_ms + 2) / 1000 * 10)
-            await self.collect(node)
+            self.freed += await self.collect(node)
         await self.only_live(node)
         for image in self.images.values():
             await self.look(image)
