@@ -137,26 +137,21 @@ static int set_protocol(struct vhost_session *session)
     return accepted(session);
 }
 
-static void reset(struct vhost_session *session)
+static int reset_device(struct vhost_session *session)
 {
     for (uint32_t i = 0; i < VHOST_QUEUES_MAX; i++)
         vhost_session_reset(&session->rings[i]);
     session->features = 0;
     session->status = 0;
     session->wce = true;
-}
-
-static int reset_device(struct vhost_session *session)
-{
-    reset(session);
     return accepted(session);
 }
 
+/* 0 says that the device is reset. QEMU says so before it stops the rings and asks where they are, as for a migration:
+ * so they run on until then, and nothing they have taken is lost. */
 static int set_status(struct vhost_session *session)
 {
     session->status = (uint32_t)number_in(session) & 0xff;
-    if (!session->status)
-        reset(session);
     return accepted(session);
 }
 
@@ -315,7 +310,7 @@ static int get_inflight(struct vhost_session *session)
 
     memcpy(&asked, session->payload, sizeof(asked));
     if (asked.queues == 0 || asked.queues > VHOST_QUEUES_MAX || asked.queue_size == 0
-        || asked.queue_size > VHOST_RING_MAX)
+        || asked.queue_size > VHOST_RING_MAX || vhost_session_runs(session))
         return -EINVAL;
     stride = vhost_ring_stride(asked.queue_size);
     asked.size = stride * asked.queues;
@@ -344,7 +339,7 @@ static int set_inflight(struct vhost_session *session)
     memcpy(&given, session->payload, sizeof(given));
     stride = vhost_ring_stride(given.queue_size);
     if (session->fd_count != 1 || given.queues == 0 || given.queues > VHOST_QUEUES_MAX
-        || given.queue_size > VHOST_RING_MAX || given.size < stride * given.queues || vhost_session_runs(session))
+        || given.queue_size > VHOST_RING_MAX || given.size < stride * given.queues)
         return -EINVAL;
     rc = vhost_keep_fd(session, "marks", 0, session->fds[0]);
     if (rc == 0)

@@ -433,7 +433,7 @@ void vhost_session_stop(struct vhost_ring *ring);
 void vhost_session_reset(struct vhost_ring *ring);
 /* Has a descriptor for kicks from now on; -1: none. */
 int vhost_session_kick(struct vhost_ring *ring, int fd);
-/* The inflight region is this. A negative errno; then the descriptor is the caller's. */
+/* The inflight region is this. A negative errno (EBUSY: a ring runs); then the descriptor is the caller's. */
 int vhost_session_marks(struct vhost_session *session, int fd, uint64_t offset, uint64_t size, uint64_t stride);
 /* Which events of its socket are waited for. */
 void vhost_session_listen(struct vhost_session *session, bool listen);

@@ -59,6 +59,13 @@ bool vhost_ring_translate(struct vhost_ring *ring)
     return false;
 }
 
+static void log_used(const struct vhost_ring *ring)
+{
+    if (ring->where.flags & VHOST_RING_LOGGED)
+        vhost_memory_mark(ring->session, ring->where.log,
+                          sizeof(*ring->used) + ring->num * sizeof(struct vring_used_elem) + 2);
+}
+
 /* --- starting ------------------------------------------------------------------------------ */
 
 static int by_counter(const void *a, const void *b, void *arg)
@@ -177,6 +184,7 @@ bool vhost_ring_arm(struct vhost_ring *ring)
         return load_acquire(&ring->avail->idx) != ring->last_avail;
     store_relaxed(avail_event(ring), ring->last_avail);
     full_fence();
+    log_used(ring);
     return load_acquire(&ring->avail->idx) != ring->last_avail;
 }
 
@@ -205,13 +213,6 @@ static bool wants_call(const struct vhost_ring *ring, uint16_t before)
     return (uint16_t)(ring->used_idx - load_relaxed(used_event(ring)) - 1) < (uint16_t)(ring->used_idx - before);
 }
 
-static void log_used(const struct vhost_ring *ring)
-{
-    if (ring->where.flags & VHOST_RING_LOGGED)
-        vhost_memory_mark(ring->session, ring->where.log,
-                          sizeof(*ring->used) + ring->num * sizeof(struct vring_used_elem) + 2);
-}
-
 void vhost_ring_publish(struct vhost_ring *ring)
 {
     uint16_t before = ring->used_idx;
@@ -229,8 +230,8 @@ void vhost_ring_publish(struct vhost_ring *ring)
         ring->marks->last_batch_head = ring->done[i];
         ring->requests[ring->done[i]].used = false;
     }
-    log_used(ring);
     store_release(&ring->used->idx, ring->used_idx);
+    log_used(ring);                     /* whoever copies the page from now on has all of it */
     compiler_fence();
     for (uint32_t i = 0; i < ring->done_count; i++)
         ring->marks->mark[ring->done[i]].inflight = 0;

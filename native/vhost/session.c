@@ -179,6 +179,8 @@ static void end(struct vhost_session *session)
     while (*link != session)
         link = &(*link)->next;
     *link = session->next;
+    if (!session->disk->first)
+        vhost_disk_close(session->disk);
     vhost->sessions[session->place] = NULL;
     vhost->session_count--;
     while (vhost->top > 0 && !vhost->sessions[vhost->top - 1])
@@ -262,10 +264,14 @@ int vhost_session_marks(struct vhost_session *session, int fd, uint64_t offset, 
 
     if (offset % VHOST_MARKS_ALIGN || stride == 0 || size < stride)
         return -EINVAL;
+    if (vhost_session_runs(session))
+        return -EBUSY;
     rc = vhost_map_in(&map, fd, offset, size);
     if (rc)
         return rc;
     vhost_map_out(&map);                /* it can be mapped: so in its own place as well */
+    for (uint32_t i = 0; i < VHOST_QUEUES_MAX; i++)
+        session->rings[i].marks = NULL; /* found again when it starts */
     vhost_map_out(&session->marks);
     set_fd(&session->marks_fd, -1);
     rc = vhost_map_in(&session->marks, fd, offset, size);

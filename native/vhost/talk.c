@@ -65,6 +65,7 @@ static int serve(struct vhost_session *session)
     uint32_t flags = header->flags;
     int rc;
 
+
     if (!rule)
         return refuse(session);
     if ((session->fd_count && !rule->fds) || (rule->size != UINT32_MAX && header->size != rule->size))

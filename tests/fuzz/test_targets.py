@@ -28,6 +28,9 @@ DECODERS = {
     ("native/vlmc/stacks.c", "vlmc_stack_of"): ["fuzz_slots"],
     ("native/nbd/request.c", "nbd_get32"): ["fuzz_nbd"],
     ("native/nbd/keeper.c", "pass_handshake carry_request take_reply"): ["fuzz_keeper"],
+    ("native/vhost/messages.c", "set_memory set_addresses"): ["fuzz_vhost"],
+    ("native/vhost/chain.c", "vhost_chain_walk"): ["fuzz_vhost"],
+    ("native/vhost/ring.c", "vhost_ring_next"): ["fuzz_vhost"],
     ("native/blocker_file/lock.c", "lock_parse"): ["fuzz_file_lock"],
     ("native/blocker_file/fence.c", "read_fenced"): ["fuzz_file_fence"],
     ("native/nbd/allow.c", "nbd_allow_read matches"): ["fuzz_nbd_allow"],
@@ -52,6 +55,8 @@ DECODERS = {
 # Other files in which something is decoded, and why that needs no target.
 NO_DECODERS = {
     "native/segment/process.c": "the kernel's /proc/PID/stat",
+    "native/vhost/listen.c": "entries that tools/attaching/attaching.py has written and nobody else may",
+    "native/vhost/vhost.c": "an id that our own command sends",
     "native/loop/peer.c": "options, which tools/instance/config.py has checked",
     "native/blocker_rados/fence.c": "one number in an answer of the cluster's monitors",
     "tools/instance/instance.py": "the kernel's", "xseg/ours.py": "the kernel's",
