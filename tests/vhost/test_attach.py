@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`vlmc attach`, `detach` and `attached`."""
+import json
 import os
+import xml.etree.ElementTree as ET
 
 import pytest
 import vhost_front as vf
@@ -95,3 +97,30 @@ def test_without_a_vhost_peer_it_says_what_to_do(home):
     refused = instance.vlmc("attach", "v", check=False)
     assert refused.returncode != 0
     assert "[peers.vhost]" in refused.stderr
+
+
+def test_many_clones_are_attached_at_once(served):
+    served.vlmc("create", "golden", "--size", "64M")
+    paths = served.vlmc("clone", "golden", "vm-{}", "--count", "12", "--attach", "--queues", "2").stdout.split()[-12:]
+    assert paths == [f"{served.home}/run/vhost/vm-{n}.sock" for n in range(1, 13)]
+    with FrontEnd(paths[11]) as guest:
+        assert guest.config()["num_queues"] == 2
+    assert {f"vm-{n}" for n in range(1, 13)} <= set(rows(served))
+
+
+def test_what_machines_are_started_with_is_printed(served):
+    served.vlmc("create", "printed", "--size", "64M")
+    volume = served.vlmc_json("info", "printed")["id"]
+    words = served.vlmc_json("qemu", "printed")
+    node = json.loads(words[words.index("-blockdev") + 1])
+    assert (node["export"], node["reconnect-delay"]) == (f"/id/{volume}", 300)
+    assert f"serial=arc-{volume}" in words[-1]
+    disk = ET.fromstring(served.vlmc("xml", "printed").stdout)
+    assert disk.find("source").get("name") == f"/id/{volume}"
+    assert "not attached" in served.vlmc("uml", "printed", check=False).stderr
+    path = served.vlmc("attach", "printed").stdout.strip()
+    assert f"path={path}," in " ".join(served.vlmc("qemu", "printed", "--memory", "512M").stdout.split("\n"))
+    disk = ET.fromstring(served.vlmc("xml", "printed").stdout)
+    assert (disk.get("type"), disk.find("source").get("path")) == ("vhostuser", path)
+    assert served.vlmc("uml", "printed").stdout == f"virtio_uml.device={path}:2\n"
+    served.vlmc("detach", "printed")

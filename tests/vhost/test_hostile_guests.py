@@ -67,7 +67,7 @@ MESSAGES = {
     "a kick without a descriptor": lambda g: g.send(vf.SET_KICK, struct.pack("<Q", 0)),
     "a kick for a ring that is not there": lambda g: g.send(vf.SET_KICK, struct.pack("<Q", 9), (os.eventfd(0),)),
     "the size is to be another": lambda g: g.send(vf.SET_CONFIG, struct.pack("<IIIQ", 0, 8, 0, 1)),
-    "an inflight region that is too small": lambda g: g.send(vf.SET_INFLIGHT, struct.pack("<QQHHI", 4096, 0, 2, 1024, 0),
+    "an inflight region that is too small": lambda g: g.send(vf.SET_INFLIGHT, struct.pack("<QQHHI", 4096, 0, 2, 999, 0),
                                                              (g.fd,)),
     "an inflight region of no queue": lambda g: g.send(vf.GET_INFLIGHT, struct.pack("<QQHHI", 0, 0, 0, 128, 0)),
     "a log that is too small": lambda g: (g.share_memory(), g.send(vf.SET_LOG_BASE, struct.pack("<QQ", 1, 0), (g.fd,))),

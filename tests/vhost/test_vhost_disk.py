@@ -155,6 +155,18 @@ def test_a_ring_stops_when_what_it_took_is_done_and_goes_on_from_there(disk):
         assert all(done.status == vf.OK for done in (*taken.values(), *rest.values()))
 
 
+def test_status_0_loses_nothing_that_was_taken(disk):
+    with FrontEnd(disk.path).begin() as guest:
+        ring = guest.rings[0]
+        for n in range(30):
+            guest.submit(vf.OUT, n * 8, bytes([n]) * 4096, kick=False)
+        guest.kick(ring)
+        guest.tell(vf.SET_STATUS, struct.pack("<Q", 0))
+        guest.tell(vf.ENABLE, struct.pack("<II", 0, 0))
+        base = guest.stop_ring(ring)
+        assert len(guest.given_back(ring)) == base
+
+
 def test_one_front_end_at_a_time_and_the_next_when_it_stops(disk):
     with FrontEnd(disk.path).begin() as first, FrontEnd(disk.path).begin() as second:
         first.do(vf.OUT, 0, b"a" * 4096)
