@@ -33,3 +33,13 @@ def uml(served):
     yield made
     made.close()
     guests.remove(folder)
+
+
+@pytest.fixture
+def qemu():
+    """Guests of QEMU; they end with the test."""
+    folder = tempfile.mkdtemp(prefix="ar-", dir="/tmp")
+    made = guests.Qemu(folder)
+    yield made
+    made.close()
+    guests.remove(folder)

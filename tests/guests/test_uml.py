@@ -10,6 +10,7 @@ FIO = ("fio --name=v --filename=/dev/vda --direct=1 --ioengine=libaio --rw=randw
 def test_a_guest_makes_a_file_system_and_finds_it_again(served, uml):
     served.vlmc("create", "disk", "--size", "256M")
     path = served.vlmc("attach", "disk").stdout.strip()
+    assert served.vlmc("uml", "disk").stdout == f"virtio_uml.device={path}:2\n"
     job = ("echo SERIAL $(cat /sys/block/vda/serial) CACHE $(cat /sys/block/vda/queue/write_cache)\n"
            "mkfs.ext4 -q /dev/vda; mkdir -p /run/d; mount -o discard /dev/vda /run/d\n"
            "head -c 20M /dev/urandom > /run/d/file; sha256sum < /run/d/file | sed 's/^/SUM /'\n"

@@ -2,11 +2,15 @@
 """Real guests for tests: user-mode Linux, and QEMU with TCG, each with disks of an instance."""
 from __future__ import annotations
 
+import functools
 import glob
+import gzip
+import json
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from typing import Any
@@ -98,6 +102,106 @@ class Uml:
         for guest in self.guests:
             guest.kill()
 
+
+# --- QEMU
+
+QEMU = "/usr/bin/qemu-system-x86_64"
+KERNEL = "linux-image-cloud-amd64"
+MODULES = ("virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk")
+CACHE = os.path.join(os.path.dirname(os.path.dirname(HERE)), "build", "guests")
+
+
+@functools.cache
+def kernel() -> tuple[str, str]:
+    """Debian's kernel for virtual machines, unpacked, and an initrd for it. Skips where the package cannot be had."""
+    if reason := lacks(QEMU, BUSYBOX):
+        pytest.skip(reason)
+    os.makedirs(CACHE, exist_ok=True)
+    if not glob.glob(f"{CACHE}/boot/vmlinuz-*"):
+        told = subprocess.run(["apt-cache", "depends", KERNEL], capture_output=True, text=True)
+        names = re.findall(r"Depends: (linux-image-\S+)", told.stdout)
+        got = names and not subprocess.run(["apt-get", "download", names[0]], cwd=CACHE, capture_output=True).returncode
+        packages = glob.glob(f"{CACHE}/linux-image-*.deb")
+        if not got or not packages:
+            pytest.skip(f"Debian's package {KERNEL} cannot be downloaded here")
+        subprocess.run(["dpkg-deb", "-x", packages[0], CACHE], check=True)
+    return glob.glob(f"{CACHE}/boot/vmlinuz-*")[0], initrd()
+
+
+def initrd() -> str:
+    """An archive (cpio, "newc") of busybox, the modules of the disk, and qemu-init."""
+    files = {"init": (os.path.join(HERE, "qemu-init"), 0o100755), "bin/busybox": (BUSYBOX, 0o100755)}
+    for name in MODULES:
+        found = glob.glob(f"{CACHE}/lib/modules/*/kernel/drivers/**/{name}.ko", recursive=True)
+        files[f"mod/{name}.ko"] = found[0], 0o100644
+    data = b"".join(record(folder, b"", 0o40755) for folder in ("bin", "mod", "dev", "proc", "sys"))
+    for name, (path, mode) in files.items():
+        with open(path, "rb") as file:
+            data += record(name, file.read(), mode)
+    path = os.path.join(CACHE, f"initrd-{os.getpid()}.gz")
+    with gzip.open(path, "wb", 1) as out:
+        out.write(data + record("TRAILER!!!", b"", 0))
+    return path
+
+
+def record(name: str, data: bytes, mode: int) -> bytes:
+    """A file in such an archive."""
+    head = "070701" + "".join(f"{n:08x}" for n in (0, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0))
+    named = head.encode() + name.encode() + b"\0"
+    return named + bytes(-len(named) % 4) + data + bytes(-len(data) % 4)
+
+
+class Qemu:
+    """Starts guests of QEMU, which interprets them (TCG)."""
+
+    def __init__(self, folder: str) -> None:
+        self.kernel, self.initrd = kernel()
+        self.folder = folder
+        self.guests: list[Guest] = []
+
+    def boot(self, disk: list[str], loops: int, *more: str) -> Guest:
+        """A guest with this disk: arguments of QEMU."""
+        name = f"q{len(self.guests)}"
+        words = [QEMU, "-accel", "tcg,tb-size=32", "-cpu", "max", "-smp", "1", "-nodefaults", "-display", "none",
+                 "-serial", "stdio", "-no-reboot", "-kernel", self.kernel, "-initrd", self.initrd, "-append",
+                 f"console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable random.trust_cpu=on loops={loops}",
+                 "-qmp", f"unix:{self.folder}/{name}.qmp,server=on,wait=off", *disk, *more]
+        guest = Guest(words, os.path.join(self.folder, name + ".console"))
+        self.guests.append(guest)
+        return guest
+
+    def ask(self, guest: Guest) -> Qmp:
+        return Qmp(f"{self.folder}/q{self.guests.index(guest)}.qmp")
+
+    def close(self) -> None:
+        for guest in self.guests:
+            guest.kill()
+        os.unlink(self.initrd)
+        kernel.cache_clear()
+
+
+class Qmp:
+    """Talks to a QEMU that runs."""
+
+    def __init__(self, path: str) -> None:
+        made = socket.socket(socket.AF_UNIX)
+        wait_until(lambda: os.path.exists(path), "QEMU listens")
+        made.connect(path)
+        self.file = made.makefile("rw")
+        self.file.readline()
+        self.ask("qmp_capabilities")
+
+    def ask(self, command: str, **arguments: Any) -> Any:
+        self.file.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
+        self.file.flush()
+        while True:
+            answer = json.loads(self.file.readline())
+            assert "error" not in answer, answer
+            if "return" in answer:
+                return answer["return"]
+
+
+# --- their servers
 
 def kill_again_and_again(instance: Instance, guest: Guest, until: str, every_s: float, most: int) -> int:
     """Kills the process that serves the guest's disk, until the guest has said a word; how often."""
