@@ -61,6 +61,7 @@ NO_DECODERS = {
     "native/blocker_rados/fence.c": "one number in an answer of the cluster's monitors",
     "tools/instance/instance.py": "the kernel's", "xseg/ours.py": "the kernel's",
     "xseg/look.py": "the kernel's /proc/PID/stat",
+    "tools/archipelago/status.py": "a note of our own mapper, shown to people, and no line where it is none",
     "tools/archipelago/route.py": "one word of a command line",
     "tools/vlmc/_common.py": "as tools/instance/config.py reads it",
     "tools/vlmc/_ranges.py": "the mapper's pairs of numbers",
