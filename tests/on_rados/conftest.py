@@ -100,8 +100,9 @@ def nodes(cluster, request):
     made = []
     marker = request.node.get_closest_marker("options")
     options = marker.kwargs if marker else {}
-    layout = request.node.get_closest_marker("layout")
-    text = f'layout = "{layout.args[0] if layout else "colocated"}"\n' + tool.instance_config(
+    layout, config = map(request.node.get_closest_marker, ("layout", "config"))
+    text = f'layout = "{layout.args[0] if layout else "colocated"}"\n' + (config.args[0] if config else "")
+    text += tool.instance_config(
         cluster.conf, namespace=request.node.name[:60], **options)
     try:
         for _ in range(2):
