@@ -208,7 +208,7 @@ async def roll_back(node, discard, after=None):
 
 
 @pytest.mark.parametrize("discard", [False, True])
-@pytest.mark.parametrize("after", range(2, 80, 3))
+@pytest.mark.parametrize("after", range(2, 80, 5))
 def test_a_rollback_whose_mapper_dies_is_done_once_and_loses_neither_state(after, discard):
     store = Store(after)
     store.live(make)
