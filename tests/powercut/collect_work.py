@@ -340,6 +340,17 @@ class History:
         if not await self.verb(node, "clone", made, (errno.ENOENT,), name=image.name, names=list(made)):
             assert image.going or node.dead or self.cluster.pauses, f"{image.name} could not be cloned"
 
+    async def hash(self) -> None:
+        """Of a snapshot that others read, clone, hash and remove meanwhile."""
+        image, node = self.choose(lambda image: image.readonly), self.alive()
+        if image is None or node is None:
+            return
+        try:
+            await self.on(node, node.control("hash", name=image.name))
+        except XsegError as failure:        # removed, hashed or held elsewhere, or it stood still for long
+            if failure.errno not in (errno.ENOENT, errno.EBUSY, errno.ESTALE):
+                assert image.going, f"{image.name}: {failure}"
+
     async def remove(self) -> None:
         image = self.dice.random() < 0.6 and self.choose(lambda image: image.readonly) or self.choose()
         if image is None:
@@ -467,7 +478,7 @@ class History:
 
 
 STEPS = {"write": 30, "read": 6, "shut": 12, "snapshot": 10, "clone": 12, "remove": 24, "create": 3,
-         "churn": 12}
+         "churn": 12, "hash": 8}
 MAKING = ("create", "write", "snapshot", "clone", "churn")
 
 

@@ -204,6 +204,8 @@ class DiskPeer:
         return self.write(request, name) if name in self.disk.objects else (0, None)
 
     def delete(self, request: Request, name: Object) -> tuple[int, Change | None]:
+        if name.kind == lib.XOBJ_CONTENT and request.c.arg:
+            return errno.EBUSY, None        # each was claimed less than a day ago
         return (0 if self.disk.objects.pop(name, None) else errno.ENOENT), None
 
     def info(self, request: Request, name: Object) -> tuple[int, Change | None]:
