@@ -96,6 +96,7 @@ static int go_on(struct vhost_session *session, const struct vhost_record *recor
     session->wce = record->wce;
     session->status = record->status;
     session->since = record->since;
+    session->told = record->told;
     session->pid = record->pid;
     session->stop_ring = record->stop_ring;
     session->stop_flags = record->stop_flags;
@@ -130,7 +131,6 @@ static void take_up(struct vhost *vhost, uint32_t place, const struct vhost_reco
                                          : "not all of it could be taken up after a death");
         return;
     }
-    session->changed = true;
     vhost_keep_save(session);
 }
 

@@ -77,7 +77,8 @@ static void fill(struct vhost_record *record, const struct vhost_session *sessio
     *record = (struct vhost_record){
         .features = session->features, .protocol = session->protocol, .log_size = session->log_size,
         .log_offset = session->log_offset, .marks_size = session->marks_size, .marks_offset = session->marks_offset,
-        .marks_stride = session->marks_stride, .disk = session->disk->id, .since = session->since,
+        .marks_stride = session->marks_stride, .disk = session->disk->id, .told = session->told,
+        .since = session->since,
         .used = vhost_gone(session) ? 0 : 1, .survived = session->survived, .wce = session->wce,
         .status = session->status, .region_count = session->region_count, .region_number = session->region_number,
         .pid = session->pid, .stop_ring = session->stop_ring, .stop_flags = session->stop_flags,

@@ -172,6 +172,7 @@ static int get_config(struct vhost_session *session)
         return 0;
     }
     fill_config(session, &config);
+    session->told = vhost_disk_size(session->disk);
     memset(asked.data, 0, sizeof(asked.data));
     for (uint32_t i = 0; i < asked.size && asked.offset + i < sizeof(config); i++)
         asked.data[i] = ((const uint8_t *)&config)[asked.offset + i];

@@ -194,6 +194,7 @@ struct vhost_record {               /* of a session, for the next life: one half
     uint64_t log_size, log_offset;
     uint64_t marks_size, marks_offset, marks_stride;
     uint64_t disk;                  /* the volume's id */
+    uint64_t told;                  /* size, bytes */
     uint64_t since;                 /* seconds since 1970 */
     uint32_t used;                  /* there is a session */
     uint32_t survived;              /* lives of the process */
@@ -242,7 +243,8 @@ struct vhost_session {
     struct vhost_map marks;
     uint64_t marks_size, marks_offset, marks_stride;
     int request_fd;                 /* for messages to the front-end; -1 */
-    bool changed;                   /* it is to be told that the configuration is another */
+    uint64_t told;                  /* the size that it was told last, bytes; 0: none */
+    bool changed;                   /* it is to be told that this is another */
     bool held;                      /* the message that is there is tried again later */
     /* talk */
     uint32_t stop_ring;             /* GET_VRING_BASE waits for this ring, + 1 */

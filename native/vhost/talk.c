@@ -222,6 +222,7 @@ static void tell_change(struct vhost_session *session)
     struct vhost_header header = { VHOST_CONFIG_CHANGED, VHOST_VERSION, 0 };
 
     session->changed = false;
+    session->told = vhost_disk_size(session->disk);
     if (session->request_fd >= 0 && write(session->request_fd, &header, sizeof(header)) < 0 && errno == EAGAIN)
         session->changed = true;
 }

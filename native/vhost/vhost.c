@@ -230,10 +230,12 @@ static void look_at_disk(struct vhost_disk *disk)
         if (!disk->known && !disk->asking && !vhost_gone(session))
             vhost_disk_describe(disk);
     }
-    if (disk->state == VHOST_DISK_OPEN && disk->size != vhost_disk_size(disk)) {
+    if (disk->state == VHOST_DISK_OPEN) {
         disk->size = vhost_disk_size(disk);
-        for (struct vhost_session *session = disk->first; session; session = session->next)
-            session->changed = true;
+        for (struct vhost_session *session = disk->first; session; session = session->next) {
+            session->told = session->told ? session->told : disk->size;
+            session->changed |= session->told != disk->size;
+        }
     }
     wake_sessions(disk);
     if (!used || disk->vhost->draining)

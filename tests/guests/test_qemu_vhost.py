@@ -26,7 +26,7 @@ def test_kill_9_without_reconnect_is_a_pause(served, qemu):
     kills = guests.kill_again_and_again(served, guest, "GUEST-BYE", 0.3, 25)
     said = guest.finish()
     assert f"arc-{served.vlmc_json('info', 'disk')['id']} queues" in said
-    assert kills >= 3
+    assert kills >= 1
 
 
 def test_without_a_supervisor_qemu_connects_again(home, qemu):
