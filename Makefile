@@ -17,7 +17,7 @@ CLUSTER_PACKAGES := ceph-mon ceph-osd ceph-common
 TEST_PACKAGES := qemu-utils libnbd-bin python3-libnbd nbdkit nbd-client fio fuse3 e2fsprogs xfsprogs btrfs-progs kmod \
 	$(CLUSTER_PACKAGES) ceph-mgr python3-rados user-mode-linux qemu-system-x86 busybox-static
 DEMO_PACKAGES := qemu-utils libnbd-bin mmdebstrap nbd-client fuse3 e2fsprogs fdisk
-BENCH_PACKAGES := qemu-utils qemu-system-common nbdkit fio
+BENCH_PACKAGES := qemu-utils qemu-system-common nbdkit fio git
 RADOS_BENCH_PACKAGES := $(CLUSTER_PACKAGES) python3-rados python3-rbd
 FUZZ_PACKAGES := clang libclang-rt-dev
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,6 +33,8 @@ BUILD_TIMEOUT_S = 600
 
 def commit_of(revision: str) -> str:
     """Its short name. RuntimeError: there is none."""
+    if not shutil.which("git"):
+        raise RuntimeError(f"COMPARE={revision} needs git: apt install git")
     done = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "--verify", "--quiet", revision + "^{commit}"],
                           capture_output=True, text=True)
     if done.returncode:

@@ -52,5 +52,5 @@ def test_kinds_of_machines_keep_their_results_beside_each_other(tmp_path):
 
 
 def test_what_is_no_revision_is_refused_by_name():
-    with pytest.raises(RuntimeError, match="COMPARE=no-such is no revision"):
+    with pytest.raises(RuntimeError, match="COMPARE=no-such (is no revision|needs git)"):
         compare.commit_of("no-such")
