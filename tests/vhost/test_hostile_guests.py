@@ -12,12 +12,19 @@ from vhost_front import Disconnected, FrontEnd
 SECTOR = 512
 
 
+@pytest.fixture(scope="module")
+def neighbour(served):
+    """Another disk, served by the same process: its socket, and that process."""
+    served.vlmc("create", "neighbour", "--size", "64M")
+    return served.vlmc("attach", "neighbour").stdout.strip(), served.status()["vhost"]["pid"]
+
+
 @pytest.fixture(autouse=True)
-def others_go_on(served, disk):
+def others_go_on(served, neighbour):
     """Whatever a test does, the process lives and another disk of it is served."""
-    pid = served.status()["vhost"]["pid"]
     yield
-    with FrontEnd(disk.path).begin() as guest:
+    path, pid = neighbour
+    with FrontEnd(path).begin() as guest:
         assert guest.do(vf.OUT, 100, b"o" * 512).status == vf.OK
     assert served.status()["vhost"]["pid"] == pid
 
@@ -27,8 +34,7 @@ def victim(served, request):
     """The disk that a test spoils."""
     name = f"victim{abs(hash(request.node.name)) % 10**9}"
     served.vlmc("create", name, "--size", "64M")
-    yield served.vlmc("attach", name, "--queues", "2").stdout.strip()
-    served.vlmc("detach", name, "--force", check=False)
+    return served.vlmc("attach", name, "--queues", "2").stdout.strip()
 
 
 def region(guest, start=vf.BASE, size=vf.SIZE, user=vf.USER, offset=0):
