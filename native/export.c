@@ -169,6 +169,22 @@ void export_closing(struct xseg *seg, uint32_t closing)
         bell_ring(seg, i);
 }
 
+void export_append(struct xvolume *volume, uint32_t turn) { store_release(&volume->append, turn); }
+
+uint32_t export_append_take_back(struct xvolume *volume)
+{
+    swap_if(&volume->append, (uint32_t)XAPPEND_HANDED, (uint32_t)XAPPEND_MAPPER);
+    return load_acquire(&volume->append);
+}
+
+uint64_t export_append_seen(const struct xvolume *volume, uint64_t *offset)
+{
+    uint64_t seq = load_acquire(&volume->commit_seq);
+
+    *offset = load_acquire(&volume->journal_offset);
+    return seq;
+}
+
 void export_volume_state(struct xvolume *volume, uint32_t state)
 {
     store_release(&volume->state, state);

@@ -44,6 +44,12 @@ void export_ready(struct port *port, uint32_t ready);
 uint32_t export_unsaved(const struct xseg *seg, uint32_t slot);
 /* Sets (1) or ends (0) the header's `closing`, and rings everybody's bell. */
 void export_closing(struct xseg *seg, uint32_t closing);
+/* Whose turn it is to append to a volume's journal (enum xappend): told by the mapper, while it is its own. */
+void export_append(struct xvolume *volume, uint32_t turn);
+/* Takes the turn back, unless a record is on its way. Whose it is then. */
+uint32_t export_append_take_back(struct xvolume *volume);
+/* Number of the last durable record, and where at most the next one goes. */
+uint64_t export_append_seen(const struct xvolume *volume, uint64_t *offset);
 /* Publishes a volume's state: all that was written to it before is seen with it. */
 void export_volume_state(struct xvolume *volume, uint32_t state);
 

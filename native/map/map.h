@@ -67,13 +67,51 @@
  * reserved fields, checksum; these decoders are fuzz targets.
  *
  * Durability. vlmc keeps a dirty bit per entry. A commit encodes the dirty entries as they
- * are, asks the data blocker for a SYNC, and only then has the mapper append the record: so
- * a bit is never durable before the data it vouches for. Commits of a volume never overlap.
+ * are, asks the data blocker for a SYNC, and only then has the record appended: so a bit is
+ * never durable before the data it vouches for. Commits of a volume never overlap.
  *
  * When the data blocker has found that data may be gone it says so in the volume's `lost`, and
  * from then on every commit fails, until the volume has been closed and opened anew: a disk tells
  * an error once, so that a second SYNC would succeed, and its record would vouch for data that are
  * not there. What is closed so has the map of its last commit.
+ *
+ * Appending
+ * ---------
+ * A record is appended by the mapper (MAP_COMMIT), or by vlmc itself, in one request to the blocker, where the mapper
+ * has handed out a place for it: a journal, and bytes of it (append_* in struct xvolume). The mapper learns of such
+ * records later, by reading them. `append` says whose turn it is, and changes so:
+ *
+ *     MAPPER, DOUBT --hand out--> HANDED     by the mapper, after it has appended a record of vlmc's
+ *     HANDED --take back--> MAPPER           by the mapper; or by vlmc, which finds that it may not use it
+ *     HANDED --append--> WRITING             by vlmc, by compare and swap
+ *     WRITING --durable--> HANDED            by vlmc, when it has published journal_offset, then commit_seq
+ *     WRITING --failed--> DOUBT              by vlmc, or by its next life when all that the last had sent is back
+ *
+ *   - One writes at a time. The mapper appends, and changes which journal is the current one, after it has taken
+ *     back: so before a checkpoint, a resize, a commit of its own, a close. It waits while the turn is WRITING, for as
+ *     long as the store takes, or vlmc's next life. vlmc never waits: where it is not HANDED, or a record does not fit
+ *     (full), bears a snapshot mark, or is not intact, the mapper gets it by MAP_COMMIT as ever, and hands out anew.
+ *   - Learned: the mapper takes over, from the journal, the records up to commit_seq: before it shows a map to anybody
+ *     (MAP_LOAD, check, du), and when it takes back. Nobody waits for that but those. What lies behind commit_seq is
+ *     nobody's: it was never acknowledged.
+ *   - Order is that of any commit: SYNC of the data, then the record with FUA, then the reply. Records are numbered
+ *     from commit_seq, and each is durable before the next is sent, whoever appends it: what is on the store looks the
+ *     same, and so opening after a power cut, with vlmc and mapper gone, is the same.
+ *   - A failed append (ENOSPC, EIO, part of it written, or an answer that never came) fails the commit. In DOUBT, or
+ *     where it was left so by a dead life, nothing is written behind the last acknowledged record any more: the mapper
+ *     has the header say where the journal ends, and goes on in the next, as after a failed append of its own.
+ *   - vlmc dies: in HANDED, what it appended is published. In WRITING, its successor commits nothing before the request
+ *     has come back, and then says DOUBT. Between publishing the two words, only commit_seq counts. It finds dirty
+ *     entries in the segment and commits them anew, a superset, under the number that follows commit_seq.
+ *   - The mapper dies: vlmc may finish the append that is under way. Its successor takes back before it reads the
+ *     journal, up to commit_seq.
+ *   - Another node: what was handed out is good while append_lives is the sum of the lives of this instance's roles.
+ *     When any of them was started anew the lock may have been lost, so the next record goes by the mapper, which
+ *     takes the lock again first. A lock is broken only when nothing of this instance, whoever sent it, can change the
+ *     volume any more (objects/blocker.h); and who opens a volume has its header end the journals of the lives before,
+ *     and begins one of its own epoch. So a late append of an old vlmc is refused, or lies where nobody reads.
+ *   - A filter between the mapper and its blocker that vlmc's edge does not have: append_port tells, and vlmc leaves
+ *     the record to the mapper.
  *
  * Between vlmc and mapper
  * -----------------------
@@ -86,7 +124,7 @@
  *   MAP_COMMIT  volume; data, size: a complete journal record. Its sequence number is
  *               commit_seq + 1 of the volume; the last one appended, if it comes again
  *               with the same bytes, is acknowledged and skipped. Reply when durable: done = journal
- *               offset after it. SNAPSHOT_MARK as in the record.
+ *               offset after it. SNAPSHOT_MARK as in the record. Afterwards vlmc may have the turn to append.
  *   VOL_SNAPSHOT mapper to vlmc, on an open volume. vlmc holds back new writes until those
  *               under way are done, encodes the dirty entries into a record with the mark,
  *               raises epoch and writable_since, lets writes go on, then syncs and commits

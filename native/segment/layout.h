@@ -297,6 +297,14 @@ struct xroute {
 
 enum xvolume_kept { XVOL_BY_OPEN = 1, XVOL_BY_LOCK = 2 };
 
+/* Whose turn it is to append to a volume's journal: see "Appending" in map/map.h. */
+enum xappend {
+    XAPPEND_MAPPER = 0,             /* the mapper's alone */
+    XAPPEND_HANDED = 1,             /* vlmc may append, and does not at the moment */
+    XAPPEND_WRITING = 2,            /* vlmc has a record on its way */
+    XAPPEND_DOUBT = 3               /* the mapper's; vlmc does not know what became of a record that it has sent */
+};
+
 enum xvolume_state { XVOL_FREE = 0, XVOL_OPENING = 1, XVOL_OPEN = 2, XVOL_CLOSING = 3 };
 
 /* Data that a SYNC has yet to make durable: written since the last was sent; waiting for that one's answer. */
@@ -329,9 +337,17 @@ struct xvolume {
     char name[XSEG_NAME_MAX + 1];
     uint16_t opens[XSEG_PORTS];     /* how many times each port has it open ... */
     uint32_t opened_by[XSEG_PORTS]; /* ... in this incarnation of it */
-    /* the mapper's: both change when a record has become durable, before its reply */
+    /* whose turn it is to append: they change when a record has become durable, before its reply, the offset first */
     uint64_t commit_seq;            /* number of the last journal record appended */
     uint64_t journal_offset;        /* where the next record goes */
+    /* what was handed out; written by the mapper while it is its turn */
+    uint32_t append;                /* atomic; enum xappend */
+    uint32_t append_port;           /* port of the blocker that has the journal */
+    uint32_t append_epoch;          /* the journal's name, with the volume's id */
+    uint32_t pad0;
+    uint64_t append_number;
+    uint64_t append_end;            /* bytes of the journal that vlmc may fill */
+    uint64_t append_lives;          /* xseg_lives() when the volume's lock was known to be held */
     /* vlmc's while open */
     uint32_t epoch;                 /* new objects carry it */
     uint32_t writable_since;        /* own objects of this epoch or later may be written */
@@ -348,6 +364,7 @@ struct xvolume {
     uint64_t merges;                /* stacks merged to keep the bound */
     uint64_t flushes;
     uint64_t commits;
+    uint64_t appends;               /* records that vlmc has appended past the mapper */
     uint64_t snapshots;
     uint64_t snapshots_held_ns;     /* so long in all they kept new writes waiting */
     uint64_t quota[XQUOTAS];        /* the mapper's; 0: none */

@@ -272,6 +272,15 @@ void xseg_detach(struct xseg *seg)
     free(seg);
 }
 
+uint64_t xseg_lives(const struct xseg *seg)
+{
+    uint64_t lives = 0;
+
+    for (uint32_t port = 0; port < XSEG_STATIC_PORTS; port++)
+        lives += load_relaxed(&seg->ports[port].incarnation);
+    return lives;
+}
+
 /* --- volumes -------------------------------------------------------------- */
 
 static bool has_unsynced(const struct xvolume *vol)

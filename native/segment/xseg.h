@@ -311,6 +311,8 @@ static inline struct xvolume *xreq_volume(const struct xseg *seg, const struct x
 {
     return req->volume && req->volume <= seg->volume_count ? &seg->volumes[req->volume - 1] : NULL;
 }
+/* How many lives all static ports have had: another number when any of them has begun a new one. */
+uint64_t xseg_lives(const struct xseg *seg);
 /* Notes that what was written to the open volume of that id since its last SYNC may be gone; id 0: to each that
  * has such data. `error` is a negative errno; the first one stays. Any thread. */
 void xseg_volume_lost(struct xseg *seg, uint64_t id, int error);

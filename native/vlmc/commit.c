@@ -129,13 +129,16 @@ static void commit_end(struct vlmc *v, uint32_t slot, int error, const struct xr
 static void append_next(struct vlmc *v, uint32_t slot)
 {
     struct vlmc_volume *volume = &v->volumes[slot];
+    struct xreq *child;
 
     if (volume->record_sent == volume->record_count) {
         commit_end(v, slot, 0, NULL);
         return;
     }
     volume->commit = VLMC_COMMIT_APPEND;
-    peer_send(v->peer, &v->peer->port->reqs[volume->record[volume->record_sent++] - 1], VLMC_MAPPER);
+    child = &v->peer->port->reqs[volume->record[volume->record_sent++] - 1];
+    if (!vlmc_append(v, slot, child))
+        peer_send(v->peer, child, VLMC_MAPPER);
 }
 
 static int send_sync(struct vlmc *v, uint32_t slot, uint32_t flags)
@@ -209,6 +212,8 @@ void vlmc_commit_appended(struct vlmc *v, struct xreq *child)
     uint32_t slot = note_of(child)->slot;
     struct vlmc_volume *volume = &v->volumes[slot];
 
+    if (note_of(child)->kind == VLMC_CHILD_APPEND)
+        vlmc_append_done(v, child);
     if (child->error == 0 && volume->record_sent < volume->record_count)
         append_next(v, slot);
     else

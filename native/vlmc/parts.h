@@ -9,6 +9,7 @@
  *   vlmc/vlmc.c     requests in, children back, what is left to do in a turn; the peer's table
  *   vlmc/commit.c   FLUSH, journal records, snapshots, freezing
  *   vlmc/capture.c  dirty entries into the records of a commit
+ *   vlmc/append.c   records to the journal, past the mapper
  *   vlmc/steps.c    a request advances, a piece in one block at a time
  *   vlmc/write.c    WRITE, WRITE_ZEROES, DISCARD on blocks that are the volume's own
  *   vlmc/read.c     READ, BLOCK_STATUS
@@ -99,6 +100,7 @@
 #define VLMC_CLASSES (XMAP_STACK_CLASSES + 1)
 #define VLMC_BLOCKER 0              /* targets, in the order of peers/vlmc.py */
 #define VLMC_MAPPER 1
+#define VLMC_JOURNAL 2
 
 #define VLMC_BUSY_MAX 8192               /* blocks busy at one time */
 #define VLMC_BUSY_BUCKETS 2048
@@ -129,7 +131,8 @@ enum vlmc_child_kind {
     VLMC_CHILD_AHEAD_WRITE,
     VLMC_CHILD_LOAD,                     /* leaf page */
     VLMC_CHILD_SYNC,                     /* of a commit */
-    VLMC_CHILD_COMMIT,                   /* one of its records */
+    VLMC_CHILD_COMMIT,                   /* one of its records, to the mapper */
+    VLMC_CHILD_APPEND,                   /* one, to the journal */
     VLMC_CHILD_ASK                       /* whether what is in memory may be believed */
 };
 
@@ -138,7 +141,7 @@ struct vlmc_note {
     uint32_t kind;                  /* enum vlmc_child_kind */
     union {
         uint32_t frame;             /* LOAD: its number */
-        uint32_t slot;              /* SYNC, COMMIT, AHEAD: the volume's */
+        uint32_t slot;              /* SYNC, COMMIT, APPEND, AHEAD: the volume's */
         uint32_t stack;             /* MERGE: number of the new one */
         uint32_t cursor;            /* FILL: where in the parent's data its bytes are */
     };
@@ -287,6 +290,7 @@ struct vlmc {
     uint64_t alive_ns[XSEG_PORTS];  /* the port's process was seen alive for what came in then */
     bool doubted;                   /* requests are held back until the header's trusted_until_ns moves */
     uint64_t doubted_ns;            /* since when */
+    bool settled;                   /* appends of the last life are in doubt, not under way: vlmc_append_settle() */
     bool asking;                    /* the blocker, to look whether that is true */
     uint64_t asked_ns;              /* when it was asked last */
 };
@@ -518,6 +522,14 @@ int vlmc_capture(struct vlmc *v, uint32_t slot, bool mark);
 void vlmc_capture_end(struct vlmc *v, uint32_t slot, bool again);
 /* Gives back the records from `from` on. */
 void vlmc_capture_free(struct vlmc *v, struct vlmc_volume *volume, uint32_t from);
+
+/* vlmc/append.c */
+/* Sends a record's child to the journal, if the mapper has handed out a place for it. False: the mapper must have it. */
+bool vlmc_append(struct vlmc *v, uint32_t slot, struct xreq *child);
+/* Such a child has come back. */
+void vlmc_append_done(struct vlmc *v, const struct xreq *child);
+/* To be called when all that the last life had sent has come back: nobody knows how its appends ended. */
+void vlmc_append_settle(struct vlmc *v);
 
 /* vlmc/commit.c */
 void vlmc_flush_request(struct vlmc *v, struct xreq *req);

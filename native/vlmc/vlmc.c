@@ -273,7 +273,7 @@ static void vlmc_reply(struct peer *peer, struct xreq *child)
     case VLMC_CHILD_AHEAD_READ: case VLMC_CHILD_AHEAD_WRITE: vlmc_ahead_done(v, child); break;
     case VLMC_CHILD_LOAD: vlmc_frame_loaded(v, child); break;
     case VLMC_CHILD_SYNC: vlmc_commit_synced(v, child); break;
-    case VLMC_CHILD_COMMIT: vlmc_commit_appended(v, child); break;
+    case VLMC_CHILD_COMMIT: case VLMC_CHILD_APPEND: vlmc_commit_appended(v, child); break;
     case VLMC_CHILD_ASK: asked(v, child); break;
     }
     if (is_left(v))
@@ -289,6 +289,7 @@ static bool vlmc_flush(struct peer *peer)
 
     if (peer->port->recovering)
         return false;               /* a record of the last life may be on its way: see vlmc/parts.h */
+    vlmc_append_settle(v);
     moved = settle_doubt(v);
     ask(v);
     moved |= behind_go_on(v);

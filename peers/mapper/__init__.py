@@ -20,10 +20,11 @@ state is rebuilt from the segment at once, and from the store when somebody asks
 background; nothing is asked of its users.
 
 Its parts: header.py (formats), store.py (object I/O), frames.py (headers on the store), journal.py, tree.py (pages),
-volume.py (an open volume), names.py, making.py (what is being made), locks.py (which are noted), volumes.py (the
-volumes in hand, which all that follows works on), walk.py (check, du), diff.py (two maps), scrub.py (`archipelago
-check`), keep.py (locks, closing what nobody uses), takeover.py (after a restart), listing.py (rows of lists), verbs/
-(a file a kind of verb). collector/ deletes what nothing reaches, in a process of its own.
+handed.py (what vlmc appends by itself), volume.py (an open volume), place.py (its place in the segment), names.py,
+making.py (what is being made), locks.py (which are noted), volumes.py (the volumes in hand, which all that follows
+works on), walk.py (check, du), diff.py (two maps), scrub.py (`archipelago check`), keep.py (locks, closing what nobody
+uses), takeover.py (after a restart), listing.py (rows of lists), verbs/ (a file a kind of verb). collector/ deletes
+what nothing reaches, in a process of its own.
 """
 import asyncio
 import errno
@@ -34,6 +35,7 @@ from typing import Any
 from peers.mapper import takeover, verbs
 from peers.mapper.keep import sweep_forever
 from peers.mapper.listing import rows
+from peers.mapper.place import share_opens
 from peers.mapper.store import CACHE_BYTES, HEADER, JOURNAL_LIMIT, MapStore
 from peers.mapper.tree import load_range
 from peers.mapper.verbs.diff import diff_status
@@ -133,7 +135,7 @@ class Mapper(Peer):
             times = volume.holders.get(holder, 0) + 1
             takeover.note_count(request, volume.handle, times)
             volume.holders[holder] = times
-            volume.share_opens(request.c.src)
+            share_opens(volume, request.c.src)
             request.reply(done=volume.handle)       # with no await since the note
 
     async def close(self, request: Request) -> None:
@@ -202,6 +204,7 @@ class Mapper(Peer):
     async def load_latest(self, volume: Volume, first: int, count: int, out: Any, room: int) -> tuple[int, int]:
         """load_range() of the present view. A view whose pages a checkpoint has just replaced is let go."""
         for _ in range(LOAD_TRIES):
+            await volume.learn()
             view = volume.view()
             try:
                 return await load_range(self.hand.store, view, first, count, out, room)
@@ -222,7 +225,7 @@ class Mapper(Peer):
         record = request.payload        # a copy: what is checked is what is written
         if len(record) < lib.RECORD_HEADER:
             raise fail(errno.EINVAL, "the record is cut short")
-        offset = await volume.append(record)
+        offset = await volume.append(record, self.target("blockerm"))
         await volume.keep_pace()
         request.reply(done=offset)
 

@@ -18,12 +18,12 @@ import asyncio
 import errno
 import logging
 import os
-import time
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from peers.mapper.frames import read_header, replace_header
+from peers.mapper.handed import Handed
 from peers.mapper.header import JOURNALS_MAX, Header, Listed, id_text
 from peers.mapper.journal import (
     CHAIN_MAX,
@@ -37,8 +37,7 @@ from peers.mapper.journal import (
 )
 from peers.mapper.store import HEADER, JOURNAL, MapStore, named, record_header
 from peers.mapper.tree import Rebuild, View, own, page_name, view_of
-from xseg import throttle
-from xseg._native import ffi, lib
+from xseg._native import lib
 from xseg.errors import NotFound
 from xseg.errors import error as fail
 from xseg.request import Object
@@ -78,6 +77,7 @@ class Volume:
         self.writable_since = 0
         self.seq = 0                        # last record appended
         self.checksum: int | None = None    # of it, as far as it was appended or found in this life
+        self.handed = Handed(store)         # what vlmc may append to by itself
         self.leaving = False                # what lies behind the end of `current` is not known
         self.left_over: list[Object] = []   # journals behind it, of records that were never acknowledged
         self.pages_used = 0                 # the next page has at least this number
@@ -301,6 +301,7 @@ class Volume:
 
     async def resume(self, shared: Any) -> None:
         """Takes up the life of a volume that is open in the segment, after a restart. EBADMSG."""
+        doubtful = await self.handed.back(shared)
         await self.load_as_it_is()
         if (self.header.block_shift, self.header.readonly) != (shared.block_shift, bool(shared.readonly)):
             raise fail(errno.EBADMSG, f"volume '{self.header.name}' is open, but its header is that of another kind")
@@ -311,6 +312,7 @@ class Volume:
         if not self.header.open_ended:
             raise fail(errno.EBADMSG, f"volume '{self.header.name}' is open, but its header says it is closed")
         self.go_on(self.header.listed[-1], max(shared.commit_seq, self.header.seq))
+        self.leaving |= doubtful
         assert self.current is not None
         shared.commit_seq, shared.journal_offset = self.seq, self.current.end
         shared.epoch = max(shared.epoch, self.epoch)
@@ -346,8 +348,33 @@ class Volume:
         """True if the stretch was found behind the header's open end, so that it may be appended to."""
         return stretch.volume == self.id and stretch.epoch >= listed.epoch and stretch.number >= listed.number
 
-    async def append(self, record: bytes) -> int:
-        """Appends a journal record and makes it durable. Returns the journal's offset after it.
+    async def learn(self) -> None:
+        """What vlmc has appended by itself is known here when this returns: to be called before anybody looks at the
+        map."""
+        await self.handed.learn()
+        self.note_learned()
+
+    def note_learned(self) -> None:
+        """The same for the numbers."""
+        if self.current is not None and self.current.last_seq > self.seq:
+            self.seq, self.checksum = self.current.last_seq, None   # it comes again to nobody
+
+    async def take_back(self) -> None:
+        """vlmc appends nothing by itself from now on, and what it has is known here. Under `appending`."""
+        if self.shared is not None and await self.handed.back(self.shared):
+            self.leaving = True
+        self.note_learned()
+
+    def hand_out(self, port: int | None) -> None:
+        """Lets vlmc send its next records to that port by itself, up to where the journal is to be folded. Under
+        `appending`, when a record has been appended."""
+        if port is not None and self.shared is not None and self.current is not None and self.current.end:
+            self.handed.out(self.shared, self.current, port, sum(self.locked_in),
+                            self.store.journal_limit - self.unfolded())
+
+    async def append(self, record: bytes, port: int | None = None) -> int:
+        """Appends a journal record and makes it durable. Returns the journal's offset after it. `port`: of the
+        blocker to which vlmc may send the next ones by itself.
 
         The last one, if it comes again, is acknowledged and skipped. EINVAL: its number is not the next. What can
         fail comes before anything is noted.
@@ -357,6 +384,7 @@ class Volume:
                 return 0
             if self.broken:
                 raise self.broken
+            await self.take_back()
             seq = number_of(record, self.header)
             if self.current is None:
                 raise fail(errno.EROFS, f"volume {id_text(self.id)} is not open for writing")
@@ -375,7 +403,9 @@ class Volume:
             except BaseException:
                 self.leaving = True
                 raise
-            return self.appended(record, seq, following)
+            offset = self.appended(record, seq, following)
+            self.hand_out(port)
+            return offset
 
     def after_mark(self, record: bytes, seq: int) -> Stretch | None:
         """The stretch that a record with the snapshot mark begins; None: it has no mark."""
@@ -465,6 +495,7 @@ class Volume:
         """
         async with self.folding:
             async with self.appending:
+                await self.take_back()
                 await self.leave()
                 if self.current is not None and self.current.end:
                     self.begin_stretch()
@@ -541,6 +572,7 @@ class Volume:
         if self.current is None:
             return
         async with self.appending:
+            await self.take_back()
             epoch: dict[str, Any] = {"epoch": self.epoch_before} if self.unused() else {}
             after = self.current.number + 1
             if self.current.end:
@@ -559,42 +591,6 @@ class Volume:
             and not shared.writes and not shared.first_writes and not shared.lost \
             and self.store.lives() == self.opened_in        # a vlmc that died may have begun to write
 
-    # --- the segment
-
     def opens(self) -> int:
         """How many times ports have it open."""
         return sum(self.holders.values())
-
-    def publish(self, shared: Any, handle: int) -> None:
-        """Fills in a free struct xvolume; open to all when this returns. OverflowError: nothing has happened."""
-        filled = self.filled(shared.generation + 1 & 0xffffffff)
-        lib.export_volume_state(shared, lib.XVOL_OPENING)
-        ffi.memmove(ffi.cast("char *", shared) + 4, ffi.cast("char *", filled) + 4, ffi.sizeof("struct xvolume") - 4)
-        self.shared, self.handle = shared, handle
-        throttle.share(self.header.limits, shared)
-        lib.export_volume_state(shared, lib.XVOL_OPEN)
-
-    def filled(self, generation: int) -> Any:
-        """What its struct xvolume is to say, behind the state."""
-        header = self.header
-        return ffi.new("struct xvolume *", {
-            "generation": generation, "id": header.id, "size": header.size, "block_shift": header.block_shift,
-            "readonly": int(header.readonly), "opened_ns": time.time_ns(), "lock_number": self.lock_number,
-            "parent": header.parent, "name": header.name.encode(), "epoch": self.epoch,
-            "writable_since": max(self.writable_since, header.in_place_since), "epoch_durable": self.epoch,
-            "commit_seq": self.seq, "journal_offset": self.current.end if self.current else 0})
-
-    def unpublish(self) -> None:
-        """Gives the place in the segment back."""
-        lib.export_volume_state(self.shared, lib.XVOL_FREE)
-        self.shared, self.handle = None, 0
-        self.holders.clear()
-
-    def share_opens(self, port: int) -> None:
-        """Writes how many times a port has it open to where everyone can see it: its latest incarnation, as
-        an earlier one is dead, and what it had open is closed sooner or later."""
-        life = max((life for p, life in self.holders if p == port), default=0)
-        if self.shared.opened_by[port] != life:
-            self.shared.opens[port] = 0
-            self.shared.opened_by[port] = life
-        self.shared.opens[port] = min(65535, self.holders.get((port, life), 0))

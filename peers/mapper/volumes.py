@@ -19,6 +19,7 @@ from peers.mapper.header import Header, Ids, id_text
 from peers.mapper.locks import Noted
 from peers.mapper.making import Marks, UnderWay
 from peers.mapper.names import Names, Settle, means, missing
+from peers.mapper.place import publish, share_opens, unpublish
 from peers.mapper.store import Cache, MapStore, NotTried
 from peers.mapper.volume import Volume, log
 from xseg import limits
@@ -241,7 +242,7 @@ class Volumes:
                 await volume.write_header(making="" if whole else volume.header.making,
                                           renaming="")      # one that was cut short is given up
             handle = self.free_place()
-            volume.publish(self.segment.c.volumes + (handle - 1), handle)
+            publish(volume, self.segment.c.volumes + (handle - 1), handle)
         except BaseException:
             volume.current = None
             if taken:
@@ -284,7 +285,7 @@ class Volumes:
             log.warning("volume '%s' is closed with its journal as it is: %s", volume.header.name, failure)
         await self.drop_lock(volume)
         self.handles.pop(volume.handle)
-        volume.unpublish()
+        unpublish(volume)
 
     async def close_if_unused(self, volume: Volume) -> None:
         """Closes the volume if no port has it open and no operator keeps it so. Control lock held."""
@@ -312,7 +313,7 @@ class Volumes:
             volume.holders[holder] = left
         else:
             volume.holders.pop(holder, None)
-        volume.share_opens(holder[0])
+        share_opens(volume, holder[0])
 
     def handle_of(self, request: Request) -> Volume:
         """The open volume that a request means. ESTALE."""

@@ -81,16 +81,17 @@ class Node:
         self.hub.loop.set_task_factory(self.make_task)
         self.mapper = self.make_mapper()
         self.client = AsyncPort(self.hub)
+        self.stands = False                 # while the mapper dies, which takes no time
         self.kills: dict[int, str] = {}     # turn -> who dies then
 
     def make_vlmc(self) -> Any:
         """A loop with vlmc in it, for loop_turn()."""
         loop, peer = ffi.new("struct loop **"), ffi.new("struct peer **")
-        targets = [ffi.new("char[]", target) for target in (b"blockerb", b"mapper")]
+        targets = [ffi.new("char[]", target) for target in (b"blockerb", b"mapper", b"blockerm")]
         words = [ffi.new("char[]", word) for word in (b"layers", b"4")]     # so that stacks are merged often
         options = ffi.new("struct option[]", [{"name": words[0], "value": words[1]}])
         check(lib.loop_new(self.segment.c, 0, loop), "loop")
-        check(lib.loop_add(loop[0], b"vlmc", b"vlmc", targets, 2, options, 1, peer), "vlmc")
+        check(lib.loop_add(loop[0], b"vlmc", b"vlmc", targets, 3, options, 1, peer), "vlmc")
         return loop[0]
 
     def make_mapper(self) -> Mapper:
@@ -139,7 +140,7 @@ class Node:
             raise asyncio.CancelledError
 
         port, table = self.mapper.port, ffi.buffer(self.segment.c.volumes, VOLUMES * ffi.sizeof("struct xvolume"))
-        port.call, before = dead, bytes(table)
+        port.call, before, self.stands = dead, bytes(table), True
         for _ in range(UNWIND_TURNS):
             if not self.mapper_tasks:
                 break
@@ -147,6 +148,7 @@ class Node:
                 task.cancel()
             await asyncio.sleep(0)
         assert not self.mapper_tasks, f"these do not end: {self.mapper_tasks}"
+        self.stands = False
         table[:] = before               # what a cancelled coroutine does at its end, a killed one does not
         port.close()
         self.mapper = self.make_mapper()
@@ -161,6 +163,8 @@ class Node:
 
     def turn(self) -> None:
         """Everybody's turn."""
+        if self.stands:
+            return
         lib.loop_turn(self.native)
         for disk in self.disks:
             disk.turn()

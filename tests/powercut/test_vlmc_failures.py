@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The n-th request that vlmc sends fails, for every n in turn: to the blocker before it has done anything, in the
+"""The n-th request that vlmc sends fails, for every n in turn: to a blocker before it has done anything, in the
 midst or when all is done, to the mapper before.
 
 What was acknowledged is read back. What failed may have changed its own sectors, each of them wholly or not at
@@ -59,9 +59,8 @@ class Faults:
         return code
 
 
-def failing_blocker(node, faults):
-    """Has the data blocker fail what is due."""
-    disk = node.disks[0]
+def failing_blocker(node, faults, disk):
+    """Has a blocker fail what is due: of data, or of the map, where vlmc appends."""
     serve = disk.serve
 
     def tear(request, covered):
@@ -148,7 +147,8 @@ class History:
     async def work(self):
         self.doing = "start"
         await self.node.start()
-        failing_blocker(self.node, self.faults)
+        for disk in self.node.disks:
+            failing_blocker(self.node, self.faults, disk)
         failing_mapper(self.node, self.faults)
         await self.create()
         for step in self.script.choices(list(WEIGHTS), list(WEIGHTS.values()), k=STEPS):
@@ -441,7 +441,8 @@ class ReadThenFlushed(History):
         await self.change(image, "write", 0, BLOCK)
         await self.node.call(lib.XOP_FLUSH, volume=image.handle)
         self.faults = AfterAll(1)
-        failing_blocker(self.node, self.faults)
+        for disk in self.node.disks:
+            failing_blocker(self.node, self.faults, disk)
         failed = await self.change(image, self.kind, 0, BLOCK)
         assert len(self.faults.met) == 1 and failed
         await self.adopt(image, failed)

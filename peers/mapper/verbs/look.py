@@ -53,6 +53,7 @@ async def info(hand: Volumes, a: Arguments, room: int) -> Answer:
     if volume is not None:
         answer["lock_number"] = volume.lock_number
         if volume.handle:
+            await volume.learn()
             answer |= {"epoch": volume.shared.epoch, "writable_since": volume.shared.writable_since,
                        "epochs_left": None if header.readonly else volume.epochs_left,
                        "open": usage(hand, volume)}
@@ -66,7 +67,7 @@ def usage(hand: Volumes, volume: Volume) -> Answer:
         role = text(hand.segment.c.ports[port].role) or f"port {port}"
         ports[role] = ports.get(role, 0) + times
     counters = ("reads", "writes", "bytes_read", "bytes_written", "first_writes", "merges", "flushes",
-                "commits", "snapshots", "snapshots_held_ns", "throttled", "throttled_ns")
+                "commits", "appends", "snapshots", "snapshots_held_ns", "throttled", "throttled_ns")
     by_hand = volume.shared.administrative
     return {"handle": volume.handle, "by": ports, "administrative": bool(by_hand & lib.XVOL_BY_OPEN),
             "locked": bool(by_hand & lib.XVOL_BY_LOCK), "lost": str(volume.lost) if volume.lost else None,
@@ -89,6 +90,7 @@ async def at_rest(hand: Volumes, name: str, store: MapStore | None = None) -> tu
     if volume is None or not volume.handle:
         volume = Volume(store or hand.store, header.id)
         await volume.load()
+    await volume.learn()
     return volume, volume.view()
 
 
