@@ -85,6 +85,8 @@ static void read_object(struct br *br, struct br_op *op)
 static void info_done(struct br *br, struct br_op *op)
 {
     op->req->done = op->req->arg = op->size;    /* RADOS does not tell the space it takes */
+    if (op->size)
+        op->req->flags &= (uint16_t)~XREQ_ZEROS;
     br_reply(br, op, op->result);
 }
 

@@ -118,6 +118,8 @@ static int serve_info(struct peer *peer, struct xreq *req)
         return -ENOENT;
     req->done = object->size;
     req->arg = object->chunks * MEMORY_CHUNK;
+    if (object->chunks)
+        req->flags &= (uint16_t)~XREQ_ZEROS;
     return 0;
 }
 

@@ -33,7 +33,8 @@
  *   INFO          -                                    done = size in bytes (zeroes without NO_HOLE
  *                                                      need not grow it; a hint may), arg = bytes of
  *                                                      space it takes; the size, where the store
- *                                                      cannot tell. ENOENT
+ *                 ZEROS: it is asked whether all       cannot tell. ENOENT. ZEROS: all of it reads as
+ *                 of it reads as zeros                 zeros; without, nobody knows
  *   LIST          object.kind = namespace;             data: done objects (struct xobj each), arg =
  *                 arg = cursor, 0 first                cursor to go on, 0 = that was all. Objects
  *                 data_size >= 4096                    made or removed meanwhile may be missed or

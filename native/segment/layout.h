@@ -180,7 +180,8 @@ enum xflag {
     XREQ_ASIDE = 128,               /* to a peer that serves it only with the sender's help: a
                                      * restarted sender must not wait for it to come back */
     XREQ_FROZEN = 256,              /* HASH: the object is never written again */
-    XREQ_VERSIONS = 512             /* LIST of headers: see objects/blocker.h */
+    XREQ_VERSIONS = 512,            /* LIST of headers: see objects/blocker.h */
+    XREQ_ZEROS = 1024               /* INFO: whether all of it reads as zeros is asked, and in a reply, that it does */
 };
 
 enum xstate { XREQ_FREE = 0, XREQ_HELD = 1, XREQ_QUEUED = 2, XREQ_REPLIED = 3 };

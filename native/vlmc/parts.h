@@ -119,6 +119,7 @@
 /* What a child is for. */
 enum vlmc_child_kind {
     VLMC_CHILD_READ = 1,                 /* into the parent's data */
+    VLMC_CHILD_STATUS,                   /* whether an object is zeros */
     VLMC_CHILD_DIRECT,                   /* write that changes no entry */
     VLMC_CHILD_NEW,                      /* first write to a block of zeros: publish its object */
     VLMC_CHILD_FIRST,                    /* write of whole chunks: set their bits. Block shared */
@@ -144,6 +145,7 @@ struct vlmc_note {
         uint32_t slot;              /* SYNC, COMMIT, APPEND, AHEAD: the volume's */
         uint32_t stack;             /* MERGE: number of the new one */
         uint32_t cursor;            /* FILL: where in the parent's data its bytes are */
+        uint32_t extent;            /* STATUS: number of its block's */
     };
     uint64_t block;                 /* all others: which it is about */
     union {
@@ -169,6 +171,7 @@ struct vlmc_io {
     int32_t error;
     uint64_t cursor;                /* bytes dealt with */
     uint32_t extents;               /* BLOCK_STATUS: how many so far */
+    uint32_t extent_alone;          /* ... and the last is of one block, whose object is asked about */
     uint32_t is_write;
     uint32_t noted;                 /* vlmc_order_note() has counted it */
     uint32_t missed;                /* enum vlmc_missed */
@@ -461,6 +464,7 @@ int vlmc_object_error(struct vlmc *v, struct xreq *child);
 /* vlmc/read.c */
 uint64_t vlmc_read_step(struct vlmc *v, struct vlmc_piece *piece);
 uint64_t vlmc_status_step(struct vlmc *v, struct vlmc_piece *piece);
+void vlmc_status_done(struct vlmc *v, struct xreq *child);
 
 /* vlmc/write.c */
 uint64_t vlmc_write_step(struct vlmc *v, struct vlmc_piece *piece);

@@ -265,6 +265,7 @@ static void vlmc_reply(struct peer *peer, struct xreq *child)
 
     switch ((enum vlmc_child_kind)note_of(child)->kind) {
     case VLMC_CHILD_READ: read_back(v, child); break;
+    case VLMC_CHILD_STATUS: vlmc_status_done(v, child); break;
     case VLMC_CHILD_DIRECT: case VLMC_CHILD_NEW: case VLMC_CHILD_FIRST: case VLMC_CHILD_DROP:
         vlmc_write_done(v, child);
         break;

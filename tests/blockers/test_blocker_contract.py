@@ -142,6 +142,21 @@ def test_discard_gives_space_back(b):
     assert b.read(DATA, 0, 4096) == bytes(4096)
 
 
+def test_info_tells_on_demand_that_all_is_zeros(b):
+    """It may keep silent, but what is not zeros is never said to be."""
+    def zeros(flags=lib.XREQ_ZEROS):
+        return bool(b.call(lib.XOP_INFO, DATA, flags=flags).flags & lib.XREQ_ZEROS)
+
+    b.write(DATA, os.urandom(MIB))
+    assert not zeros()
+    b.call(lib.XOP_DISCARD, DATA, offset=4096, size=16 * MIB)
+    assert not zeros()
+    b.call(lib.XOP_DISCARD, DATA, offset=0, size=16 * MIB)
+    assert zeros() and not zeros(0)
+    b.write(DATA, b"x", 300000)
+    assert not zeros()
+
+
 def test_discard_of_a_part_leaves_the_rest(b):
     b.write(DATA, b"\xff" * 200000)
     b.call(lib.XOP_DISCARD, DATA, offset=1, size=199998)

@@ -222,6 +222,16 @@ def test_block_status_in_the_middle_of_blocks(handle):
     assert extents(handle, BLOCK, BLOCK // 2)[:2] == [(BLOCK // 2, 3), (BLOCK // 2, 0)]
 
 
+def test_a_block_that_was_zeroed_as_a_whole_is_a_hole_again(handle):
+    hole = nbd.STATE_HOLE | nbd.STATE_ZERO
+    handle.pwrite(b"s" * 4 * BLOCK, BLOCK)
+    handle.trim(BLOCK, BLOCK)
+    handle.zero(BLOCK, 3 * BLOCK)
+    assert extents(handle, 6 * BLOCK, 0) == [(2 * BLOCK, hole), (BLOCK, 0), (BLOCK, hole), (BLOCK, 0), (BLOCK, hole)]
+    handle.pwrite(b"s", 2 * BLOCK - 1)
+    assert extents(handle, 3 * BLOCK, 0) == [(BLOCK, hole), (2 * BLOCK, 0)]
+
+
 def test_req_one_gets_one(handle):
     handle.pwrite(b"s" * BLOCK, 2 * BLOCK)
     assert extents(handle, 5 * BLOCK, 0, nbd.CMD_FLAG_REQ_ONE) == [(2 * BLOCK, 3)]

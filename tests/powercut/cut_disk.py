@@ -213,6 +213,8 @@ class DiskPeer:
         if stored is None:
             return errno.ENOENT, None
         request.c.done, request.c.arg = stored.size, len(stored.now)
+        if any(stored.now):
+            request.c.flags &= ~lib.XREQ_ZEROS
         return 0, None
 
     def list(self, request: Request, name: Object) -> tuple[int, Change | None]:
