@@ -4,6 +4,8 @@ import errno
 import hashlib
 import os
 import random
+import subprocess
+import tempfile
 import threading
 
 import pytest
@@ -142,6 +144,11 @@ def test_discard_gives_space_back(b):
     assert b.read(DATA, 0, 4096) == bytes(4096)
 
 
+# Other file systems are not believed (native/blocker_file/list.c).
+TELLS_HOLES = subprocess.run(["stat", "-f", "-c", "%T", tempfile.gettempdir()], capture_output=True, text=True,
+                             check=True).stdout.strip() in ("ext2/ext3", "xfs", "tmpfs")
+
+
 def test_info_tells_on_demand_that_all_is_zeros(b):
     """It may keep silent, but what is not zeros is never said to be."""
     def zeros(flags=lib.XREQ_ZEROS):
@@ -152,7 +159,8 @@ def test_info_tells_on_demand_that_all_is_zeros(b):
     b.call(lib.XOP_DISCARD, DATA, offset=4096, size=16 * MIB)
     assert not zeros()
     b.call(lib.XOP_DISCARD, DATA, offset=0, size=16 * MIB)
-    assert zeros() and not zeros(0)
+    assert not zeros(0)
+    assert zeros() or not TELLS_HOLES
     b.write(DATA, b"x", 300000)
     assert not zeros()
 
