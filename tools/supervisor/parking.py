@@ -27,6 +27,13 @@ HELD_MAX = 65536                # descriptors of one role
 log = logging.getLogger("supervisor")
 
 
+def raise_limit() -> None:
+    """This process may have as many descriptors as any may: an endpoint parks a dozen for each of its clients."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 class Parking:
     """What is kept, by role and name."""
 
@@ -38,9 +45,6 @@ class Parking:
 
     def listen(self, folder: str) -> None:
         """Begins to serve at park.sock in a folder, by way of a descriptor, as the path may be long."""
-        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         self.loop = asyncio.get_running_loop()
         path = os.path.join(folder, "park.sock")
         with contextlib.suppress(FileNotFoundError):
@@ -117,6 +121,7 @@ class Parking:
             for other in [other for other, role in self.roles.items() if role == what]:
                 self._read(other, True)
             self.roles[made] = what
+            raise_limit()
             if verb == "fresh":
                 self.forget([what])
             else:
