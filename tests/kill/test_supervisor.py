@@ -38,8 +38,11 @@ def noted_state(instance, process):
 
 
 def supervisor_of(instance):
-    (pid,) = processes_of(instance.home, b"tools.supervisor")
-    return pid
+    """Its pid. A child that it has just made, and that has not begun its own program yet, looks like it for a moment."""
+    def found():
+        pids = processes_of(instance.home, b"tools.supervisor")
+        return pids[0] if len(pids) == 1 else None
+    return wait_until(found, "there is one supervisor")
 
 
 def used_bells(instance):
