@@ -38,7 +38,7 @@ def noted_state(instance, process):
 
 
 def supervisor_of(instance):
-    """Its pid. A child that it has just made, and that has not begun its own program yet, looks like it for a moment."""
+    """Its pid. A child that it has just made, and that has not begun its own program, looks like it for a moment."""
     def found():
         pids = processes_of(instance.home, b"tools.supervisor")
         return pids[0] if len(pids) == 1 else None
