@@ -33,7 +33,7 @@ LINT_FLAGS := -Inative -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Wno-missing-field
 # under them too. tests/segment/test_segment_kill.py counts instructions and cannot.
 ASAN_TESTS ?= tests/segment/test_segment.py tests/xseg/test_peer.py tests/filters \
 	tests/blockers/test_blocker_contract.py \
-	tests/nbd/test_nbd_protocol.py tests/nbd/test_nbd_wire.py tests/mapper/test_mapper_tree.py \
+	tests/nbd/test_nbd_protocol.py tests/nbd/test_nbd_wire.py tests/vhost tests/mapper/test_mapper_tree.py \
 	tests/volumes/test_walks.py tests/volumes/test_overlaps.py tests/volumes/test_faults.py
 ASAN := ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" PYTHONPATH=$(CURDIR)/build-asan

@@ -3,8 +3,9 @@
  * vhost/memory.c - guest memory: regions, translation, the dirty log, what happens if it is torn away. See
  * vhost/parts.h.
  *
- * The list of mappings changes only on the loop's thread, and never while that reads or writes guest memory: so the
- * handler, which runs in the middle of such an access, finds it whole.
+ * A process has one list of mappings, as it has one loop. It changes on the thread that makes the loop, while that does
+ * not run yet or any more, and then on the loop's own, never in the middle of an access to guest memory: so the handler,
+ * which runs in the middle of one, finds it whole.
  */
 #include <errno.h>
 #include <signal.h>
@@ -17,7 +18,7 @@
 
 #define LOG_PAGE_SHIFT 12           /* a bit of the log stands for so much memory */
 
-static __thread struct vhost_map *mappings;
+static struct vhost_map *mappings;
 static struct sigaction before;
 
 /* --- what is torn away ---------------------------------------------------------------- */

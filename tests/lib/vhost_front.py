@@ -230,6 +230,25 @@ class FrontEnd:
         at, self.bump = self.bump, self.bump + size
         return at
 
+    def header(self, kind: int, sector: int) -> int:
+        """A request's first part, in memory."""
+        at = self.room(16)
+        struct.pack_into("<IIQ", self.memory, at, kind, 0, sector)
+        return at
+
+    def cut_off(self) -> None:
+        """Takes the second half of the memory away, has something read to there, and waits until the session ends."""
+        ring = self.rings[0]
+        parts = [(self.header(IN, 0), 16, 0), (self.size - 65536, 32768, WRITE), (self.room(1), 1, WRITE)]
+        os.truncate(self.fd, self.size // 2)
+        self.chain(ring, parts)
+        self.kick(ring)
+        try:
+            while True:
+                self.number(GET_FEATURES)
+        except Disconnected:
+            pass
+
     def put_descriptor(self, ring: Ring, i: int, at: int, length: int, flags: int, following: int = 0) -> None:
         struct.pack_into("<QIHH", self.memory, ring.desc + 16 * i, BASE + at, length, flags, following)
 

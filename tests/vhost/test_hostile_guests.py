@@ -7,7 +7,7 @@ import time
 
 import pytest
 import vhost_front as vf
-from vhost_front import Disconnected, FrontEnd
+from vhost_front import FrontEnd
 
 SECTOR = 512
 
@@ -112,12 +112,6 @@ def test_a_config_of_any_size_is_answered(victim):
         assert guest.ask(vf.GET_CONFIG, struct.pack("<III", 0xffffffff, 8, 0) + bytes(8)) == b""
 
 
-def header(guest, kind, sector):
-    at = guest.room(16)
-    struct.pack_into("<IIQ", guest.memory, at, kind, 0, sector)
-    return at
-
-
 def one(guest, parts):
     """A chain of these parts; (bytes written, status byte) as it comes back."""
     ring = guest.rings[0]
@@ -132,7 +126,7 @@ def one(guest, parts):
 def test_chains_that_make_no_sense_are_given_back(victim):
     with FrontEnd(victim).begin() as guest:
         status, data = guest.room(1), guest.room(8192)
-        head = header(guest, vf.IN, 0)
+        head = guest.header(vf.IN, 0)
         far = vf.SIZE + 4096
         for parts in ([(head, 16, 0), (data, 512, 0)],                                  # nothing can be written
                       [(head, 16, 0), (data, 512, vf.WRITE), (data, 512, 0), (status, 1, vf.WRITE)],    # out of order
@@ -150,7 +144,7 @@ def test_chains_that_make_no_sense_are_given_back(victim):
 def test_loops_of_descriptors_end(victim):
     with FrontEnd(victim).begin() as guest:
         ring = guest.rings[0]
-        head = header(guest, vf.IN, 0)
+        head = guest.header(vf.IN, 0)
         guest.put_descriptor(ring, 0, head, 16, vf.NEXT, 1)
         guest.put_descriptor(ring, 1, head, 16, vf.NEXT, 0)
         ring.under_way[0] = ([], 0, 0, head)
@@ -189,7 +183,7 @@ def test_a_ring_that_makes_no_sense_breaks_and_others_go_on(victim, how):
         elif how == "no head":
             guest.expose(ring, ring.num)
         else:
-            at = header(guest, vf.T_FLUSH, 0)
+            at = guest.header(vf.T_FLUSH, 0)
             head = guest.chain(ring, [(at, 16, 0), (guest.room(1), 1, vf.WRITE)], expose=False)
             struct.pack_into("<HHHH", guest.memory, ring.avail, 0, 2, head, head)
         guest.kick(ring)
@@ -217,14 +211,7 @@ def test_a_guest_that_scribbles_over_its_rings_hurts_only_itself(victim):
 def test_memory_that_is_cut_off_ends_the_session(victim):
     with FrontEnd(victim).begin() as guest:
         guest.do(vf.OUT, 0, b"c" * 65536)
-        ring, at = guest.rings[0], vf.SIZE - 65536
-        parts = [(header(guest, vf.IN, 0), 16, 0), (at, 32768, vf.WRITE), (guest.room(1), 1, vf.WRITE)]
-        os.truncate(guest.fd, vf.SIZE // 2)
-        guest.chain(ring, parts)
-        guest.kick(ring)
-        with pytest.raises(Disconnected):
-            while True:
-                guest.number(vf.GET_FEATURES)
+        guest.cut_off()
 
 
 def test_a_front_end_that_leaves_amid_its_requests_leaves_nothing(victim):

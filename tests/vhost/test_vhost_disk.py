@@ -261,6 +261,18 @@ def running(served):
     return peer["pid"] if peer["state"] == "running" else 0
 
 
+def test_memory_that_is_cut_off_after_a_death_ends_the_session_alone(served, disk):
+    with FrontEnd(disk.path).begin() as guest:
+        guest.do(vf.OUT, 0, b"c" * 65536)
+        os.kill(wait_until(lambda: running(served), "it runs"), signal.SIGKILL)
+        assert guest.do(vf.IN, 0, length=4096).data == b"c" * 4096
+        pid = wait_until(lambda: running(served), "it runs again")
+        guest.cut_off()
+    with FrontEnd(disk.path).begin() as guest:
+        assert guest.do(vf.IN, 0, length=65536).data == b"c" * 65536
+    assert running(served) == pid
+
+
 def test_it_survives_a_planned_restart_and_a_new_supervisor(served, disk):
     with FrontEnd(disk.path).begin() as guest:
         guest.do(vf.OUT, 0, b"r" * 4096)
