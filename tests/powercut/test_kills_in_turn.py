@@ -12,7 +12,11 @@ from cut_disk import Disk
 from cut_node import Node, TurnLoop
 from cut_work import BLOCK
 
+from peers.mapper.verbs import lineage
+from peers.mapper.verbs import make as make_verbs
+from peers.mapper.verbs.make import SOURCE_TRIES
 from xseg._native import lib
+from xseg.errors import XsegError
 
 TURNS_MOST = 4000                   # of a life, before it is given up
 MANY_TURNS = 200_000                # of one with many volumes
@@ -244,6 +248,38 @@ def test_a_rollback_that_the_power_cuts_off_anywhere_leaves_the_volume_wholly_on
         if done:
             break
     assert done and seen == {"old", "rolled"}
+
+
+@pytest.mark.parametrize("folds", [1, SOURCE_TRIES])
+@pytest.mark.parametrize("discard", [False, True])
+def test_a_rollback_goes_on_when_the_map_of_its_snapshot_changes_and_not_for_ever(monkeypatch, discard, folds):
+    left = folds
+
+    async def fold_first(hand, source):
+        nonlocal left
+        if left:
+            left -= 1
+            now = await make_verbs.fold_snapshot(hand, source)
+            assert now.root != source.root or folds > 1
+        if folds > 1:
+            raise make_verbs.Moved
+        await make_verbs.confirm(hand, source)
+
+    async def work(node):
+        if folds == 1:
+            await roll_back(node, discard)
+            return
+        with pytest.raises(XsegError) as failure:
+            await roll_back(node, discard)
+        assert failure.value.errno == errno.EAGAIN
+        assert [await read(node, "v", block) for block in (0, 1, 2)] == [b"old.", b"new.", b"new."]
+        await good(node, *await node.names())
+
+    monkeypatch.setattr(lineage, "confirm", fold_first)
+    store = Store(5)
+    store.live(make)
+    store.live(work)
+    assert left == 0
 
 
 def requests_until_served(count):

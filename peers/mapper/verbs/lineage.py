@@ -22,13 +22,14 @@ import errno
 import time
 
 from peers.mapper import walk
+from peers.mapper.frames import read_header
 from peers.mapper.header import Header, id_text
 from peers.mapper.journal import Stretch, load_stretches
 from peers.mapper.names import exists, means, missing
 from peers.mapper.tree import View
 from peers.mapper.verbs.arguments import Answer, Arguments
 from peers.mapper.verbs.change import refuse_protected, volume_may_go
-from peers.mapper.verbs.make import Moved, confirm
+from peers.mapper.verbs.make import SOURCE_TRIES, Moved, confirm
 from peers.mapper.volume import EPOCH_LAST, Volume, log
 from peers.mapper.volumes import Volumes
 from xseg import throttle
@@ -130,12 +131,12 @@ async def roll_back(hand: Volumes, volume: Volume, a: Arguments, kept: str | Non
     before, since = volume.view(), volume.writable_since
     if kept is None:
         raise_epoch(volume)
-        await switch(hand, volume, source, stretches, a["token"])
+        await become(hand, volume, source, stretches, a["token"])
         await discard(hand, volume, before, since)
         return
     await keep(hand, volume, before, kept, a["token"])
     try:
-        await switch(hand, volume, source, stretches, a["token"])
+        await become(hand, volume, source, stretches, a["token"])
     except OSError as failure:
         raise fail(failure.errno or errno.EIO, f"{failure}. What '{volume.header.name}' was is kept as '{kept}' in any "
                                                "case") from None
@@ -157,20 +158,31 @@ def raise_epoch(volume: Volume) -> None:
     volume.writable_since = volume.epoch
 
 
+async def become(hand: Volumes, volume: Volume, source: Header, stretches: list[Stretch], token: int) -> None:
+    """Gives a volume the map of a snapshot, which may be folded or hashed meanwhile. ENOENT. EAGAIN: it is, all the
+    time."""
+    for _ in range(SOURCE_TRIES):
+        try:
+            await switch(hand, volume, source, stretches, token)
+            return
+        except Moved:
+            source = await read_header(hand.store, source.id)
+            stretches = await load_stretches(hand.store, source)
+    raise fail(errno.EAGAIN, f"the map of '{source.name}' changes too fast to be rolled back to: try again")
+
+
 async def switch(hand: Volumes, volume: Volume, source: Header, stretches: list[Stretch], token: int) -> None:
     """The commit point. If the snapshot is not as it was any more by then, the volume becomes again what it was: the
-    collector may have met neither of them. ENOENT, EAGAIN."""
+    collector may have met neither of them. ENOENT, Moved."""
     was, before = volume.header, volume.stretches
     volume.stretches = stretches
     await volume.write_header(root=source.root, level=source.level, size=source.size, seq=0, token=token)
     try:
         await confirm(hand, source)
-    except (NotFound, Moved) as failure:
+    except (NotFound, Moved):
         volume.stretches = before
         await volume.write_header(root=was.root, level=was.level, size=was.size, seq=0, token=was.token)
-        if isinstance(failure, NotFound):
-            raise
-        raise fail(errno.EAGAIN, f"the map of '{source.name}' was being folded: try again") from None
+        raise
 
 
 async def keep(hand: Volumes, volume: Volume, before: View, name: str, token: int) -> None:
