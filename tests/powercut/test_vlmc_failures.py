@@ -490,7 +490,7 @@ class SyncedTwice(History):
         await self.change(image, "write", 0, BLOCK)
         assert await self.flush(image)
         self.faults = NoMemory()
-        failing_blocker(self.node, self.faults)
+        failing_blocker(self.node, self.faults, self.node.disks[0])
         await self.change(image, "write", 0, self.blocks * BLOCK)
         await self.flush(image)         # fails, unless vlmc has begun a commit by itself
         assert self.faults.met
