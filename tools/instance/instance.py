@@ -470,5 +470,6 @@ class Instance:
         Segment.unlink(self.segment_name)
         record(self.home, "")
         for path in [*glob.glob(self.path("run", "bell.*")), self.path("run", "supervisor.json"),
-                     self.path("run", "supervisor.sock"), self.path(config.CHANGES), self.path(config.IN_FORCE)]:
+                     self.path("run", "supervisor.sock"), self.path("run", "park.sock"), self.path(config.CHANGES),
+                     self.path(config.IN_FORCE)]:
             ours.forget(path)
