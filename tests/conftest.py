@@ -11,7 +11,7 @@ import signal
 import tempfile
 
 import pytest
-from support import SMALL_SEGMENT, Instance, config_of
+from support import SMALL_SEGMENT, Instance, config_of, unsynced
 
 from xseg import client
 from xseg.segment import Segment, name_for
@@ -111,13 +111,8 @@ def instance(request, layout, home):
 @pytest.fixture(scope="module")
 def node():
     """A running colocated pipeline that the tests of a module share: each uses names of its own."""
-    path = tempfile.mkdtemp(prefix="ar-", dir="/tmp")
-    made = Instance(path, '[peers.blockerb]\nsync = false\n[peers.blockerm]\nsync = false\n')
-    made.start()
-    yield made
-    made.finish()
-    Segment.unlink(name_for(path))
-    shutil.rmtree(path, ignore_errors=True)
+    with unsynced() as made:
+        yield made
 
 
 @pytest.fixture(scope="module", params=LAYOUTS)

@@ -2,20 +2,23 @@
 """What tests are made of: instances in short folders under /tmp, commands, kills, logs."""
 from __future__ import annotations
 
+import contextlib
 import glob
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from xseg.client import Client
 from xseg.request import Reply
-from xseg.segment import SHM, name_for
+from xseg.segment import SHM, Segment, name_for
 
 BIN = os.path.dirname(sys.executable)
 DIST_PACKAGES = "/usr/lib/python3/dist-packages"
@@ -213,3 +216,17 @@ def libnbd() -> Any:
         sys.path.append(DIST_PACKAGES)
     pytest.importorskip("libnbdmod", reason="libnbd's binding for this Python is missing (python3-libnbd)")
     return importlib.import_module("nbd")
+
+
+@contextlib.contextmanager
+def unsynced(config: str = "", supervised: bool = False) -> Iterator[Instance]:
+    """A running instance in a folder of its own, whose blockers sync nothing. Its end fails as finish() does."""
+    home = tempfile.mkdtemp(prefix="ar-", dir="/tmp")
+    made = Instance(home, config + "[peers.blockerb]\nsync = false\n[peers.blockerm]\nsync = false\n", supervised)
+    try:
+        made.start()
+        yield made
+        made.finish()
+    finally:
+        Segment.unlink(name_for(home))
+        shutil.rmtree(home, ignore_errors=True)

@@ -1,13 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Volumes move between files and RADOS and back, whole and by what has changed."""
 import os
-import shutil
-import tempfile
 
 import pytest
-from support import Instance
-
-from xseg.segment import Segment, name_for
+from support import unsynced
 
 MIB = 1 << 20
 
@@ -15,13 +11,8 @@ MIB = 1 << 20
 @pytest.fixture(scope="module")
 def files():
     """An instance that stores in files."""
-    home = tempfile.mkdtemp(prefix="ar-", dir="/tmp")
-    made = Instance(home, '[peers.blockerb]\nsync = false\n[peers.blockerm]\nsync = false\n')
-    made.start()
-    yield made
-    made.finish()
-    Segment.unlink(name_for(home))
-    shutil.rmtree(home, ignore_errors=True)
+    with unsynced() as made:
+        yield made
 
 
 def content(node, name):

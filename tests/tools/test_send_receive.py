@@ -5,18 +5,15 @@ import itertools
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
-import tempfile
 
 import pytest
-from support import BIN, Instance, wait_until
+from support import BIN, unsynced, wait_until
 
 from tools.vlmc import _stream
 from tools.vlmc._stream import DATA_MAX, Head, Reader, Writer
 from xseg.errors import Damaged, Invalid
-from xseg.segment import Segment, name_for
 
 MIB = 1 << 20
 BLOCK = 65536
@@ -27,13 +24,8 @@ NUMBERS = itertools.count(1)
 @pytest.fixture(scope="module")
 def other():
     """Another instance, with a store of its own."""
-    home = tempfile.mkdtemp(prefix="ar-", dir="/tmp")
-    made = Instance(home, '[peers.blockerb]\nsync = false\n[peers.blockerm]\nsync = false\n')
-    made.start()
-    yield made
-    made.finish()
-    Segment.unlink(name_for(home))
-    shutil.rmtree(home, ignore_errors=True)
+    with unsynced() as made:
+        yield made
 
 
 @pytest.fixture

@@ -1,14 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures of the peer `vhost`: an instance that serves it, disks on it."""
-import shutil
-import tempfile
 from types import SimpleNamespace
 
 import pytest
 from guests import CONFIG
-from support import Instance
-
-from xseg.segment import Segment, name_for
+from support import unsynced
 
 SIZE = 64 << 20
 
@@ -16,15 +12,8 @@ SIZE = 64 << 20
 @pytest.fixture(scope="module")
 def served():
     """A supervised instance that serves vhost, for all tests of a module."""
-    path = tempfile.mkdtemp(prefix="ar-", dir="/tmp")
-    made = Instance(path, CONFIG + '[peers.blockerb]\nsync = false\n[peers.blockerm]\nsync = false\n', supervised=True)
-    try:
-        made.start()
+    with unsynced(CONFIG, supervised=True) as made:
         yield made
-        made.finish()
-    finally:
-        Segment.unlink(name_for(path))
-        shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture
