@@ -407,7 +407,7 @@ class History:
             raise XsegError(errno.EBUSY, other)
         cycle = Cycle(store, grace_s=self.grace_ms / 1000, memory=self.dice.choice(MEMORY), remove=remove,
                       now=header_module.now_ms,
-                      maker=lambda mark: state_of(mark, node.segment, token, node.run_folder))
+                      maker=lambda mark: state_of(mark, node.segment, *node.known_as))
         try:
             account = await cycle.run()
         finally:

@@ -51,6 +51,8 @@ class SharedNode(Node):
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
+        cluster.made += 1
+        self.known_as = cluster.made, f"/home-{cluster.made}"      # token and home in marks: the same in each run
         self.tasks: dict[asyncio.Task[Any], None] = {}     # in their order
         self.paused_until = 0               # turns
         self.context = contextvars.copy_context()
@@ -75,6 +77,7 @@ class SharedNode(Node):
         await self.begin(self.live_mapper())
         hand = self.mapper.hand
         hand.ids = self.cluster.ids
+        hand.marks.token, hand.marks.home = self.known_as
         hand.store.blockerm = self.cluster.gated(hand.store.blockerm, self.cluster.pauses)
         hand.store.blockerb = self.cluster.gated(hand.store.blockerb, self.cluster.pauses)
 
@@ -115,6 +118,7 @@ class Cluster:
         self.data, self.maps = Disk(dice), Disk(dice)
         self.ids = Ids(dice)
         self.nodes: list[SharedNode] = []
+        self.made = 0                       # nodes, in all
         self.calm = False
 
     async def add(self) -> SharedNode:
