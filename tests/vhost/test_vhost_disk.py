@@ -195,6 +195,7 @@ def test_the_front_end_is_told_of_a_resize(served, disk):
         guest.share_memory()
         guest.start_ring(guest.add_ring())
         guest.do(vf.IN, 0, length=512)
+        assert guest.config()["capacity"] == disk.size // SECTOR        # who never asked is told nothing
         served.vlmc("resize", disk.name, str(2 * disk.size))
         assert struct.unpack("<III", os.read(ours, 12)) == (2, 1, 0)
         assert guest.config()["capacity"] == 2 * disk.size // SECTOR
