@@ -210,3 +210,37 @@ def test_a_life_leaves_no_more_than_is_live(instance):
 @pytest.mark.soak
 def test_a_long_life_leaves_no_more_than_is_live(instance):
     live(instance, SOAK_ROUNDS, SOAK_CLONES)
+
+
+@pytest.mark.parametrize("ending", ["goes on", "is killed"])
+def test_one_that_stands_still_again_and_again_deletes_nothing_that_is_reached(home, ending):
+    """All is made and removed while it is stopped, at many places of its cycle, which a small budget makes long."""
+    made = Instance(home, CONFIG.replace("grace_s = 0", "grace_s = 3600\nops_per_s = 40"))
+    made.start()
+    make(made, "v")
+    write(made, "v", range(10), b"a")
+    made.vlmc("snapshot", "v", "s0")
+    wanted = {"v": b"a", "s0": b"a"}
+    collector = subprocess.Popen([os.path.join(BIN, "archipelago"), "collect"], env={**os.environ, **made.env},
+                                 stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    for turn in range(1, 9):
+        collector.send_signal(signal.SIGSTOP)
+        value = bytes([96 + turn])
+        made.vlmc("clone", f"s{turn - 1}", f"c{turn}")
+        write(made, f"c{turn}", range(turn, 10), value)
+        made.vlmc("snapshot", f"c{turn}", f"s{turn}")
+        made.vlmc("remove", f"s{turn - 1}")
+        if turn % 2:
+            made.vlmc("hash", f"s{turn}")
+        wanted |= {f"c{turn}": value, f"s{turn}": value}
+        del wanted[f"s{turn - 1}"]
+        collector.send_signal(signal.SIGCONT)
+    if ending == "is killed":
+        collector.kill()
+    said = collector.communicate(timeout=120)[1]
+    assert collector.returncode == (0 if ending == "goes on" else -signal.SIGKILL), said
+    collect(made)
+    for name, value in wanted.items():
+        assert read(made, name, 9) == value * BLOCK, name
+    assert made.archipelago("check").returncode == 0
+    made.finish()

@@ -303,6 +303,21 @@ def test_a_receiver_that_is_killed_leaves_what_nobody_uses_and_remove_removes(ot
     assert nothing_of(other, f"{name}-c")
 
 
+def test_of_many_that_receive_under_one_name_at_once_one_does(other, name, stream, tmp_path):
+    path = tmp_path / "stream"
+    path.write_bytes(stream)
+    waiting = []
+    for _ in range(6):
+        with open(path, "rb") as file:
+            waiting.append(subprocess.Popen([os.path.join(BIN, "vlmc"), "receive", f"{name}-r"], stdin=file,
+                                            env={**os.environ, **other.env}, stderr=subprocess.PIPE, text=True))
+    said = [one.communicate(timeout=60)[1] for one in waiting]
+    assert sorted(one.returncode for one in waiting) == [0, 1, 1, 1, 1, 1], said
+    assert all(f"'{name}-r'" in words for one, words in zip(waiting, said, strict=True) if one.returncode), said
+    assert content(other, f"{name}-r")[:3000] == b"one" * 1000
+    assert [row["name"] for row in other.vlmc_json("list") if row["name"].startswith(name)] == [f"{name}-r"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_receiver_that_is_interrupted_leaves_nothing(other, name, stream, number):
     child = begun(other, f"{name}-r", stream[:len(stream) // 2])
